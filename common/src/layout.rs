@@ -1,0 +1,347 @@
+//! Keys and values of every map. Plain integers, no hidden padding, sizes asserted.
+//!
+//! A change here is a change of the pinned maps' layout: the loader compares sizes and rebuilds what differs.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::Addr;
+
+/// Reserved in `SLOTS`, `BACKENDS` and as a service id: the agent's self-probe, and "none" elsewhere.
+pub const PROBE_ID: u32 = 0;
+
+/// `FrontendKey::protocol`, IANA protocol numbers.
+pub const TCP: u8 = 6;
+/// See [`TCP`].
+pub const UDP: u8 = 17;
+/// See [`TCP`].
+pub const SCTP: u8 = 132;
+
+/// What a client dials. Key of `FRONTENDS`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Pod, Zeroable)]
+pub struct FrontendKey {
+    /// The address dialled.
+    pub addr: Addr,
+    /// The port dialled, network byte order.
+    pub port_be: u16,
+    /// [`TCP`], [`UDP`] or [`SCTP`].
+    pub protocol: u8,
+    /// Zero. Written out because hash keys compare raw bytes.
+    pub pad: u8,
+}
+const _: () = assert!(size_of::<FrontendKey>() == 20);
+
+/// `FrontendValue::flags`: internalTrafficPolicy is Local, so sockets use the local range.
+pub const FLAG_INTERNAL_LOCAL: u16 = 1;
+/// `FrontendValue::flags`: some endpoint exists, so an empty range means drop and not reject.
+/// Source: kube-proxy `CategorizeEndpoints`, `hasAnyEndpoints`.
+pub const FLAG_HAS_ENDPOINTS: u16 = 2;
+
+/// What a frontend leads to. Value of `FRONTENDS`; one update of it is one atomic switch.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct FrontendValue {
+    /// Key into `SERVICES`; owner of the slots.
+    pub service_id: u32,
+    /// `FLAG_*`.
+    pub flags: u16,
+    /// [`FrontendKind`] as a number.
+    pub kind: u8,
+    /// Zero.
+    pub pad: u8,
+    /// Session affinity in seconds; 0 is none.
+    pub affinity_timeout_s: u32,
+    /// First slot of the endpoints usable cluster-wide.
+    pub cluster_start: u32,
+    /// How many slots that range has.
+    pub cluster_count: u32,
+    /// First slot of the endpoints on this node.
+    pub local_start: u32,
+    /// How many slots that range has.
+    pub local_count: u32,
+    /// Zero.
+    pub pad2: u32,
+}
+const _: () = assert!(size_of::<FrontendValue>() == 32);
+
+/// Which of a Service's addresses a frontend is.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum FrontendKind {
+    /// `spec.clusterIPs`.
+    ClusterIp = 1,
+    /// `spec.ports[].nodePort` on a node address.
+    NodePort = 2,
+    /// `status.loadBalancer.ingress[].ip`.
+    LoadBalancer = 3,
+    /// `spec.externalIPs`.
+    ExternalIp = 4,
+    /// An endpoint's own address with the Service's port (port translation of headless Services).
+    Headless = 5,
+}
+
+impl TryFrom<u8> for FrontendKind {
+    type Error = u8;
+
+    fn try_from(number: u8) -> Result<Self, u8> {
+        match number {
+            1 => Ok(Self::ClusterIp),
+            2 => Ok(Self::NodePort),
+            3 => Ok(Self::LoadBalancer),
+            4 => Ok(Self::ExternalIp),
+            5 => Ok(Self::Headless),
+            other => Err(other),
+        }
+    }
+}
+
+/// One place in a service's range. Value of `SLOTS`; a slot is never rewritten while a frontend names it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct SlotValue {
+    /// Key into `BACKENDS`.
+    pub backend_id: u32,
+    /// The service that owns this slot. A reader that finds another owner has a torn or stale frontend.
+    pub service_id: u32,
+    /// [`EndpointState`] as a number.
+    pub state: u8,
+    /// [`Excluded`] as a number; 0 for slots of the cluster and local ranges.
+    pub excluded: u8,
+    /// Bit 0: the endpoint is on this node.
+    pub local: u8,
+    /// Zero.
+    pub pad: u8,
+    /// Zero.
+    pub pad2: u32,
+}
+const _: () = assert!(size_of::<SlotValue>() == 16);
+
+/// An endpoint's conditions, as they count for selection.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum EndpointState {
+    /// `ready` is true or absent.
+    Ready = 1,
+    /// Not ready, but serving and terminating: the fallback when nothing is ready.
+    Terminating = 2,
+    /// Neither.
+    NotReady = 3,
+}
+
+impl TryFrom<u8> for EndpointState {
+    type Error = u8;
+
+    fn try_from(number: u8) -> Result<Self, u8> {
+        match number {
+            1 => Ok(Self::Ready),
+            2 => Ok(Self::Terminating),
+            3 => Ok(Self::NotReady),
+            other => Err(other),
+        }
+    }
+}
+
+/// Why an endpoint is in neither range of its service.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Excluded {
+    /// Its conditions say not ready, and not terminating either.
+    NotReady = 1,
+    /// Terminating, and ready endpoints exist.
+    Terminating = 2,
+    /// Hints lead this node's clients to other endpoints.
+    Topology = 3,
+}
+
+impl TryFrom<u8> for Excluded {
+    type Error = u8;
+
+    fn try_from(number: u8) -> Result<Self, u8> {
+        match number {
+            1 => Ok(Self::NotReady),
+            2 => Ok(Self::Terminating),
+            3 => Ok(Self::Topology),
+            other => Err(other),
+        }
+    }
+}
+
+/// A pod's address. Value of `BACKENDS`; all zero when the id is free.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Pod, Zeroable)]
+pub struct BackendValue {
+    /// The endpoint's address.
+    pub addr: Addr,
+    /// The endpoint's port, network byte order.
+    pub port_be: u16,
+    /// Zero.
+    pub pad: u16,
+    /// Key into `NODES`; 0 when the endpoint names no node.
+    pub node_id: u32,
+}
+const _: () = assert!(size_of::<BackendValue>() == 24);
+
+/// Longest name that Kubernetes allows for a namespace, a Service or a port, in bytes.
+pub const NAME_MAX: usize = 63;
+
+/// A name in a map: its length, then its bytes, then zeros.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct Name {
+    /// Bytes used.
+    pub len: u8,
+    /// UTF-8.
+    pub bytes: [u8; NAME_MAX],
+}
+const _: () = assert!(size_of::<Name>() == 64);
+
+impl Name {
+    /// `text`, cut at [`NAME_MAX`] bytes (longer names do not pass Kubernetes' validation).
+    pub fn new(text: &str) -> Self {
+        let mut end = text.len().min(NAME_MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let mut bytes = [0; NAME_MAX];
+        bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
+        Self { len: end as u8, bytes }
+    }
+
+    /// The text; empty when the bytes are no name.
+    pub fn as_str(&self) -> &str {
+        let end = usize::from(self.len).min(NAME_MAX);
+        core::str::from_utf8(&self.bytes[..end]).unwrap_or_default()
+    }
+}
+
+/// Names and extent of a service port. Value of `SERVICES`; read by people and by a starting agent only.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct ServiceValue {
+    /// Namespace of the Service.
+    pub namespace: Name,
+    /// Name of the Service.
+    pub name: Name,
+    /// Name of the port; often empty.
+    pub port_name: Name,
+    /// First slot of the service's whole range: cluster, local, then excluded endpoints.
+    pub range_start: u32,
+    /// How many slots that range has.
+    pub range_count: u32,
+    /// The Service's port, network byte order.
+    pub port_be: u16,
+    /// [`TCP`], [`UDP`] or [`SCTP`].
+    pub protocol: u8,
+    /// [`ServiceKind`] as a number.
+    pub kind: u8,
+    /// Zero.
+    pub pad: u32,
+}
+const _: () = assert!(size_of::<ServiceValue>() == 208);
+
+/// `spec.type`, with headless as a type of its own.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ServiceKind {
+    /// `ClusterIP`.
+    ClusterIp = 1,
+    /// `NodePort`.
+    NodePort = 2,
+    /// `LoadBalancer`.
+    LoadBalancer = 3,
+    /// `ClusterIP` with `clusterIP: None`.
+    Headless = 4,
+}
+
+impl TryFrom<u8> for ServiceKind {
+    type Error = u8;
+
+    fn try_from(number: u8) -> Result<Self, u8> {
+        match number {
+            1 => Ok(Self::ClusterIp),
+            2 => Ok(Self::NodePort),
+            3 => Ok(Self::LoadBalancer),
+            4 => Ok(Self::Headless),
+            other => Err(other),
+        }
+    }
+}
+
+/// A node that endpoints name. Value of `NODES`; read by people only.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct NodeValue {
+    /// `endpoints[].nodeName`.
+    pub name: Name,
+    /// `endpoints[].zone`.
+    pub zone: Name,
+}
+const _: () = assert!(size_of::<NodeValue>() == 128);
+
+/// A datagram's way back. Key of `UDP_REVNAT`.
+///
+/// Not keyed by the socket alone: one socket may talk to several Services and to pods directly.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Pod, Zeroable)]
+pub struct RevnatKey {
+    /// `bpf_get_socket_cookie`.
+    pub cookie: u64,
+    /// The backend's address.
+    pub addr: Addr,
+    /// The backend's port, network byte order.
+    pub port_be: u16,
+    /// Zero.
+    pub pad: [u8; 6],
+}
+const _: () = assert!(size_of::<RevnatKey>() == 32);
+
+/// The frontend that a reply must seem to come from. Value of `UDP_REVNAT`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct RevnatValue {
+    /// What the client dialled.
+    pub frontend: FrontendKey,
+    /// The service it belonged to then; a reply is left alone when the frontend has another by now.
+    pub service_id: u32,
+}
+const _: () = assert!(size_of::<RevnatValue>() == 24);
+
+/// What a connected socket's peer was before translation. Value of `SOCKETS` (socket storage).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct SocketValue {
+    /// What the client dialled; protocol 0 when the socket's connection is not translated.
+    pub frontend: FrontendKey,
+    /// The backend's address.
+    pub backend_addr: Addr,
+    /// The backend's port, network byte order.
+    pub backend_port_be: u16,
+    /// Zero.
+    pub pad: u16,
+}
+const _: () = assert!(size_of::<SocketValue>() == 40);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_cut_at_a_character_and_read_back() {
+        let long = [b'a'; 80];
+        let long = core::str::from_utf8(&long).unwrap();
+        assert_eq!(Name::new("shop").as_str(), "shop");
+        assert_eq!(Name::new("").as_str(), "");
+        assert_eq!(Name::new(long).as_str().len(), NAME_MAX);
+        assert_eq!(Name { len: 200, bytes: [0xff; NAME_MAX] }.as_str(), "", "garbage in a map");
+    }
+
+    #[test]
+    fn enums_decode_exactly_what_they_encode() {
+        for number in 0..=u8::MAX {
+            assert_eq!(FrontendKind::try_from(number).map_or_else(|n| n, |kind| kind as u8), number);
+            assert_eq!(EndpointState::try_from(number).map_or_else(|n| n, |state| state as u8), number);
+            assert_eq!(Excluded::try_from(number).map_or_else(|n| n, |excluded| excluded as u8), number);
+            assert_eq!(ServiceKind::try_from(number).map_or_else(|n| n, |kind| kind as u8), number);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Why a packet or a connection went where it went. Append-only: numbers are map indices, names are an interface.
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal;)+) => {
+        /// One outcome of a hook; counted per CPU in `REASONS` at the index of its number.
+        #[repr(u8)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Reason { $($(#[doc = $doc])+ $variant = $number,)+ }
+
+        impl Reason {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// Stable name for dumps, metrics and `explain`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// What it means, for people.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// No frontend has this address, port and protocol: left untouched.
+    NotOurs = 0, "not_ours";
+    /// A connect was led to a backend.
+    ConnectTranslated = 1, "connect_translated";
+    /// A datagram of an unconnected socket was led to a backend.
+    SendTranslated = 2, "send_translated";
+    /// A datagram from a backend was shown to come from the address that the client had dialled.
+    ReplyTranslated = 3, "reply_translated";
+    /// getpeername showed the address that the client had dialled.
+    PeerTranslated = 4, "peer_translated";
+    /// The service has no endpoint at all: refused with ECONNREFUSED.
+    NoEndpoints = 5, "no_endpoints";
+    /// A UDP connect to a service without endpoints: let through untranslated, for connect itself cannot fail.
+    NoEndpointsUdpConnect = 6, "no_endpoints_udp_connect";
+    /// Endpoints exist but the traffic policy allows none of them: left untranslated, never refused.
+    NoLocalEndpoints = 7, "no_local_endpoints";
+    /// The slot read belongs to another service (a change under way); refused, so that the client tries again.
+    SlotMismatch = 8, "slot_mismatch";
+    /// The slot names a backend that is not there; refused. This is a bug or a damaged map.
+    BackendMissing = 9, "backend_missing";
+    /// The reverse translation could not be stored, so the datagram was refused rather than answered by a stranger.
+    RevnatFull = 10, "revnat_full";
+}
+
+/// Size of `REASONS`: room for growth without a change of layout.
+pub const CAPACITY: u32 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_indices_and_names_are_unique() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index, "{}", reason.name());
+            let same = Reason::ALL.iter().filter(|other| other.name() == reason.name()).count();
+            assert_eq!(same, 1, "{}", reason.name());
+        }
+        assert!(Reason::ALL.len() <= CAPACITY as usize);
+    }
+}

@@ -1,0 +1,6 @@
+//! One file per attach point. A hook reads its context, calls one function, counts one reason, returns.
+
+mod connect;
+mod getpeername;
+mod recvmsg;
+mod sendmsg;

@@ -1,0 +1,14 @@
+//! The kernel programs of Sluice. One file per attach point under `hooks/`; decisions are in `sluice-common`.
+#![no_std]
+#![no_main]
+
+mod hooks;
+mod maps;
+mod raw;
+mod socket;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

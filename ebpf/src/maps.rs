@@ -1,0 +1,43 @@
+//! The maps. Sizes are defaults: the loader sets them from the agent's flags and pins every map by its name.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    macros::btf_map,
+};
+use sluice_common::{
+    layout::{
+        BackendValue, FrontendKey, FrontendValue, NodeValue, RevnatKey, RevnatValue, ServiceValue, SlotValue,
+        SocketValue,
+    },
+    reason,
+};
+
+// Entries come and go with the cluster: memory by need, not by the limit.
+const BY_NEED: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+pub static FRONTENDS: HashMap<FrontendKey, FrontendValue, 65_536, BY_NEED> = HashMap::new();
+
+#[btf_map]
+pub static SLOTS: Array<SlotValue, 262_144> = Array::new();
+
+#[btf_map]
+pub static BACKENDS: Array<BackendValue, 131_072> = Array::new();
+
+/// Written for people and for the next agent; no program reads it.
+#[btf_map]
+pub static SERVICES: HashMap<u32, ServiceValue, 65_536, BY_NEED> = HashMap::new();
+
+/// Written for people and for the next agent; no program reads it.
+#[btf_map]
+pub static NODES: HashMap<u32, NodeValue, 16_384, BY_NEED> = HashMap::new();
+
+#[btf_map]
+pub static UDP_REVNAT: LruHashMap<RevnatKey, RevnatValue, 65_536> = LruHashMap::new();
+
+#[btf_map]
+pub static SOCKETS: SkStorage<SocketValue> = SkStorage::new();
+
+#[btf_map]
+pub static REASONS: PerCpuArray<u64, { reason::CAPACITY as usize }> = PerCpuArray::new();

@@ -1,0 +1,154 @@
+//! The only `unsafe` of the kernel side: the context's fields, helpers, and map values behind pointers.
+
+use core::ptr::{addr_of, addr_of_mut};
+
+use aya_ebpf::{
+    btf_maps::{HashMap, LruHashMap},
+    helpers::{
+        bpf_get_prandom_u32,
+        generated::{bpf_get_socket_cookie, bpf_set_retval},
+    },
+    programs::SockAddrContext,
+};
+use sluice_common::{Addr, Reason, layout::SocketValue};
+
+use crate::maps::{REASONS, SOCKETS};
+
+const ECONNREFUSED: i32 = 111;
+
+/// Reads one field of the context with one load of its own size: the verifier knows no other access.
+macro_rules! read {
+    ($ctx:expr, $($field:tt)+) => {
+        // SAFETY: the kernel hands a valid `bpf_sock_addr` to every program of this type.
+        unsafe { addr_of!((*$ctx.sock_addr).$($field)+).read_volatile() }
+    };
+}
+
+/// Writes one field of the context with one store of its own size.
+macro_rules! write {
+    ($ctx:expr, $value:expr, $($field:tt)+) => {
+        // SAFETY: as in `read!`; the verifier refuses the fields that a hook may not write.
+        unsafe { addr_of_mut!((*$ctx.sock_addr).$($field)+).write_volatile($value) }
+    };
+}
+
+/// The context's IPv4 address: destination, or the peer in recvmsg and getpeername.
+#[inline(always)]
+pub fn address_v4(ctx: &SockAddrContext) -> Addr {
+    Addr::from_v4_be(read!(ctx, user_ip4))
+}
+
+/// The context's IPv6 address, see [`address_v4`].
+#[inline(always)]
+pub fn address_v6(ctx: &SockAddrContext) -> Addr {
+    let words_be =
+        [read!(ctx, user_ip6[0]), read!(ctx, user_ip6[1]), read!(ctx, user_ip6[2]), read!(ctx, user_ip6[3])];
+    Addr { words_be }
+}
+
+/// Replaces the address that [`address_v4`] reads.
+#[inline(always)]
+pub fn set_address_v4(ctx: &SockAddrContext, address: &Addr) {
+    write!(ctx, address.v4_be(), user_ip4);
+}
+
+/// Replaces the address that [`address_v6`] reads.
+#[inline(always)]
+pub fn set_address_v6(ctx: &SockAddrContext, address: &Addr) {
+    write!(ctx, address.words_be[0], user_ip6[0]);
+    write!(ctx, address.words_be[1], user_ip6[1]);
+    write!(ctx, address.words_be[2], user_ip6[2]);
+    write!(ctx, address.words_be[3], user_ip6[3]);
+}
+
+/// The context's port, network byte order.
+#[inline(always)]
+pub fn port_be(ctx: &SockAddrContext) -> u16 {
+    read!(ctx, user_port) as u16
+}
+
+/// Replaces the port that [`port_be`] reads.
+#[inline(always)]
+pub fn set_port_be(ctx: &SockAddrContext, port_be: u16) {
+    write!(ctx, u32::from(port_be), user_port);
+}
+
+/// The socket's protocol, IANA number.
+#[inline(always)]
+pub fn protocol(ctx: &SockAddrContext) -> u8 {
+    read!(ctx, protocol) as u8
+}
+
+/// The socket's cookie: unique while the machine runs.
+#[inline(always)]
+pub fn cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the helper takes the program's own context.
+    unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) }
+}
+
+/// A random number.
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: the helper has no arguments and no preconditions.
+    unsafe { bpf_get_prandom_u32() }
+}
+
+/// Makes the system call that runs this program fail with ECONNREFUSED once the program returns 0.
+/// Source: kernel commit b44123b4a3dc ("bpf: Add cgroup helpers bpf_{get,set}_retval"), Linux 5.18.
+#[inline(always)]
+pub fn refuse() {
+    // SAFETY: the helper stores an error number in the program's own run context.
+    let _always_zero = unsafe { bpf_set_retval(-ECONNREFUSED) };
+}
+
+/// Counts one outcome.
+#[inline(always)]
+pub fn count(reason: Reason) {
+    if let Some(counter) = REASONS.get_ptr_mut(reason as u32) {
+        // SAFETY: the lookup returned a live element of this CPU, and nothing preempts us on it.
+        unsafe { *counter = (*counter).wrapping_add(1) };
+    }
+}
+
+/// A copy of what `map` has for `key`.
+#[inline(always)]
+pub fn get<K, V: Copy, const N: usize, const F: usize>(map: &HashMap<K, V, N, F>, key: &K) -> Option<V> {
+    // SAFETY: the value is copied at once. An element that userspace replaces meanwhile may be torn:
+    // readers compare the owner of the slot that they reach through it.
+    unsafe { map.get(key).copied() }
+}
+
+/// A copy of what the LRU `map` has for `key`; see [`get`].
+#[inline(always)]
+pub fn get_lru<K, V: Copy, const N: usize, const F: usize>(
+    map: &LruHashMap<K, V, N, F>,
+    key: &K,
+) -> Option<V> {
+    // SAFETY: as in `get`.
+    unsafe { map.get(key).copied() }
+}
+
+/// What the socket remembers of its translation.
+#[inline(always)]
+pub fn socket(ctx: &SockAddrContext) -> Option<SocketValue> {
+    // SAFETY: the context's socket is valid while the hook runs.
+    let stored = unsafe { SOCKETS.get_ptr_mut(ctx) };
+    // SAFETY: null was excluded; the storage lives as long as the socket.
+    (!stored.is_null()).then(|| unsafe { *stored })
+}
+
+/// Makes the socket remember `value`; makes room for it when `create`, else only replaces what is there.
+#[inline(always)]
+pub fn set_socket(ctx: &SockAddrContext, value: SocketValue, create: bool) {
+    let stored = if create {
+        // SAFETY: the context's socket is valid while the hook runs.
+        unsafe { SOCKETS.get_or_insert_ptr_mut(ctx, None) }
+    } else {
+        // SAFETY: as above.
+        unsafe { SOCKETS.get_ptr_mut(ctx) }
+    };
+    if !stored.is_null() {
+        // SAFETY: null was excluded; connect and getpeername hold the socket's lock.
+        unsafe { *stored = value };
+    }
+}

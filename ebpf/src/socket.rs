@@ -1,0 +1,236 @@
+//! Socket load balancing: from frontend to backend on the way out, back again in what the client sees.
+
+use aya_ebpf::programs::SockAddrContext;
+use bytemuck::Zeroable;
+use sluice_common::{
+    Addr, Reason, choose,
+    layout::{BackendValue, FrontendKey, FrontendValue, RevnatKey, RevnatValue, SocketValue, TCP, UDP},
+};
+
+use crate::{
+    maps::{BACKENDS, FRONTENDS, SLOTS, UDP_REVNAT},
+    raw,
+};
+
+/// How a hook reads and writes the address in its context.
+pub trait Family {
+    /// The address in the context.
+    fn address(ctx: &SockAddrContext) -> Addr;
+    /// Replaces it.
+    fn set_address(ctx: &SockAddrContext, address: &Addr);
+}
+
+/// Hooks whose name ends in 4.
+pub struct V4;
+/// Hooks whose name ends in 6; IPv4-mapped addresses come through them too.
+pub struct V6;
+
+impl Family for V4 {
+    #[inline(always)]
+    fn address(ctx: &SockAddrContext) -> Addr {
+        raw::address_v4(ctx)
+    }
+    #[inline(always)]
+    fn set_address(ctx: &SockAddrContext, address: &Addr) {
+        raw::set_address_v4(ctx, address);
+    }
+}
+
+impl Family for V6 {
+    #[inline(always)]
+    fn address(ctx: &SockAddrContext) -> Addr {
+        raw::address_v6(ctx)
+    }
+    #[inline(always)]
+    fn set_address(ctx: &SockAddrContext, address: &Addr) {
+        raw::set_address_v6(ctx, address);
+    }
+}
+
+/// What to do with the system call.
+pub enum Verdict {
+    /// Let it go on, with the address that is in the context now.
+    Pass,
+    /// Fail it with ECONNREFUSED.
+    Refuse,
+}
+
+/// What a hook decided, and the counter of it.
+pub type Outcome = (Verdict, Reason);
+
+/// Counts the reason and turns the verdict into a cgroup program's return code.
+#[inline(always)]
+pub fn finish((verdict, reason): Outcome) -> i32 {
+    raw::count(reason);
+    match verdict {
+        Verdict::Pass => 1,
+        Verdict::Refuse => {
+            raw::refuse();
+            0
+        }
+    }
+}
+
+/// What the socket dials, if its protocol is one that Services have.
+#[inline(always)]
+fn dialled<F: Family>(ctx: &SockAddrContext) -> Option<FrontendKey> {
+    let protocol = raw::protocol(ctx);
+    if protocol != TCP && protocol != UDP {
+        return None;
+    }
+    Some(FrontendKey { addr: F::address(ctx), port_be: raw::port_be(ctx), protocol, pad: 0 })
+}
+
+/// The backend in the slot that `spread` leads to.
+#[inline(always)]
+fn backend(frontend: &FrontendValue, spread: u32) -> Result<BackendValue, Reason> {
+    let slot = SLOTS.get(choose::socket_slot(frontend, spread)?).ok_or(Reason::SlotMismatch)?;
+    if slot.service_id != frontend.service_id {
+        return Err(Reason::SlotMismatch);
+    }
+    let backend = BACKENDS.get(slot.backend_id).copied().ok_or(Reason::BackendMissing)?;
+    if backend.port_be == 0 { Err(Reason::BackendMissing) } else { Ok(backend) }
+}
+
+/// [`backend`], once more if the first try met a change under way.
+#[inline(always)]
+fn backend_of(key: &FrontendKey, frontend: &FrontendValue, spread: u32) -> Result<BackendValue, Reason> {
+    match backend(frontend, spread) {
+        Err(Reason::SlotMismatch) => {
+            let again = raw::get(&FRONTENDS, key).ok_or(Reason::SlotMismatch)?;
+            backend(&again, spread)
+        }
+        result => result,
+    }
+}
+
+#[inline(always)]
+fn redirect<F: Family>(ctx: &SockAddrContext, backend: &BackendValue) {
+    F::set_address(ctx, &backend.addr);
+    raw::set_port_be(ctx, backend.port_be);
+}
+
+/// connect: TCP, and UDP sockets that choose a peer.
+#[inline(always)]
+pub fn connect<F: Family>(ctx: &SockAddrContext) -> Outcome {
+    let Some(key) = dialled::<F>(ctx) else {
+        return (Verdict::Pass, Reason::NotOurs);
+    };
+    let Some(frontend) = raw::get(&FRONTENDS, &key) else {
+        forget(ctx, &key);
+        return (Verdict::Pass, Reason::NotOurs);
+    };
+    match backend_of(&key, &frontend, raw::random()) {
+        Ok(backend) => {
+            if key.protocol == UDP && remember(ctx, &key, &frontend, &backend).is_err() {
+                return (Verdict::Refuse, Reason::RevnatFull);
+            }
+            let value = SocketValue {
+                frontend: key,
+                backend_addr: backend.addr,
+                backend_port_be: backend.port_be,
+                pad: 0,
+            };
+            raw::set_socket(ctx, value, true);
+            redirect::<F>(ctx, &backend);
+            (Verdict::Pass, Reason::ConnectTranslated)
+        }
+        // A UDP connect sends nothing: an error belongs to the first datagram. Clients tell the two apart.
+        Err(Reason::NoEndpoints) if key.protocol == UDP => (Verdict::Pass, Reason::NoEndpointsUdpConnect),
+        Err(Reason::NoLocalEndpoints) => (Verdict::Pass, Reason::NoLocalEndpoints),
+        Err(reason) => (Verdict::Refuse, reason),
+    }
+}
+
+/// sendmsg: datagrams of sockets that name a destination each time.
+#[inline(always)]
+pub fn send<F: Family>(ctx: &SockAddrContext) -> Outcome {
+    let Some(key) = dialled::<F>(ctx) else {
+        return (Verdict::Pass, Reason::NotOurs);
+    };
+    let Some(frontend) = raw::get(&FRONTENDS, &key) else {
+        forget_reply(ctx, &key);
+        return (Verdict::Pass, Reason::NotOurs);
+    };
+    let spread = choose::socket_hash(raw::cookie(ctx), frontend.service_id);
+    match backend_of(&key, &frontend, spread) {
+        Ok(backend) => {
+            if remember(ctx, &key, &frontend, &backend).is_err() {
+                return (Verdict::Refuse, Reason::RevnatFull);
+            }
+            redirect::<F>(ctx, &backend);
+            (Verdict::Pass, Reason::SendTranslated)
+        }
+        Err(Reason::NoLocalEndpoints) => (Verdict::Pass, Reason::NoLocalEndpoints),
+        Err(reason) => (Verdict::Refuse, reason),
+    }
+}
+
+/// recvmsg: shows the frontend as the source of a backend's datagram.
+#[inline(always)]
+pub fn receive<F: Family>(ctx: &SockAddrContext) -> Outcome {
+    let key = revnat_key(ctx, &F::address(ctx), raw::port_be(ctx));
+    let Some(revnat) = raw::get_lru(&UDP_REVNAT, &key) else {
+        return (Verdict::Pass, Reason::NotOurs);
+    };
+    // A frontend that is gone or serves another Service by now has no claim on this reply.
+    match raw::get(&FRONTENDS, &revnat.frontend) {
+        Some(frontend) if frontend.service_id == revnat.service_id => {
+            F::set_address(ctx, &revnat.frontend.addr);
+            raw::set_port_be(ctx, revnat.frontend.port_be);
+            (Verdict::Pass, Reason::ReplyTranslated)
+        }
+        Some(_) | None => (Verdict::Pass, Reason::NotOurs),
+    }
+}
+
+/// getpeername: shows the frontend that was dialled, as long as the socket is still on that backend.
+#[inline(always)]
+pub fn peer<F: Family>(ctx: &SockAddrContext) -> Outcome {
+    match raw::socket(ctx) {
+        Some(value)
+            if value.frontend.protocol != 0
+                && value.backend_port_be == raw::port_be(ctx)
+                && value.backend_addr == F::address(ctx) =>
+        {
+            F::set_address(ctx, &value.frontend.addr);
+            raw::set_port_be(ctx, value.frontend.port_be);
+            (Verdict::Pass, Reason::PeerTranslated)
+        }
+        Some(_) | None => (Verdict::Pass, Reason::NotOurs),
+    }
+}
+
+#[inline(always)]
+fn revnat_key(ctx: &SockAddrContext, addr: &Addr, port_be: u16) -> RevnatKey {
+    RevnatKey { cookie: raw::cookie(ctx), addr: *addr, port_be, pad: [0; 6] }
+}
+
+#[inline(always)]
+fn remember(
+    ctx: &SockAddrContext,
+    key: &FrontendKey,
+    frontend: &FrontendValue,
+    backend: &BackendValue,
+) -> Result<(), i32> {
+    let value = RevnatValue { frontend: *key, service_id: frontend.service_id };
+    UDP_REVNAT.insert(revnat_key(ctx, &backend.addr, backend.port_be), value, 0)
+}
+
+/// A socket that dials something else stops showing what it dialled before.
+#[inline(always)]
+fn forget(ctx: &SockAddrContext, key: &FrontendKey) {
+    raw::set_socket(ctx, SocketValue::zeroed(), false);
+    if key.protocol == UDP {
+        forget_reply(ctx, key);
+    }
+}
+
+/// A socket that talks to a pod directly sees that pod's replies as they are.
+#[inline(always)]
+fn forget_reply(ctx: &SockAddrContext, key: &FrontendKey) {
+    let revnat = revnat_key(ctx, &key.addr, key.port_be);
+    if raw::get_lru(&UDP_REVNAT, &revnat).is_some() {
+        let _gone_already = UDP_REVNAT.remove(revnat);
+    }
+}

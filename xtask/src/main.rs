@@ -1,0 +1,54 @@
+//! `cargo xtask`: the only entry point for building, testing and showing Sluice.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod build;
+mod lint;
+mod setup;
+mod shell;
+mod test;
+
+/// Builds, tests and shows Sluice. Every command does its own set-up.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Gets what the eBPF build and the tests need, into `.toolchain/`
+    Setup,
+    /// Builds the eBPF programs and the `sluice` binary
+    Build {
+        /// Optimised, at `target/release/sluice`
+        #[arg(long)]
+        release: bool,
+    },
+    /// Runs every test: units, goldens, properties and worlds of network namespaces (needs root)
+    Test(test::Args),
+    /// Formatter and lints, as CI runs them
+    Lint,
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Setup => setup::ensure().map(drop),
+        Command::Build { release } => build::all(&setup::ensure()?, release).map(drop),
+        Command::Test(args) => test::run(&setup::ensure()?, &args),
+        Command::Lint => lint::run(),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
