@@ -186,7 +186,7 @@ pub const NAME_MAX: usize = 63;
 
 /// A name in a map: its length, then its bytes, then zeros.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Pod, Zeroable)]
 pub struct Name {
     /// Bytes used.
     pub len: u8,
@@ -234,8 +234,10 @@ pub struct ServiceValue {
     pub protocol: u8,
     /// [`ServiceKind`] as a number.
     pub kind: u8,
+    /// IP version, 4 or 6: a dual-stack Service has one service port for each.
+    pub family: u8,
     /// Zero.
-    pub pad: u32,
+    pub pad: [u8; 3],
 }
 const _: () = assert!(size_of::<ServiceValue>() == 208);
 
@@ -269,7 +271,7 @@ impl TryFrom<u8> for ServiceKind {
 
 /// A node that endpoints name. Value of `NODES`; read by people only.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Pod, Zeroable)]
 pub struct NodeValue {
     /// `endpoints[].nodeName`.
     pub name: Name,

@@ -1,0 +1,68 @@
+//! Who owns an address that two Services want: the older one, then the first by name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{CompiledPort, Dialled};
+use crate::model::ObjectName;
+
+/// A wish for an address; the order of claims is their precedence.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Claim {
+    created_s: i64,
+    service: ObjectName,
+}
+
+/// All wishes. Updated per Service; the answer does not depend on the order of updates.
+#[derive(Debug, Default)]
+pub struct Claims {
+    by_address: BTreeMap<Dialled, BTreeSet<Claim>>,
+    by_service: BTreeMap<ObjectName, (i64, BTreeSet<Dialled>)>,
+}
+
+impl Claims {
+    /// Replaces the wishes of `service` by those of its compiled ports; returns the other Services that won or
+    /// lost an address by it, which must be planned again.
+    pub fn update(&mut self, service: &ObjectName, ports: &[CompiledPort]) -> BTreeSet<ObjectName> {
+        let created_s = ports.first().map_or(0, |port| port.created_s);
+        let wanted: BTreeSet<Dialled> =
+            ports.iter().flat_map(|port| port.frontends.keys().copied()).collect();
+        let (old_created_s, old) = self.by_service.remove(service).unwrap_or_default();
+        let mut touched = BTreeSet::new();
+        for dialled in &old {
+            let claim = Claim { created_s: old_created_s, service: service.clone() };
+            self.change(*dialled, &mut touched, |claims| {
+                claims.remove(&claim);
+            });
+        }
+        for dialled in &wanted {
+            let claim = Claim { created_s, service: service.clone() };
+            self.change(*dialled, &mut touched, |claims| {
+                claims.insert(claim);
+            });
+        }
+        if !wanted.is_empty() {
+            self.by_service.insert(service.clone(), (created_s, wanted));
+        }
+        touched.remove(service);
+        touched
+    }
+
+    /// The Service that `dialled` belongs to.
+    pub fn owner(&self, dialled: &Dialled) -> Option<&ObjectName> {
+        self.by_address.get(dialled)?.first().map(|claim| &claim.service)
+    }
+
+    fn change(
+        &mut self,
+        dialled: Dialled,
+        touched: &mut BTreeSet<ObjectName>,
+        edit: impl FnOnce(&mut BTreeSet<Claim>),
+    ) {
+        let claims = self.by_address.entry(dialled).or_default();
+        touched.extend(claims.iter().map(|claim| claim.service.clone()));
+        edit(claims);
+        if claims.is_empty() {
+            self.by_address.remove(&dialled);
+        }
+    }
+}

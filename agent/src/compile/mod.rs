@@ -1,0 +1,173 @@
+//! From the model to what the maps must say. Pure: same input, same output; no ids, no I/O, no clock.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use sluice_common::layout::{Excluded, FrontendKind};
+
+use crate::model::{EndpointState, Family, ObjectName, Protocol, ServiceKind, Store};
+
+mod claims;
+mod endpoints;
+mod topology;
+
+pub use claims::Claims;
+
+/// Identity of a service port: what a service id in the maps stands for, across restarts.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PortId {
+    /// The Service.
+    pub service: ObjectName,
+    /// The port's name; often empty.
+    pub port_name: String,
+    /// A dual-stack Service has one service port for each family.
+    pub family: Family,
+}
+
+/// What clients dial.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Dialled {
+    /// Address.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// Transport.
+    pub protocol: Protocol,
+}
+
+/// A service port, compiled.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CompiledPort {
+    /// Identity.
+    pub id: PortId,
+    /// Type of the Service.
+    pub kind: ServiceKind,
+    /// The Service's port.
+    pub port: u16,
+    /// Transport.
+    pub protocol: Protocol,
+    /// For claims: the older Service wins an address that two want.
+    pub created_s: i64,
+    /// Sockets use the local range.
+    pub internal_local: bool,
+    /// Session affinity in seconds; 0 is none.
+    pub affinity_timeout_s: u32,
+    /// What clients dial; `only` restricts a headless frontend to one endpoint.
+    pub frontends: BTreeMap<Dialled, Frontend>,
+    /// All endpoints of this family, each once, in order.
+    pub endpoints: Vec<CompiledEndpoint>,
+}
+
+/// A frontend's kind, and the endpoint it is tied to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Frontend {
+    /// Which of the Service's addresses it is.
+    pub kind: FrontendKind,
+    /// For headless Services: the index of the one endpoint that this address belongs to.
+    pub only: Option<usize>,
+}
+
+/// An endpoint of a service port.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct CompiledEndpoint {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// The pod's port.
+    pub port: u16,
+    /// Conditions.
+    pub state: EndpointState,
+    /// On this node.
+    pub local: bool,
+    /// In the range for the whole cluster.
+    pub in_cluster: bool,
+    /// In the range for this node.
+    pub in_local: bool,
+    /// Why it is in neither range.
+    pub excluded: Option<Excluded>,
+    /// Its node.
+    pub node: Option<Arc<str>>,
+    /// Its zone.
+    pub zone: Option<Arc<str>>,
+}
+
+/// Compiles the Service `name`: one result per port and family, none if it is gone.
+pub fn service(store: &Store, name: &ObjectName) -> Vec<CompiledPort> {
+    let Some(service) = store.service(name) else {
+        return Vec::new();
+    };
+    // An address that the API server has not allocated yet: kube-proxy waits for it, and so do we.
+    if service.kind != ServiceKind::Headless && service.cluster_ips.is_empty() {
+        return Vec::new();
+    }
+    let slices = store.slices_of(name);
+    let mut compiled = Vec::new();
+    for port in &service.ports {
+        for family in [Family::V4, Family::V6] {
+            let mut endpoints = endpoints::collect(&slices, port, family);
+            let uses_local = service.internal_local || service.external_local;
+            topology::categorize(&mut endpoints, store.node(), uses_local);
+            let endpoints: Vec<_> = endpoints.into_iter().map(|candidate| candidate.compiled).collect();
+            let frontends = if service.kind == ServiceKind::Headless {
+                headless_frontends(store, service.translate_headless_port, port, &endpoints)
+            } else {
+                frontends(service, port, family)
+            };
+            if frontends.is_empty() {
+                continue;
+            }
+            compiled.push(CompiledPort {
+                id: PortId { service: name.clone(), port_name: port.name.clone(), family },
+                kind: service.kind,
+                port: port.port,
+                protocol: port.protocol,
+                created_s: service.created_s,
+                internal_local: service.internal_local,
+                affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
+                frontends,
+                endpoints,
+            });
+        }
+    }
+    compiled
+}
+
+fn frontends(
+    service: &crate::model::Service,
+    port: &crate::model::ServicePort,
+    family: Family,
+) -> BTreeMap<Dialled, Frontend> {
+    let mut frontends = BTreeMap::new();
+    // In the order of precedence: an address that stands in two lists is what the first list says.
+    for (kind, addresses) in [
+        (FrontendKind::ClusterIp, &service.cluster_ips),
+        (FrontendKind::LoadBalancer, &service.load_balancer_ips),
+        (FrontendKind::ExternalIp, &service.external_ips),
+    ] {
+        for address in addresses.iter().filter(|address| Family::of(**address) == family) {
+            let dialled = Dialled { address: *address, port: port.port, protocol: port.protocol };
+            frontends.entry(dialled).or_insert(Frontend { kind, only: None });
+        }
+    }
+    frontends
+}
+
+/// A headless Service's port, at each endpoint's own address, where the pod listens on another port and
+/// nothing shows that it also uses the Service's port number itself.
+fn headless_frontends(
+    store: &Store,
+    wanted: bool,
+    port: &crate::model::ServicePort,
+    endpoints: &[CompiledEndpoint],
+) -> BTreeMap<Dialled, Frontend> {
+    let mut frontends = BTreeMap::new();
+    for (index, endpoint) in endpoints.iter().enumerate().filter(|_| wanted) {
+        let free = store.pod_uses(endpoint.address, port.protocol, port.port) == Some(false);
+        if free && endpoint.port != port.port && endpoint.in_cluster {
+            let dialled = Dialled { address: endpoint.address, port: port.port, protocol: port.protocol };
+            frontends.entry(dialled).or_insert(Frontend { kind: FrontendKind::Headless, only: Some(index) });
+        }
+    }
+    frontends
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! Tables for selection, ports, families and claims.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::model::{Change, Endpoint, EndpointSlice, Node, PodPort, Service, ServicePort, SlicePort};
+
+fn service_named(name: &str) -> Service {
+    Service {
+        name: ObjectName::new("shop", name),
+        kind: ServiceKind::ClusterIp,
+        created_s: 0,
+        cluster_ips: vec!["10.96.0.1".parse().unwrap()],
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        ports: vec![ServicePort { name: String::new(), protocol: Protocol::Tcp, port: 80, node_port: 0 }],
+        internal_local: false,
+        external_local: false,
+        affinity_timeout_s: None,
+        translate_headless_port: true,
+    }
+}
+
+/// `name` is the last octet; `spec` is `state[@node][#zone,zone-hint][!node-hint]` in short.
+fn endpoint(octet: u8, state: EndpointState, node: Option<&str>, zones: &[&str], nodes: &[&str]) -> Endpoint {
+    Endpoint {
+        addresses: vec![IpAddr::from([10, 0, 0, octet])],
+        state,
+        node: node.map(Arc::from),
+        zone: None,
+        zone_hints: zones.iter().map(|zone| (*zone).to_owned()).collect(),
+        node_hints: nodes.iter().map(|node| (*node).to_owned()).collect(),
+    }
+}
+
+fn slice(name: &str, endpoints: Vec<Endpoint>, port: Option<u16>) -> EndpointSlice {
+    EndpointSlice {
+        name: ObjectName::new("shop", name),
+        service: ObjectName::new("shop", "cart"),
+        ports: vec![SlicePort { name: String::new(), protocol: Protocol::Tcp, port }],
+        endpoints,
+    }
+}
+
+fn store(service: Service, slices: Vec<EndpointSlice>) -> Store {
+    let mut store = Store::new(Node { name: "here".into(), zone: Some("z1".into()) });
+    store.apply(Change::AllServices(vec![service]));
+    store.apply(Change::AllSlices(slices));
+    store.apply(Change::AllPodPorts(Vec::new()));
+    store
+}
+
+fn octets(port: &CompiledPort, pick: impl Fn(&CompiledEndpoint) -> bool) -> Vec<u8> {
+    let chosen = port.endpoints.iter().filter(|endpoint| pick(endpoint));
+    chosen
+        .map(|endpoint| match endpoint.address {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(_) => 0,
+        })
+        .collect()
+}
+
+#[test]
+fn readiness_policy_and_hints_choose_the_ranges() {
+    use EndpointState::{NotReady, Ready, Terminating};
+    let here = Some("here");
+    let there = Some("there");
+    for (case, endpoints, cluster, local) in [
+        (
+            "ready ones, wherever they are",
+            vec![endpoint(1, Ready, here, &[], &[]), endpoint(2, Ready, there, &[], &[])],
+            vec![1, 2],
+            vec![1],
+        ),
+        (
+            "not ready ones never",
+            vec![endpoint(1, NotReady, here, &[], &[]), endpoint(2, Ready, there, &[], &[])],
+            vec![2],
+            vec![],
+        ),
+        (
+            "terminating ones only if nothing is ready",
+            vec![endpoint(1, Terminating, there, &[], &[]), endpoint(2, Terminating, here, &[], &[])],
+            vec![1, 2],
+            vec![2],
+        ),
+        (
+            "local falls back on its own while the cluster has a ready one",
+            vec![endpoint(1, Ready, there, &[], &[]), endpoint(2, Terminating, here, &[], &[])],
+            vec![1],
+            vec![2],
+        ),
+        ("no node name is remote", vec![endpoint(1, Ready, None, &[], &[])], vec![1], vec![]),
+        (
+            "zone hints, all or nothing: all have one",
+            vec![endpoint(1, Ready, there, &["z1"], &[]), endpoint(2, Ready, there, &["z2"], &[])],
+            vec![1],
+            vec![],
+        ),
+        (
+            "zone hints: one is missing",
+            vec![endpoint(1, Ready, there, &["z1"], &[]), endpoint(2, Ready, there, &[], &[])],
+            vec![1, 2],
+            vec![],
+        ),
+        (
+            "zone hints: an unready endpoint without one does not count",
+            vec![endpoint(1, Ready, there, &["z1"], &[]), endpoint(2, NotReady, there, &[], &[])],
+            vec![1],
+            vec![],
+        ),
+        (
+            "zone hints: none names our zone",
+            vec![endpoint(1, Ready, there, &["z3"], &[]), endpoint(2, Ready, there, &["z2"], &[])],
+            vec![1, 2],
+            vec![],
+        ),
+        (
+            "node hints come before zone hints",
+            vec![
+                endpoint(1, Ready, there, &["z1"], &["there"]),
+                endpoint(2, Ready, here, &["z1"], &["here"]),
+            ],
+            vec![2],
+            vec![2],
+        ),
+        (
+            "node hints: none names this node, so zone hints decide",
+            vec![
+                endpoint(1, Ready, there, &["z1"], &["there"]),
+                endpoint(2, Ready, there, &["z2"], &["there"]),
+            ],
+            vec![1],
+            vec![],
+        ),
+        (
+            "local ignores hints",
+            vec![endpoint(1, Ready, here, &["z2"], &[]), endpoint(2, Ready, there, &["z1"], &[])],
+            vec![2],
+            vec![1],
+        ),
+    ] {
+        let mut service = service_named("cart");
+        service.external_local = true;
+        let store = store(service, vec![slice("a", endpoints, Some(8080))]);
+        let compiled = super::service(&store, &ObjectName::new("shop", "cart"));
+        assert_eq!(octets(&compiled[0], |endpoint| endpoint.in_cluster), cluster, "{case}: cluster");
+        assert_eq!(octets(&compiled[0], |endpoint| endpoint.in_local), local, "{case}: local");
+        for endpoint in &compiled[0].endpoints {
+            let used = endpoint.in_cluster || endpoint.in_local;
+            assert_eq!(endpoint.excluded.is_none(), used, "{case}: every one left out has a reason");
+        }
+    }
+}
+
+#[test]
+fn endpoints_are_joined_by_port_name_and_listed_once() {
+    let twice = vec![endpoint(1, EndpointState::NotReady, None, &[], &[])];
+    let better = vec![endpoint(1, EndpointState::Ready, None, &[], &[])];
+    for (case, slices, want) in [
+        (
+            "in two slices, the ready one counts",
+            vec![slice("a", twice.clone(), Some(1)), slice("b", better.clone(), Some(1))],
+            vec![1],
+        ),
+        (
+            "whatever their order",
+            vec![slice("a", better.clone(), Some(1)), slice("b", twice, Some(1))],
+            vec![1],
+        ),
+        ("no port in the slice means the Service's own", vec![slice("a", better, None)], vec![80]),
+    ] {
+        let store = store(service_named("cart"), slices);
+        let compiled = super::service(&store, &ObjectName::new("shop", "cart"));
+        let ready = compiled[0].endpoints.iter().filter(|endpoint| endpoint.state == EndpointState::Ready);
+        assert_eq!(ready.map(|endpoint| endpoint.port).collect::<Vec<_>>(), want, "{case}");
+        assert_eq!(compiled[0].endpoints.len(), 1, "{case}");
+    }
+}
+
+#[test]
+fn a_service_without_an_address_waits_for_it() {
+    let mut service = service_named("cart");
+    service.cluster_ips.clear();
+    service.external_ips = vec!["192.0.2.1".parse().unwrap()];
+    assert!(super::service(&store(service, Vec::new()), &ObjectName::new("shop", "cart")).is_empty());
+}
+
+#[test]
+fn headless_ports_are_translated_only_where_the_pod_does_not_use_them() {
+    let mut headless = service_named("cart");
+    headless.kind = ServiceKind::Headless;
+    headless.cluster_ips.clear();
+    let ready = vec![endpoint(1, EndpointState::Ready, None, &[], &[])];
+    let address: IpAddr = "10.0.0.1".parse().unwrap();
+    let pod_port = |port| vec![PodPort { address, protocol: Protocol::Tcp, port }];
+    let mut other = slice("other", ready.clone(), Some(80));
+    other.service = ObjectName::new("shop", "other");
+    let off = Service { translate_headless_port: false, ..headless.clone() };
+    for (case, service, slices, declared, want) in [
+        ("differs", &headless, vec![slice("a", ready.clone(), Some(8080))], Some(vec![]), 1),
+        ("same number", &headless, vec![slice("a", ready.clone(), Some(80))], Some(vec![]), 0),
+        (
+            "declared by a container",
+            &headless,
+            vec![slice("a", ready.clone(), Some(8080))],
+            Some(pod_port(80)),
+            0,
+        ),
+        ("another declared", &headless, vec![slice("a", ready.clone(), Some(8080))], Some(pod_port(81)), 1),
+        (
+            "shown by another Service's slice",
+            &headless,
+            vec![slice("a", ready.clone(), Some(8080)), other],
+            Some(vec![]),
+            0,
+        ),
+        ("turned off", &off, vec![slice("a", ready.clone(), Some(8080))], Some(vec![]), 0),
+        ("pods unknown", &headless, vec![slice("a", ready, Some(8080))], None, 0),
+    ] {
+        let mut store = Store::new(Node::default());
+        store.apply(Change::AllServices(vec![service.clone()]));
+        store.apply(Change::AllSlices(slices));
+        if let Some(declared) = declared {
+            store.apply(Change::AllPodPorts(declared));
+        }
+        let compiled = super::service(&store, &ObjectName::new("shop", "cart"));
+        assert_eq!(compiled.iter().map(|port| port.frontends.len()).sum::<usize>(), want, "{case}");
+    }
+}
+
+#[test]
+fn a_new_slice_that_shows_a_port_in_use_recompiles_the_headless_service() {
+    let mut headless = service_named("cart");
+    headless.kind = ServiceKind::Headless;
+    headless.cluster_ips.clear();
+    let ready = vec![endpoint(1, EndpointState::Ready, None, &[], &[])];
+    let mut store = store(headless, vec![slice("a", ready.clone(), Some(8080))]);
+    store.take_dirty();
+    let mut other = slice("other", ready, Some(80));
+    other.service = ObjectName::new("shop", "other");
+    store.apply(Change::Slice(other.name.clone(), Some(Box::new(other))));
+    assert!(store.take_dirty().contains(&ObjectName::new("shop", "cart")));
+}
+
+#[test]
+fn the_older_service_keeps_an_address_whatever_the_order() {
+    let compiled = |name: &str, created_s| {
+        let service = Service { created_s, ..service_named(name) };
+        let mut store = Store::new(Node::default());
+        store.apply(Change::AllServices(vec![service]));
+        (ObjectName::new("shop", name), super::service(&store, &ObjectName::new("shop", name)))
+    };
+    let (old, young) = (compiled("zebra", 1), compiled("ant", 2));
+    let dialled = *old.1[0].frontends.keys().next().unwrap();
+    for order in [[&old, &young], [&young, &old]] {
+        let mut claims = Claims::default();
+        claims.update(&order[0].0, &order[0].1);
+        let touched = claims.update(&order[1].0, &order[1].1);
+        assert_eq!(claims.owner(&dialled), Some(&old.0));
+        assert_eq!(touched, BTreeSet::from([order[0].0.clone()]));
+        claims.update(&old.0, &[]);
+        assert_eq!(claims.owner(&dialled), Some(&young.0), "the next one takes over");
+    }
+}

@@ -1,0 +1,84 @@
+//! Names, capacities and layouts of the maps, and the flags that set the capacities.
+
+use sluice_common::{
+    layout::{
+        BackendValue, FrontendKey, FrontendValue, NodeValue, RevnatKey, RevnatValue, ServiceValue, SlotValue,
+        SocketValue,
+    },
+    reason,
+};
+
+/// A map that the kernel programs define and that is pinned by its name.
+#[derive(Clone, Copy, Debug)]
+pub struct MapSpec {
+    /// As in `ebpf/src/maps.rs`.
+    pub name: &'static str,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Entries; `None` where the kernel decides.
+    pub capacity: fn(&Sizes) -> Option<u32>,
+    /// The flag that sets the capacity.
+    pub flag: &'static str,
+}
+
+macro_rules! spec {
+    ($name:literal, $key:ty, $value:ty, $capacity:expr, $flag:literal) => {
+        MapSpec {
+            name: $name,
+            key_size: size_of::<$key>() as u32,
+            value_size: size_of::<$value>() as u32,
+            capacity: $capacity,
+            flag: $flag,
+        }
+    };
+}
+
+/// Every pinned map.
+pub const SPECS: [MapSpec; 8] = [
+    spec!("FRONTENDS", FrontendKey, FrontendValue, |sizes| Some(sizes.max_frontends), "--max-frontends"),
+    spec!("SLOTS", u32, SlotValue, |sizes| Some(sizes.max_slots), "--max-slots"),
+    spec!("BACKENDS", u32, BackendValue, |sizes| Some(sizes.max_backends), "--max-backends"),
+    spec!("SERVICES", u32, ServiceValue, |sizes| Some(sizes.max_services), "--max-services"),
+    spec!("NODES", u32, NodeValue, |sizes| Some(sizes.max_nodes), "--max-nodes"),
+    spec!("UDP_REVNAT", RevnatKey, RevnatValue, |sizes| Some(sizes.max_udp_flows), "--max-udp-flows"),
+    spec!("SOCKETS", u32, SocketValue, |_| None, ""),
+    spec!("REASONS", u32, u64, |_| Some(reason::CAPACITY), ""),
+];
+
+/// Capacities of the maps, in entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::Args)]
+pub struct Sizes {
+    /// Addresses and ports that clients can dial
+    #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
+    pub max_frontends: u32,
+    /// Places of endpoints in Services; an endpoint takes one for each service port it serves
+    #[arg(long, default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
+    pub max_slots: u32,
+    /// Distinct endpoint addresses and ports
+    #[arg(long, default_value_t = 131_072, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
+    pub max_backends: u32,
+    /// Service ports, counted once for each IP family
+    #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
+    pub max_services: u32,
+    /// Nodes that endpoints name
+    #[arg(long, default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
+    pub max_nodes: u32,
+    /// Remembered UDP exchanges; the least recently used make room
+    #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
+    pub max_udp_flows: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            max_frontends: 65_536,
+            max_slots: 262_144,
+            max_backends: 131_072,
+            max_services: 65_536,
+            max_nodes: 16_384,
+            max_udp_flows: 65_536,
+        }
+    }
+}

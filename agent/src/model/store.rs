@@ -1,0 +1,216 @@
+//! The current objects, and which Services a change touches.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use super::{EndpointSlice, Node, ObjectName, PodPort, Protocol, Service};
+
+/// News from a source.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// All Services there are: a complete listing.
+    AllServices(Vec<Service>),
+    /// All EndpointSlices there are: a complete listing.
+    AllSlices(Vec<EndpointSlice>),
+    /// All ports that pods declare. A source that does not know pods never sends it.
+    AllPodPorts(Vec<PodPort>),
+    /// A Service is new or different; `None` when it is gone or needs no proxying any more.
+    Service(ObjectName, Option<Box<Service>>),
+    /// An EndpointSlice is new or different; `None` when it is gone.
+    Slice(ObjectName, Option<Box<EndpointSlice>>),
+    /// This node.
+    Node(Node),
+}
+
+/// Objects by name, with an index from Service to slices and from address to slices.
+#[derive(Debug, Default)]
+pub struct Store {
+    services: BTreeMap<ObjectName, Service>,
+    slices: BTreeMap<ObjectName, EndpointSlice>,
+    by_service: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    by_address: BTreeMap<IpAddr, BTreeSet<ObjectName>>,
+    pod_ports: Option<BTreeSet<PodPort>>,
+    node: Node,
+    dirty: BTreeSet<ObjectName>,
+    services_listed: bool,
+    slices_listed: bool,
+}
+
+impl Store {
+    /// An empty store of the node `name`.
+    pub fn new(node: Node) -> Self {
+        Self { node, ..Self::default() }
+    }
+
+    /// Whether Services **and** EndpointSlices were listed completely: before that nothing may be deleted.
+    pub const fn is_listed(&self) -> bool {
+        self.services_listed && self.slices_listed
+    }
+
+    /// Takes `change` in and remembers which Services it touches.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::AllServices(services) => self.replace_services(services),
+            Change::AllSlices(slices) => self.replace_slices(slices),
+            Change::AllPodPorts(ports) => self.replace_pod_ports(ports),
+            Change::Service(name, service) => self.set_service(name, service.map(|service| *service)),
+            Change::Slice(name, slice) => self.set_slice(name, slice.map(|slice| *slice)),
+            Change::Node(node) => {
+                if node != self.node {
+                    self.node = node;
+                    self.dirty.extend(self.services.keys().cloned());
+                }
+            }
+        }
+    }
+
+    /// The Services to compile again, once; those that are gone among them.
+    pub fn take_dirty(&mut self) -> BTreeSet<ObjectName> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Marks a Service, for another try.
+    pub fn mark(&mut self, name: ObjectName) {
+        self.dirty.insert(name);
+    }
+
+    /// The Service of that name.
+    pub fn service(&self, name: &ObjectName) -> Option<&Service> {
+        self.services.get(name)
+    }
+
+    /// How many Services and EndpointSlices there are.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.services.len(), self.slices.len())
+    }
+
+    /// This node.
+    pub const fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The slices of a Service, in the order of their names.
+    pub fn slices_of(&self, service: &ObjectName) -> Vec<&EndpointSlice> {
+        let names = self.by_service.get(service).into_iter().flatten();
+        names.filter_map(|name| self.slices.get(name)).collect()
+    }
+
+    /// Whether the pod at `address` listens on that very port, as far as any object shows; `None` when the
+    /// source does not tell what pods declare, so that nobody can know.
+    pub fn pod_uses(&self, address: IpAddr, protocol: Protocol, port: u16) -> Option<bool> {
+        let declared = self.pod_ports.as_ref()?.contains(&PodPort { address, protocol, port });
+        let slices = self.by_address.get(&address).into_iter().flatten();
+        let in_slices = slices.filter_map(|name| self.slices.get(name)).any(|slice| {
+            slice.ports.iter().any(|candidate| candidate.protocol == protocol && candidate.port == Some(port))
+        });
+        Some(declared || in_slices)
+    }
+
+    fn replace_services(&mut self, services: Vec<Service>) {
+        self.services_listed = true;
+        let mut gone: BTreeSet<ObjectName> = self.services.keys().cloned().collect();
+        for service in services {
+            gone.remove(&service.name);
+            self.set_service(service.name.clone(), Some(service));
+        }
+        for name in gone {
+            self.set_service(name, None);
+        }
+    }
+
+    fn replace_slices(&mut self, slices: Vec<EndpointSlice>) {
+        self.slices_listed = true;
+        let mut gone: BTreeSet<ObjectName> = self.slices.keys().cloned().collect();
+        for slice in slices {
+            gone.remove(&slice.name);
+            self.set_slice(slice.name.clone(), Some(slice));
+        }
+        for name in gone {
+            self.set_slice(name, None);
+        }
+    }
+
+    fn replace_pod_ports(&mut self, ports: Vec<PodPort>) {
+        let new: BTreeSet<PodPort> = ports.into_iter().collect();
+        let Some(old) = self.pod_ports.replace(new.clone()) else {
+            // What nobody could know until now, everybody may ask about.
+            self.dirty.extend(self.services.keys().cloned());
+            return;
+        };
+        let changed: BTreeSet<IpAddr> = old.symmetric_difference(&new).map(|port| port.address).collect();
+        for address in changed {
+            self.mark_users_of(address);
+        }
+    }
+
+    fn set_service(&mut self, name: ObjectName, service: Option<Service>) {
+        let changed = match service {
+            Some(service) if self.services.get(&name) == Some(&service) => false,
+            Some(service) => {
+                self.services.insert(name.clone(), service);
+                true
+            }
+            None => self.services.remove(&name).is_some(),
+        };
+        if changed {
+            self.dirty.insert(name);
+        }
+    }
+
+    fn set_slice(&mut self, name: ObjectName, slice: Option<EndpointSlice>) {
+        if slice.as_ref() == self.slices.get(&name) {
+            return;
+        }
+        if let Some(old) = self.slices.remove(&name) {
+            self.unindex(&name, &old);
+        }
+        if let Some(new) = slice {
+            self.index(&name, &new);
+            self.slices.insert(name, new);
+        }
+    }
+
+    fn index(&mut self, name: &ObjectName, slice: &EndpointSlice) {
+        self.by_service.entry(slice.service.clone()).or_default().insert(name.clone());
+        self.dirty.insert(slice.service.clone());
+        for address in slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses) {
+            self.by_address.entry(*address).or_default().insert(name.clone());
+            self.mark_users_of(*address);
+        }
+    }
+
+    fn unindex(&mut self, name: &ObjectName, slice: &EndpointSlice) {
+        self.dirty.insert(slice.service.clone());
+        if let Some(names) = self.by_service.get_mut(&slice.service) {
+            names.remove(name);
+            if names.is_empty() {
+                self.by_service.remove(&slice.service);
+            }
+        }
+        for address in slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses) {
+            self.mark_users_of(*address);
+            if let Some(names) = self.by_address.get_mut(address) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.by_address.remove(address);
+                }
+            }
+        }
+    }
+
+    /// Headless Services look at the ports that other slices show for their endpoints' addresses.
+    fn mark_users_of(&mut self, address: IpAddr) {
+        let names = self.by_address.get(&address).into_iter().flatten();
+        for service in names.filter_map(|name| self.slices.get(name)).map(|slice| &slice.service) {
+            let headless = self
+                .services
+                .get(service)
+                .is_some_and(|service| service.kind == sluice_common::layout::ServiceKind::Headless);
+            if headless {
+                self.dirty.insert(service.clone());
+            }
+        }
+    }
+}

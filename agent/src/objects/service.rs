@@ -1,0 +1,204 @@
+//! `v1.Service` into the model.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1 as core;
+
+use super::{Complaints, Converted, parse_ip, parse_port};
+use crate::model::{ObjectName, Protocol, Service, ServiceKind, ServicePort};
+
+/// Labels that tell every proxy, or every proxy but one, to leave a Service alone.
+/// Source: kube-proxy `cmd/kube-proxy/app/server.go`, `serviceProxyRequirement`.
+const NOT_FOR_US: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
+const HEADLESS_ANNOTATION: &str = "sluice.dev/headless-port-translation";
+/// Source: KEP and API default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
+const AFFINITY_DEFAULT_S: i32 = 10_800;
+const AFFINITY_MAX_S: i32 = 86_400;
+
+/// A Service and what its endpoints would be made from, where nobody makes EndpointSlices.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ServiceWithSelector {
+    /// The model's part.
+    pub service: Service,
+    /// `spec.selector`; empty when endpoints are managed by hand.
+    pub selector: BTreeMap<String, String>,
+    /// `spec.ports[].targetPort`, by port name.
+    pub target_ports: BTreeMap<String, TargetPort>,
+    /// `spec.publishNotReadyAddresses`.
+    pub publish_not_ready: bool,
+}
+
+/// `targetPort`: a number, or the name of a container's port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TargetPort {
+    /// That port.
+    Number(u16),
+    /// The container port of that name.
+    Name(String),
+}
+
+/// Converts a Service; `value` is `None` for those that no proxy serves.
+pub fn service(object: &core::Service) -> Converted<ServiceWithSelector> {
+    let meta = &object.metadata;
+    let name = ObjectName::new(
+        meta.namespace.as_deref().unwrap_or("default"),
+        meta.name.as_deref().unwrap_or_default(),
+    );
+    let mut complaints = Complaints::new("Service", name.clone());
+    if name.name.is_empty() {
+        complaints.add("metadata.name", "is missing; the Service is left out");
+        return complaints.done(None);
+    }
+    let Some(spec) = &object.spec else {
+        complaints.add("spec", "is missing; the Service is left out");
+        return complaints.done(None);
+    };
+    let labelled = meta.labels.iter().flatten().any(|(key, _)| NOT_FOR_US.contains(&key.as_str()));
+    let Some(kind) = kind(spec, &mut complaints).filter(|_| !labelled) else {
+        return complaints.done(None);
+    };
+    let (ports, target_ports) = ports(spec, &mut complaints);
+    let annotations = meta.annotations.iter().flatten();
+    let translate = annotations.clone().find(|(key, _)| *key == HEADLESS_ANNOTATION).map(|(_, value)| value);
+    let service = Service {
+        name,
+        kind,
+        created_s: meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        cluster_ips: cluster_ips(spec, kind, &mut complaints),
+        external_ips: complaints
+            .addresses("spec.externalIPs", spec.external_ips.as_deref().unwrap_or_default()),
+        load_balancer_ips: load_balancer_ips(object, kind, &mut complaints),
+        ports,
+        internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+        affinity_timeout_s: affinity(spec, &mut complaints),
+        translate_headless_port: translate.is_none_or(|value| value != "false"),
+    };
+    complaints.done(Some(ServiceWithSelector {
+        service,
+        selector: spec.selector.clone().unwrap_or_default(),
+        target_ports,
+        publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+    }))
+}
+
+fn kind(spec: &core::ServiceSpec, complaints: &mut Complaints) -> Option<ServiceKind> {
+    match spec.type_.as_deref().unwrap_or("ClusterIP") {
+        "ExternalName" => None,
+        _ if spec.cluster_ip.as_deref() == Some("None") => Some(ServiceKind::Headless),
+        "ClusterIP" => Some(ServiceKind::ClusterIp),
+        "NodePort" => Some(ServiceKind::NodePort),
+        "LoadBalancer" => Some(ServiceKind::LoadBalancer),
+        other => {
+            complaints.add(
+                "spec.type",
+                format!("{other:?} is none of ClusterIP, NodePort, LoadBalancer, ExternalName; the Service is left out"),
+            );
+            None
+        }
+    }
+}
+
+fn cluster_ips(
+    spec: &core::ServiceSpec,
+    kind: ServiceKind,
+    complaints: &mut Complaints,
+) -> Vec<std::net::IpAddr> {
+    if kind == ServiceKind::Headless {
+        return Vec::new();
+    }
+    match (spec.cluster_ips.as_deref(), spec.cluster_ip.as_deref()) {
+        (Some(list), _) if !list.is_empty() => complaints.addresses("spec.clusterIPs", list),
+        (_, Some(one)) if !one.is_empty() => match parse_ip(one) {
+            Some(address) => vec![address],
+            None => {
+                complaints.add("spec.clusterIP", format!("{one:?} is not an IP address; left out"));
+                Vec::new()
+            }
+        },
+        _ => Vec::new(),
+    }
+}
+
+/// Only VIPs: an address in Proxy mode ends elsewhere, and its traffic must leave the node (KEP-1860).
+fn load_balancer_ips(
+    object: &core::Service,
+    kind: ServiceKind,
+    complaints: &mut Complaints,
+) -> Vec<std::net::IpAddr> {
+    if kind != ServiceKind::LoadBalancer {
+        return Vec::new();
+    }
+    let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
+    let vips = ingress.iter().filter(|entry| entry.ip_mode.as_deref() != Some("Proxy"));
+    let texts: Vec<String> = vips.filter_map(|entry| entry.ip.clone()).filter(|ip| !ip.is_empty()).collect();
+    complaints.addresses("status.loadBalancer.ingress", &texts)
+}
+
+fn ports(
+    spec: &core::ServiceSpec,
+    complaints: &mut Complaints,
+) -> (Vec<ServicePort>, BTreeMap<String, TargetPort>) {
+    let (mut ports, mut targets) = (Vec::new(), BTreeMap::new());
+    for (index, port) in spec.ports.iter().flatten().enumerate() {
+        let path = format!("spec.ports[{index}]");
+        let Some(number) = parse_port(port.port) else {
+            complaints.add(
+                format!("{path}.port"),
+                format!("{} is not within 1 to 65535; the port is left out", port.port),
+            );
+            continue;
+        };
+        let text = port.protocol.as_deref().unwrap_or("TCP");
+        let Some(protocol) = Protocol::from_name(text) else {
+            complaints.add(
+                format!("{path}.protocol"),
+                format!("{text:?} is none of TCP, UDP, SCTP; the port is left out"),
+            );
+            continue;
+        };
+        let name = port.name.clone().unwrap_or_default();
+        if targets.contains_key(&name) {
+            complaints.add(
+                format!("{path}.name"),
+                format!("{name:?} names an earlier port too; the port is left out"),
+            );
+            continue;
+        }
+        let Some(target) = target_port(port, number) else {
+            complaints.add(format!("{path}.targetPort"), "is not within 1 to 65535; the port is left out");
+            continue;
+        };
+        targets.insert(name.clone(), target);
+        let node_port = port.node_port.and_then(parse_port).unwrap_or(0);
+        ports.push(ServicePort { name, protocol, port: number, node_port });
+    }
+    (ports, targets)
+}
+
+fn target_port(port: &core::ServicePort, number: u16) -> Option<TargetPort> {
+    use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+    match &port.target_port {
+        None => Some(TargetPort::Number(number)),
+        Some(IntOrString::Int(0)) => Some(TargetPort::Number(number)),
+        Some(IntOrString::Int(target)) => parse_port(*target).map(TargetPort::Number),
+        Some(IntOrString::String(name)) => Some(TargetPort::Name(name.clone())),
+    }
+}
+
+fn affinity(spec: &core::ServiceSpec, complaints: &mut Complaints) -> Option<u32> {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let timeout_s = config.and_then(|config| config.timeout_seconds).unwrap_or(AFFINITY_DEFAULT_S);
+    if !(1..=AFFINITY_MAX_S).contains(&timeout_s) {
+        complaints.add(
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+            format!("{timeout_s} is not within 1 to {AFFINITY_MAX_S}; {AFFINITY_DEFAULT_S} is used"),
+        );
+        return Some(AFFINITY_DEFAULT_S.unsigned_abs());
+    }
+    Some(timeout_s.unsigned_abs())
+}

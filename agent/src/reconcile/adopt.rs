@@ -1,0 +1,91 @@
+//! Taking over maps that an earlier agent filled: ids and ranges in use stay what they are. What is damaged is
+//! not trusted: it is written anew, and `purge` removes the rest.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use sluice_common::layout::{ServiceValue, SlotValue};
+
+use super::{
+    Placed, Reconciler, Unit,
+    encode::port_id,
+    interner::Interner,
+    ranges::{Ids, Range, Ranges},
+};
+use crate::{
+    compile::Claims,
+    maps::{Sizes, Tables},
+};
+
+pub fn adopt(actual: Tables, sizes: Sizes) -> Reconciler {
+    let mut reconciler = Reconciler {
+        frontends_of: HashMap::new(),
+        units: BTreeMap::new(),
+        by_service: BTreeMap::new(),
+        claims: Claims::default(),
+        service_ids: Ids::new(sizes.max_services),
+        // Arrays: the capacity counts entry 0, which is never used.
+        backends: Interner::new(sizes.max_backends - 1),
+        nodes: Interner::new(sizes.max_nodes),
+        slots: Ranges::new(sizes.max_slots),
+        sizes,
+        writes: 0,
+        actual,
+    };
+    for (key, value) in &reconciler.actual.frontends {
+        reconciler.frontends_of.entry(value.service_id).or_default().insert(*key);
+    }
+    for (id, value) in in_order(&reconciler.actual.nodes) {
+        reconciler.nodes.adopt(id, value);
+    }
+    for (id, value) in in_order(&reconciler.actual.backends) {
+        reconciler.backends.adopt(id, value);
+    }
+    for (service_id, value) in in_order(&reconciler.actual.services) {
+        adopt_unit(&mut reconciler, service_id, &value);
+    }
+    let used: BTreeSet<u32> = reconciler
+        .units
+        .values()
+        .flat_map(|unit| unit.current.range.start..unit.current.range.start + unit.current.range.count)
+        .collect();
+    reconciler.actual.slots.retain(|index, _| used.contains(index));
+    reconciler.backends.rest_unreferred(0);
+    reconciler.nodes.rest_unreferred(0);
+    reconciler
+}
+
+fn adopt_unit(reconciler: &mut Reconciler, service_id: u32, value: &ServiceValue) {
+    let Some(id) = port_id(value).filter(|id| !reconciler.units.contains_key(id)) else {
+        return;
+    };
+    if !reconciler.service_ids.reserve(service_id) {
+        return;
+    }
+    let current =
+        placed(reconciler, service_id, Range { start: value.range_start, count: value.range_count });
+    reconciler.refer(&current.slots);
+    reconciler.by_service.entry(id.service.clone()).or_default().insert(id.clone());
+    reconciler.units.insert(id, Unit { service_id, current, ..Unit::default() });
+}
+
+/// The slots of `range` if all of them are there, belong to the service and name backends; else nothing.
+fn placed(reconciler: &mut Reconciler, service_id: u32, range: Range) -> Placed {
+    if range.end() > u64::from(reconciler.slots.capacity()) {
+        return Placed::default();
+    }
+    let indices = range.start..range.start + range.count;
+    let slots: Option<Vec<SlotValue>> = indices
+        .map(|index| {
+            let slot = reconciler.actual.slots.get(&index).copied();
+            slot.filter(|slot| slot.service_id == service_id && reconciler.backends.has(slot.backend_id))
+        })
+        .collect();
+    match slots {
+        Some(slots) if reconciler.slots.reserve(range) => Placed { range, slots },
+        Some(_) | None => Placed::default(),
+    }
+}
+
+fn in_order<V: Copy>(map: &HashMap<u32, V>) -> BTreeMap<u32, V> {
+    map.iter().map(|(id, value)| (*id, *value)).collect()
+}

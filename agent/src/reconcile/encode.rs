@@ -1,0 +1,153 @@
+//! Between compiled services and map entries.
+
+use std::net::IpAddr;
+
+use sluice_common::{
+    Addr,
+    layout::{
+        BackendValue, FLAG_HAS_ENDPOINTS, FLAG_INTERNAL_LOCAL, FrontendKey, FrontendValue, Name, NodeValue,
+        ServiceValue, SlotValue,
+    },
+};
+
+use super::ranges::Range;
+use crate::{
+    compile::{CompiledEndpoint, CompiledPort, Dialled, Frontend, PortId},
+    model::{Family, ObjectName, Protocol, ServiceKind},
+};
+
+/// The key for what a client dials.
+pub fn frontend_key(dialled: &Dialled) -> FrontendKey {
+    FrontendKey {
+        addr: Addr::from(dialled.address),
+        port_be: dialled.port.to_be(),
+        protocol: dialled.protocol as u8,
+        pad: 0,
+    }
+}
+
+/// What a client dials to meet `key`; `None` if the protocol is not one we know.
+pub fn dialled(key: &FrontendKey) -> Option<Dialled> {
+    Some(Dialled {
+        address: IpAddr::from(key.addr),
+        port: u16::from_be(key.port_be),
+        protocol: Protocol::from_number(key.protocol)?,
+    })
+}
+
+pub fn node_value(endpoint: &CompiledEndpoint) -> Option<NodeValue> {
+    let name = endpoint.node.as_deref()?;
+    Some(NodeValue { name: Name::new(name), zone: Name::new(endpoint.zone.as_deref().unwrap_or_default()) })
+}
+
+pub fn backend_value(endpoint: &CompiledEndpoint, node_id: u32) -> BackendValue {
+    BackendValue { addr: Addr::from(endpoint.address), port_be: endpoint.port.to_be(), pad: 0, node_id }
+}
+
+/// Which of a port's endpoints stand in its range, in order: cluster, then local, then the excluded ones.
+pub struct Order {
+    /// Indices into `CompiledPort::endpoints`.
+    pub endpoints: Vec<usize>,
+    cluster: u32,
+    local: u32,
+}
+
+impl Order {
+    pub fn of(port: &CompiledPort) -> Self {
+        let pick = |want: fn(&CompiledEndpoint) -> bool| {
+            let numbered = port.endpoints.iter().enumerate();
+            numbered.filter(move |(_, endpoint)| want(endpoint)).map(|(index, _)| index)
+        };
+        let mut endpoints: Vec<usize> = pick(|endpoint| endpoint.in_cluster).collect();
+        let cluster = endpoints.len() as u32;
+        endpoints.extend(pick(|endpoint| endpoint.in_local));
+        let local = endpoints.len() as u32 - cluster;
+        endpoints.extend(pick(|endpoint| endpoint.excluded.is_some()));
+        Self { endpoints, cluster, local }
+    }
+}
+
+/// The slots of a service, given the backend id of each endpoint (by index).
+pub fn slots(port: &CompiledPort, order: &Order, service_id: u32, backend_ids: &[u32]) -> Vec<SlotValue> {
+    let slot = |index: &usize| {
+        let endpoint = &port.endpoints[*index];
+        SlotValue {
+            backend_id: backend_ids[*index],
+            service_id,
+            state: endpoint.state as u8,
+            excluded: endpoint.excluded.map_or(0, |excluded| excluded as u8),
+            local: u8::from(endpoint.local),
+            pad: 0,
+            pad2: 0,
+        }
+    };
+    order.endpoints.iter().map(slot).collect()
+}
+
+pub fn frontend_value(
+    port: &CompiledPort,
+    frontend: &Frontend,
+    order: &Order,
+    service_id: u32,
+    range: Range,
+) -> FrontendValue {
+    let mut flags = 0;
+    if !port.endpoints.is_empty() {
+        flags |= FLAG_HAS_ENDPOINTS;
+    }
+    let (mut cluster_start, mut cluster_count) = (range.start, order.cluster);
+    let (mut local_start, mut local_count) = (range.start + order.cluster, order.local);
+    match frontend.only {
+        // An endpoint's own address leads to that endpoint, whatever the policies.
+        Some(only) => {
+            let position = order.endpoints.iter().position(|index| *index == only);
+            cluster_start = range.start + position.unwrap_or(0) as u32;
+            cluster_count = u32::from(position.is_some());
+            (local_start, local_count) = (cluster_start, cluster_count);
+        }
+        None if port.internal_local => flags |= FLAG_INTERNAL_LOCAL,
+        None => {}
+    }
+    FrontendValue {
+        service_id,
+        flags,
+        kind: frontend.kind as u8,
+        pad: 0,
+        affinity_timeout_s: port.affinity_timeout_s,
+        cluster_start,
+        cluster_count,
+        local_start,
+        local_count,
+        pad2: 0,
+    }
+}
+
+pub fn service_value(port: &CompiledPort, range: Range) -> ServiceValue {
+    ServiceValue {
+        namespace: Name::new(&port.id.service.namespace),
+        name: Name::new(&port.id.service.name),
+        port_name: Name::new(&port.id.port_name),
+        range_start: range.start,
+        range_count: range.count,
+        port_be: port.port.to_be(),
+        protocol: port.protocol as u8,
+        kind: port.kind as u8,
+        family: port.id.family as u8,
+        pad: [0; 3],
+    }
+}
+
+/// The identity that a service id stands for; `None` if the value is damaged.
+pub fn port_id(value: &ServiceValue) -> Option<PortId> {
+    let family = match value.family {
+        4 => Family::V4,
+        6 => Family::V6,
+        _ => return None,
+    };
+    ServiceKind::try_from(value.kind).ok()?;
+    Some(PortId {
+        service: ObjectName::new(value.namespace.as_str(), value.name.as_str()),
+        port_name: value.port_name.as_str().to_owned(),
+        family,
+    })
+}

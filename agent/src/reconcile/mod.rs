@@ -1,0 +1,224 @@
+//! From what the maps hold to what they should hold: decides each write and its order, and does no I/O but
+//! through a [`Writer`].
+//!
+//! Order, so that a reader sees the old set of endpoints or the new one and never a mixture: nodes and backends,
+//! then slots in a **new** range, then the service's names, then its frontends one by one; only then go
+//! frontends that nobody wants, and after a grace period the old range and unused backends.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::{
+    compile::{Claims, CompiledPort, PortId},
+    maps::{Op, Sizes, Tables, WriteError, Writer},
+    model::ObjectName,
+};
+
+mod adopt;
+mod encode;
+mod interner;
+mod plan;
+mod ranges;
+
+use interner::Interner;
+use ranges::{Range, Ranges};
+use sluice_common::layout::{FrontendKey, SlotValue};
+
+pub use encode::{dialled, frontend_key, port_id};
+
+/// How long a range, a backend or an id rests before it is used again. A hook runs for microseconds, so that one
+/// second is long; the owner that each slot names catches what even that would miss.
+pub const GRACE_NS: u64 = 1_000_000_000;
+
+/// The writing side of the maps: their mirror, who owns what in them, and what rests.
+#[derive(Debug)]
+pub struct Reconciler {
+    /// What the maps hold: as read at the start, then as written.
+    actual: Tables,
+    /// Which of the frontends in `actual` lead to a service.
+    frontends_of: HashMap<u32, BTreeSet<FrontendKey>>,
+    units: BTreeMap<PortId, Unit>,
+    by_service: BTreeMap<ObjectName, BTreeSet<PortId>>,
+    claims: Claims,
+    service_ids: ranges::Ids,
+    backends: Interner<sluice_common::layout::BackendValue>,
+    nodes: Interner<sluice_common::layout::NodeValue>,
+    slots: Ranges,
+    sizes: Sizes,
+    writes: u64,
+}
+
+/// A service port in the maps.
+#[derive(Debug, Default)]
+struct Unit {
+    service_id: u32,
+    /// The range that the frontends should name.
+    current: Placed,
+    /// Ranges that frontends may still name, because a write failed half-way.
+    stale: Vec<Placed>,
+    /// What was compiled last; `None` after adoption, until the first compile.
+    compiled: Option<CompiledPort>,
+}
+
+/// A range and what it should hold; each slot counts as a reference to its backend and that backend's node.
+#[derive(Debug, Default)]
+struct Placed {
+    range: Range,
+    slots: Vec<SlotValue>,
+}
+
+/// What a round of reconciling came to.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Services that this round looked at.
+    pub looked_at: BTreeSet<ObjectName>,
+    /// Services that are not, or not entirely, in the maps; each with its reason.
+    pub failed: BTreeMap<ObjectName, WriteError>,
+    /// Addresses that an older Service has already: loser, address, winner.
+    pub conflicts: Vec<(ObjectName, crate::compile::Dialled, ObjectName)>,
+    /// Writes done.
+    pub writes: u64,
+}
+
+impl Reconciler {
+    /// Starts from the contents of the maps; ids and ranges in use stay what they are.
+    pub fn new(actual: Tables, sizes: Sizes) -> Self {
+        adopt::adopt(actual, sizes)
+    }
+
+    /// What the maps hold.
+    pub const fn tables(&self) -> &Tables {
+        &self.actual
+    }
+
+    /// Services that the maps hold and that `is_wanted` does not know: leftovers of an earlier run.
+    pub fn leftovers(&self, is_wanted: impl Fn(&ObjectName) -> bool) -> BTreeSet<ObjectName> {
+        self.by_service.keys().filter(|name| !is_wanted(name)).cloned().collect()
+    }
+
+    /// Brings Services to what was compiled for each; an empty list of ports removes one.
+    pub fn reconcile(
+        &mut self,
+        writer: &mut impl Writer,
+        compiled: BTreeMap<ObjectName, Vec<CompiledPort>>,
+        now_ns: u64,
+    ) -> Outcome {
+        let before = self.writes;
+        let mut outcome = Outcome::default();
+        let mut touched = BTreeSet::new();
+        for (name, ports) in &compiled {
+            touched.extend(self.claims.update(name, ports));
+        }
+        let mut work = compiled;
+        for name in touched {
+            // Lost or won an address by another's change: its own ports are what they were.
+            if !work.contains_key(&name) {
+                let ports = self.last_compiled(&name);
+                work.insert(name, ports);
+            }
+        }
+        // Everything new goes in before anything old goes out, over all Services of this round.
+        for (name, ports) in &work {
+            for port in ports {
+                if let Err(error) = self.put(writer, port, &mut outcome) {
+                    outcome.failed.insert(name.clone(), error);
+                }
+            }
+        }
+        for (name, ports) in &work {
+            let wanted: BTreeSet<&PortId> = ports.iter().map(|port| &port.id).collect();
+            if !outcome.failed.contains_key(name)
+                && let Err(error) = self.remove_unwanted(writer, name, &wanted, now_ns)
+            {
+                outcome.failed.insert(name.clone(), error);
+            }
+        }
+        if !outcome.failed.is_empty() {
+            self.backends.rest_unreferred(now_ns);
+            self.nodes.rest_unreferred(now_ns);
+        }
+        outcome.looked_at = work.into_keys().collect();
+        outcome.writes = self.writes - before;
+        outcome
+    }
+
+    /// Frees what has rested long enough. Returns whether anything still rests.
+    ///
+    /// # Errors
+    /// A write failed; it is tried again next time.
+    pub fn collect(&mut self, writer: &mut impl Writer, now_ns: u64) -> Result<bool, WriteError> {
+        for id in self.backends.expired(now_ns) {
+            self.write(writer, &Op::DeleteBackend(id))?;
+            self.backends.free(id);
+        }
+        for id in self.nodes.expired(now_ns) {
+            self.write(writer, &Op::DeleteNode(id))?;
+            self.nodes.free(id);
+        }
+        self.slots.release_expired(now_ns);
+        self.service_ids.release_expired(now_ns);
+        let resting = self.backends.is_resting() || self.nodes.is_resting();
+        Ok(resting || self.slots.is_resting() || self.service_ids.is_resting())
+    }
+
+    /// Removes what an earlier run left and nobody can name any more: entries of unknown services. For after
+    /// the first complete listing.
+    ///
+    /// # Errors
+    /// A write failed; it is safe to call again.
+    pub fn purge(&mut self, writer: &mut impl Writer) -> Result<(), WriteError> {
+        let known: BTreeSet<u32> = self.units.values().map(|unit| unit.service_id).collect();
+        let frontends = self.actual.frontends.iter();
+        let strays = frontends.filter(|(_, value)| !known.contains(&value.service_id)).map(|(key, _)| *key);
+        for key in strays.collect::<BTreeSet<_>>() {
+            self.write(writer, &Op::DeleteFrontend(key))?;
+        }
+        let strays = self.actual.services.keys().filter(|id| !known.contains(id)).copied();
+        for id in strays.collect::<BTreeSet<_>>() {
+            self.write(writer, &Op::DeleteService(id))?;
+        }
+        let strays = self.actual.backends.keys().filter(|id| !self.backends.has(**id)).copied();
+        for id in strays.collect::<BTreeSet<_>>() {
+            self.write(writer, &Op::DeleteBackend(id))?;
+        }
+        let strays = self.actual.nodes.keys().filter(|id| !self.nodes.has(**id)).copied();
+        for id in strays.collect::<BTreeSet<_>>() {
+            self.write(writer, &Op::DeleteNode(id))?;
+        }
+        Ok(())
+    }
+
+    fn last_compiled(&self, name: &ObjectName) -> Vec<CompiledPort> {
+        let ids = self.by_service.get(name).into_iter().flatten();
+        ids.filter_map(|id| self.units.get(id)?.compiled.clone()).collect()
+    }
+
+    /// Does one write unless the maps say so already; on success the mirror says so too.
+    fn write(&mut self, writer: &mut impl Writer, op: &Op) -> Result<(), WriteError> {
+        if self.actual.lacks(op) {
+            writer.write(op)?;
+            self.writes += 1;
+            self.note_owner(op);
+            self.actual.apply(op);
+        }
+        Ok(())
+    }
+
+    /// Keeps `frontends_of` in step with a write that is about to enter `actual`.
+    fn note_owner(&mut self, op: &Op) {
+        let (Op::PutFrontend(key, _) | Op::DeleteFrontend(key)) = op else { return };
+        if let Some(old) = self.actual.frontends.get(key)
+            && let Some(keys) = self.frontends_of.get_mut(&old.service_id)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.frontends_of.remove(&old.service_id);
+            }
+        }
+        if let Op::PutFrontend(key, value) = op {
+            self.frontends_of.entry(value.service_id).or_default().insert(*key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! The writes of one service port, and those that remove what nobody wants.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Outcome, Placed, Reconciler, Unit,
+    encode::{self, Order},
+    ranges::Range,
+};
+use sluice_common::layout::SlotValue;
+
+use crate::{
+    compile::{CompiledPort, PortId},
+    maps::{Op, WriteError, Writer},
+    model::ObjectName,
+};
+
+impl Reconciler {
+    /// Puts a service port in. Safe to repeat after a failure: what is in already is not written again.
+    pub(super) fn put(
+        &mut self,
+        writer: &mut impl Writer,
+        port: &CompiledPort,
+        outcome: &mut Outcome,
+    ) -> Result<(), WriteError> {
+        let service_id = self.unit_of(&port.id)?;
+        let order = Order::of(port);
+        let backend_ids = self.put_backends(writer, port)?;
+        let slots = encode::slots(port, &order, service_id, &backend_ids);
+        let range = self.range_for(&port.id, &slots)?;
+        for (index, slot) in (range.start..).zip(&slots) {
+            self.write(writer, &Op::PutSlot(index, *slot))?;
+        }
+        self.write(writer, &Op::PutService(service_id, encode::service_value(port, range)))?;
+        for (dialled, frontend) in &port.frontends {
+            match self.claims.owner(dialled) {
+                Some(owner) if *owner != port.id.service => {
+                    outcome.conflicts.push((port.id.service.clone(), *dialled, owner.clone()));
+                }
+                Some(_) | None => {
+                    let value = encode::frontend_value(port, frontend, &order, service_id, range);
+                    self.write(writer, &Op::PutFrontend(encode::frontend_key(dialled), value))?;
+                }
+            }
+        }
+        if let Some(unit) = self.units.get_mut(&port.id) {
+            unit.compiled = Some(port.clone());
+        }
+        Ok(())
+    }
+
+    /// The service id of `id`, given out if it is new.
+    fn unit_of(&mut self, id: &PortId) -> Result<u32, WriteError> {
+        if let Some(unit) = self.units.get(id) {
+            return Ok(unit.service_id);
+        }
+        let full =
+            WriteError::Full { map: "SERVICES", capacity: self.sizes.max_services, flag: "--max-services" };
+        let service_id = self.service_ids.allocate().ok_or(full)?;
+        self.units.insert(id.clone(), Unit { service_id, ..Unit::default() });
+        self.by_service.entry(id.service.clone()).or_default().insert(id.clone());
+        Ok(service_id)
+    }
+
+    /// Puts nodes and backends in; returns the backend id of each endpoint.
+    fn put_backends(
+        &mut self,
+        writer: &mut impl Writer,
+        port: &CompiledPort,
+    ) -> Result<Vec<u32>, WriteError> {
+        let mut ids = Vec::with_capacity(port.endpoints.len());
+        for endpoint in &port.endpoints {
+            let node_id = match encode::node_value(endpoint) {
+                None => 0,
+                Some(node) => {
+                    let capacity = self.nodes.capacity();
+                    let full = WriteError::Full { map: "NODES", capacity, flag: "--max-nodes" };
+                    let id = self.nodes.id_of(node).ok_or(full)?;
+                    self.write(writer, &Op::PutNode(id, node))?;
+                    id
+                }
+            };
+            let capacity = self.backends.capacity();
+            let full = WriteError::Full { map: "BACKENDS", capacity, flag: "--max-backends" };
+            let value = encode::backend_value(endpoint, node_id);
+            let id = self.backends.id_of(value).ok_or(full)?;
+            self.write(writer, &Op::PutBackend(id, value))?;
+            ids.push(id);
+        }
+        Ok(ids)
+    }
+
+    /// The range for `slots`: the present one if it is theirs already, else a new one.
+    fn range_for(&mut self, id: &PortId, slots: &[SlotValue]) -> Result<Range, WriteError> {
+        let Some(unit) = self.units.get_mut(id) else {
+            return Ok(Range::default());
+        };
+        if unit.current.slots == slots {
+            return Ok(unit.current.range);
+        }
+        let capacity = self.slots.capacity();
+        let full = WriteError::Full { map: "SLOTS", capacity, flag: "--max-slots" };
+        let range = self.slots.allocate(slots.len() as u32).ok_or(full)?;
+        let old = std::mem::replace(&mut unit.current, Placed { range, slots: slots.to_vec() });
+        unit.stale.push(old);
+        self.refer(slots);
+        Ok(range)
+    }
+
+    /// Counts one reference for each slot.
+    pub(super) fn refer(&mut self, slots: &[SlotValue]) {
+        for slot in slots {
+            self.backends.refer(slot.backend_id);
+            if let Some(backend) = self.actual.backends.get(&slot.backend_id) {
+                self.nodes.refer(backend.node_id);
+            }
+        }
+    }
+
+    /// Removes the frontends and ports of `name` that are not `wanted`, and lets old ranges rest.
+    pub(super) fn remove_unwanted(
+        &mut self,
+        writer: &mut impl Writer,
+        name: &ObjectName,
+        wanted: &BTreeSet<&PortId>,
+        now_ns: u64,
+    ) -> Result<(), WriteError> {
+        for id in self.by_service.get(name).cloned().unwrap_or_default() {
+            let keep = wanted.contains(&id);
+            self.remove_frontends(writer, &id, keep)?;
+            if keep {
+                self.retire_stale(&id, now_ns);
+            } else {
+                self.remove_unit(writer, &id, now_ns)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_frontends(
+        &mut self,
+        writer: &mut impl Writer,
+        id: &PortId,
+        keep: bool,
+    ) -> Result<(), WriteError> {
+        let Some(unit) = self.units.get(id) else { return Ok(()) };
+        let desired: BTreeSet<_> = unit
+            .compiled
+            .iter()
+            .filter(|_| keep)
+            .flat_map(|port| port.frontends.keys())
+            .filter(|dialled| self.claims.owner(dialled).is_none_or(|owner| *owner == id.service))
+            .map(encode::frontend_key)
+            .collect();
+        let present = self.frontends_of.get(&unit.service_id).into_iter().flatten();
+        let mut unwanted: Vec<_> = present.filter(|key| !desired.contains(key)).copied().collect();
+        unwanted.sort_unstable();
+        for key in unwanted {
+            self.write(writer, &Op::DeleteFrontend(key))?;
+        }
+        Ok(())
+    }
+
+    fn remove_unit(&mut self, writer: &mut impl Writer, id: &PortId, now_ns: u64) -> Result<(), WriteError> {
+        let Some(service_id) = self.units.get(id).map(|unit| unit.service_id) else { return Ok(()) };
+        self.write(writer, &Op::DeleteService(service_id))?;
+        let Some(unit) = self.units.remove(id) else { return Ok(()) };
+        for placed in unit.stale.into_iter().chain([unit.current]) {
+            self.retire(placed, now_ns);
+        }
+        self.service_ids.rest(service_id, now_ns);
+        if let Some(ids) = self.by_service.get_mut(&id.service) {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.by_service.remove(&id.service);
+            }
+        }
+        Ok(())
+    }
+
+    fn retire_stale(&mut self, id: &PortId, now_ns: u64) {
+        let stale = self.units.get_mut(id).map(|unit| std::mem::take(&mut unit.stale));
+        for placed in stale.unwrap_or_default() {
+            self.retire(placed, now_ns);
+        }
+    }
+
+    /// Lets a range rest that no frontend names any more, and its backends if nobody else uses them.
+    fn retire(&mut self, placed: Placed, now_ns: u64) {
+        for (index, slot) in (placed.range.start..).zip(&placed.slots) {
+            self.actual.slots.remove(&index);
+            let node_id = self.actual.backends.get(&slot.backend_id).map(|backend| backend.node_id);
+            self.backends.unrefer(slot.backend_id, now_ns);
+            if let Some(node_id) = node_id {
+                self.nodes.unrefer(node_id, now_ns);
+            }
+        }
+        self.slots.rest(placed.range, now_ns);
+    }
+}

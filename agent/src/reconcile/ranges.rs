@@ -1,0 +1,186 @@
+//! Numbers and contiguous ranges of numbers, with a rest between two users.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::GRACE_NS;
+
+/// `count` numbers from `start`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Range {
+    pub start: u32,
+    pub count: u32,
+}
+
+impl Range {
+    pub const fn end(self) -> u64 {
+        self.start as u64 + self.count as u64
+    }
+}
+
+/// First-fit allocator of ranges of `1..capacity` (0 is never handed out).
+#[derive(Debug)]
+pub struct Ranges {
+    /// Free ranges: start → end; never adjacent.
+    free: BTreeMap<u32, u32>,
+    resting: VecDeque<(u64, Range)>,
+    capacity: u32,
+}
+
+impl Ranges {
+    pub fn new(capacity: u32) -> Self {
+        let free = if capacity > 1 { BTreeMap::from([(1, capacity)]) } else { BTreeMap::new() };
+        Self { free, resting: VecDeque::new(), capacity }
+    }
+
+    pub const fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// A free range; the empty range for a count of 0.
+    pub fn allocate(&mut self, count: u32) -> Option<Range> {
+        if count == 0 {
+            return Some(Range::default());
+        }
+        let (start, end) =
+            self.free.iter().find(|(start, end)| *end - *start >= count).map(|(s, e)| (*s, *e))?;
+        self.free.remove(&start);
+        if start + count < end {
+            self.free.insert(start + count, end);
+        }
+        Some(Range { start, count })
+    }
+
+    /// Takes a particular range out of what is free. False if it is not all free: then nothing changes.
+    pub fn reserve(&mut self, range: Range) -> bool {
+        if range.count == 0 {
+            return true;
+        }
+        let Some((start, end)) = self.free.range(..=range.start).next_back().map(|(s, e)| (*s, *e)) else {
+            return false;
+        };
+        if range.end() > u64::from(end) {
+            return false;
+        }
+        self.free.remove(&start);
+        if start < range.start {
+            self.free.insert(start, range.start);
+        }
+        if range.start + range.count < end {
+            self.free.insert(range.start + range.count, end);
+        }
+        true
+    }
+
+    /// Gives a range back that no reader can know of.
+    pub fn release(&mut self, range: Range) {
+        if range.count == 0 {
+            return;
+        }
+        let (mut start, mut end) = (range.start, range.start + range.count);
+        if let Some((left, left_end)) = self.free.range(..start).next_back().map(|(s, e)| (*s, *e))
+            && left_end == start
+        {
+            self.free.remove(&left);
+            start = left;
+        }
+        if let Some(right_end) = self.free.remove(&end) {
+            end = right_end;
+        }
+        self.free.insert(start, end);
+    }
+
+    /// Gives a range back after a rest.
+    pub fn rest(&mut self, range: Range, now_ns: u64) {
+        if range.count > 0 {
+            self.resting.push_back((now_ns, range));
+        }
+    }
+
+    pub fn release_expired(&mut self, now_ns: u64) {
+        while let Some((since_ns, range)) = self.resting.front().copied() {
+            if now_ns.saturating_sub(since_ns) < GRACE_NS {
+                break;
+            }
+            self.resting.pop_front();
+            self.release(range);
+        }
+    }
+
+    pub fn is_resting(&self) -> bool {
+        !self.resting.is_empty()
+    }
+}
+
+/// Single numbers, in the same way.
+#[derive(Debug)]
+pub struct Ids(Ranges);
+
+impl Ids {
+    pub fn new(capacity: u32) -> Self {
+        // The ids are hash keys: `capacity` of them, from 1.
+        Self(Ranges::new(capacity.saturating_add(1)))
+    }
+
+    pub fn allocate(&mut self) -> Option<u32> {
+        self.0.allocate(1).map(|range| range.start)
+    }
+
+    pub fn reserve(&mut self, id: u32) -> bool {
+        self.0.reserve(Range { start: id, count: 1 })
+    }
+
+    pub fn rest(&mut self, id: u32, now_ns: u64) {
+        self.0.rest(Range { start: id, count: 1 }, now_ns);
+    }
+
+    pub fn release(&mut self, id: u32) {
+        self.0.release(Range { start: id, count: 1 });
+    }
+
+    pub fn release_expired(&mut self, now_ns: u64) {
+        self.0.release_expired(now_ns);
+    }
+
+    pub fn is_resting(&self) -> bool {
+        self.0.is_resting()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_reused_whole_after_their_rest() {
+        let mut ranges = Ranges::new(11);
+        let (a, b) = (ranges.allocate(4).unwrap(), ranges.allocate(6).unwrap());
+        assert_eq!((a.start, b.start), (1, 5));
+        assert_eq!(ranges.allocate(1), None, "full");
+        ranges.rest(a, 0);
+        ranges.rest(b, 5);
+        ranges.release_expired(GRACE_NS - 1);
+        assert_eq!(ranges.allocate(1), None, "a rests");
+        ranges.release_expired(GRACE_NS + 5);
+        assert_eq!(ranges.allocate(10), Some(Range { start: 1, count: 10 }), "neighbours join");
+    }
+
+    #[test]
+    fn reserving_takes_what_is_free_and_nothing_else() {
+        let mut ranges = Ranges::new(20);
+        for (start, count, want) in [
+            (5, 5, true),
+            (9, 2, false),
+            (10, 10, true),
+            (1, 4, true),
+            (1, 1, false),
+            (19, 5, false),
+            (0, 1, false),
+        ] {
+            assert_eq!(ranges.reserve(Range { start, count }), want, "{start}+{count}");
+        }
+        assert!(
+            !Ranges::new(20).reserve(Range { start: u32::MAX, count: u32::MAX }),
+            "damaged maps do not panic"
+        );
+    }
+}
