@@ -2,8 +2,16 @@
 //!
 //! Data flows one way: sources ([`manifests`], [`k8s`]) → [`model`] → [`compile`] → [`reconcile`] → [`maps`].
 
+pub mod cli;
 pub mod compile;
+pub mod health;
+pub mod inspect;
+pub mod k8s;
+pub mod loader;
+pub mod manifests;
 pub mod maps;
 pub mod model;
 pub mod objects;
 pub mod reconcile;
+pub mod run;
+mod sys;

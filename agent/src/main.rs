@@ -1,2 +1,5 @@
-//! x
-fn main() {}
+//! The `sluice` binary; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    sluice::cli::main()
+}

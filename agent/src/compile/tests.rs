@@ -171,7 +171,7 @@ fn endpoints_are_joined_by_port_name_and_listed_once() {
         ("no port in the slice means the Service's own", vec![slice("a", better, None)], vec![80]),
     ] {
         let store = store(service_named("cart"), slices);
-        let compiled = super::service(&store, &ObjectName::new("shop", "cart"));
+        let compiled = service(&store, &ObjectName::new("shop", "cart"));
         let ready = compiled[0].endpoints.iter().filter(|endpoint| endpoint.state == EndpointState::Ready);
         assert_eq!(ready.map(|endpoint| endpoint.port).collect::<Vec<_>>(), want, "{case}");
         assert_eq!(compiled[0].endpoints.len(), 1, "{case}");

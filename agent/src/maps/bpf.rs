@@ -1,1 +1,202 @@
-//! x
+//! The pinned maps through bpf(2): open, read whole, write one entry.
+
+use std::{io, path::Path};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use bytemuck::must_cast;
+use sluice_common::{Reason, layout::FrontendKey, layout::FrontendValue, layout::PROBE_ID};
+
+use super::{Op, SPECS, Tables, WriteError, Writer};
+use crate::loader::Pins;
+
+/// Handles on the maps that userspace reads or writes. Works with and without an agent.
+pub struct BpfMaps {
+    frontends: HashMap<MapData, [u8; 20], [u8; 32]>,
+    slots: Array<MapData, [u8; 16]>,
+    backends: Array<MapData, [u8; 24]>,
+    services: HashMap<MapData, u32, [u8; 208]>,
+    nodes: HashMap<MapData, u32, [u8; 128]>,
+    reasons: PerCpuArray<MapData, u64>,
+    capacities: Vec<(&'static str, u32)>,
+}
+
+fn open(path: &Path) -> Result<MapData> {
+    MapData::from_pin(path).with_context(|| {
+        format!(
+            "cannot open the pinned map {}; is Sluice running here, and with this --bpffs?",
+            path.display()
+        )
+    })
+}
+
+impl BpfMaps {
+    /// Opens the maps pinned at `pins`.
+    ///
+    /// # Errors
+    /// Names the first pin that cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        let mut capacities = Vec::with_capacity(SPECS.len());
+        for spec in SPECS {
+            capacities.push((spec.name, open(&pins.map(spec.name))?.info()?.max_entries()));
+        }
+        let data = |name: &str| open(&pins.map(name));
+        Ok(Self {
+            frontends: Map::HashMap(data("FRONTENDS")?).try_into()?,
+            slots: Map::Array(data("SLOTS")?).try_into()?,
+            backends: Map::Array(data("BACKENDS")?).try_into()?,
+            services: Map::HashMap(data("SERVICES")?).try_into()?,
+            nodes: Map::HashMap(data("NODES")?).try_into()?,
+            reasons: Map::PerCpuArray(data("REASONS")?).try_into()?,
+            capacities,
+        })
+    }
+
+    /// Each map's name and capacity in entries.
+    pub fn capacities(&self) -> &[(&'static str, u32)] {
+        &self.capacities
+    }
+
+    /// Everything that services and frontends reach. The self-probe's entries are left out.
+    ///
+    /// # Errors
+    /// The kernel refuses a read.
+    pub fn dump(&self) -> Result<Tables> {
+        let mut tables = Tables::default();
+        for entry in self.frontends.iter() {
+            let (key, value) = entry.context("cannot read FRONTENDS")?;
+            let value: FrontendValue = must_cast(value);
+            if value.service_id != PROBE_ID {
+                tables.frontends.insert(must_cast(key), value);
+            }
+        }
+        for entry in self.services.iter() {
+            let (id, value) = entry.context("cannot read SERVICES")?;
+            tables.services.insert(id, must_cast(value));
+        }
+        for entry in self.nodes.iter() {
+            let (id, value) = entry.context("cannot read NODES")?;
+            tables.nodes.insert(id, must_cast(value));
+        }
+        self.dump_slots(&mut tables)?;
+        Ok(tables)
+    }
+
+    fn dump_slots(&self, tables: &mut Tables) -> Result<()> {
+        let services = tables.services.values().map(|value| (value.range_start, value.range_count));
+        let frontends = tables.frontends.values().flat_map(|value| {
+            [(value.cluster_start, value.cluster_count), (value.local_start, value.local_count)]
+        });
+        // Ranges of a damaged map may be anything: nothing is read past the array's end.
+        let end = u64::from(self.slots.len());
+        let indices: std::collections::BTreeSet<u32> = services
+            .chain(frontends)
+            .flat_map(|(start, count)| u64::from(start)..(u64::from(start) + u64::from(count)).min(end))
+            .map(|index| index as u32)
+            .collect();
+        for index in indices {
+            let slot: sluice_common::layout::SlotValue =
+                must_cast(self.slots.get(&index, 0).context("cannot read SLOTS")?);
+            if slot.service_id == PROBE_ID {
+                continue;
+            }
+            tables.slots.insert(index, slot);
+            if slot.backend_id < self.backends.len() && !tables.backends.contains_key(&slot.backend_id) {
+                let bytes = self.backends.get(&slot.backend_id, 0).context("cannot read BACKENDS")?;
+                let backend: sluice_common::layout::BackendValue = must_cast(bytes);
+                if backend.port_be != 0 {
+                    tables.backends.insert(slot.backend_id, backend);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many UDP exchanges are remembered.
+    ///
+    /// # Errors
+    /// The map cannot be opened or read.
+    pub fn udp_flows(pins: &Pins) -> Result<usize> {
+        let map: HashMap<MapData, [u8; 32], [u8; 24]> =
+            Map::LruHashMap(open(&pins.map("UDP_REVNAT"))?).try_into()?;
+        Ok(map.keys().filter(Result::is_ok).count())
+    }
+
+    /// How often each reason was counted, over all CPUs, since the map was made.
+    ///
+    /// # Errors
+    /// The kernel refuses a read.
+    pub fn reasons(&self) -> Result<Vec<(Reason, u64)>> {
+        let count = |reason: &Reason| {
+            let values = self.reasons.get(&(*reason as u32), 0).context("cannot read REASONS")?;
+            Ok((*reason, values.iter().sum()))
+        };
+        Reason::ALL.iter().map(count).collect()
+    }
+
+    /// Sets the self-probe's frontend; slot and backend 0 are its own.
+    ///
+    /// # Errors
+    /// The kernel refuses a write.
+    pub fn put_probe(
+        &mut self,
+        key: FrontendKey,
+        value: FrontendValue,
+        slot: sluice_common::layout::SlotValue,
+        backend: sluice_common::layout::BackendValue,
+    ) -> Result<(), WriteError> {
+        self.write(&Op::PutBackend(PROBE_ID, backend))?;
+        self.write(&Op::PutSlot(PROBE_ID, slot))?;
+        self.write(&Op::PutFrontend(key, value))
+    }
+
+    fn capacity(&self, map: &str) -> (&'static str, u32, &'static str) {
+        let index = SPECS.iter().position(|spec| spec.name == map).unwrap_or(0);
+        (SPECS[index].name, self.capacities[index].1, SPECS[index].flag)
+    }
+
+    fn explain(&self, map: &str, error: MapError) -> WriteError {
+        let (map, capacity, flag) = self.capacity(map);
+        match error {
+            MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
+                WriteError::Full { map, capacity, flag }
+            }
+            MapError::SyscallError(error) => WriteError::Refused { map, source: error.io_error },
+            MapError::OutOfBounds { .. } => WriteError::Full { map, capacity, flag },
+            other => WriteError::Refused { map, source: io::Error::other(other) },
+        }
+    }
+}
+
+/// Deleting what is gone already is no failure: a retry after a crash does it.
+fn deleted(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+impl Writer for BpfMaps {
+    fn write(&mut self, op: &Op) -> Result<(), WriteError> {
+        let (map, result) = match *op {
+            Op::PutNode(id, value) => ("NODES", self.nodes.insert(id, must_cast::<_, [u8; 128]>(value), 0)),
+            Op::PutBackend(id, value) => {
+                ("BACKENDS", self.backends.set(id, must_cast::<_, [u8; 24]>(value), 0))
+            }
+            Op::PutSlot(index, value) => ("SLOTS", self.slots.set(index, must_cast::<_, [u8; 16]>(value), 0)),
+            Op::PutService(id, value) => {
+                ("SERVICES", self.services.insert(id, must_cast::<_, [u8; 208]>(value), 0))
+            }
+            Op::PutFrontend(key, value) => (
+                "FRONTENDS",
+                self.frontends.insert(must_cast::<_, [u8; 20]>(key), must_cast::<_, [u8; 32]>(value), 0),
+            ),
+            Op::DeleteFrontend(key) => ("FRONTENDS", deleted(self.frontends.remove(&must_cast(key)))),
+            Op::DeleteService(id) => ("SERVICES", deleted(self.services.remove(&id))),
+            Op::DeleteBackend(id) => ("BACKENDS", self.backends.set(id, [0; 24], 0)),
+            Op::DeleteNode(id) => ("NODES", deleted(self.nodes.remove(&id))),
+        };
+        result.map_err(|error| self.explain(map, error))
+    }
+}

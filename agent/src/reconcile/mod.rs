@@ -111,10 +111,7 @@ impl Reconciler {
         let mut work = compiled;
         for name in touched {
             // Lost or won an address by another's change: its own ports are what they were.
-            if !work.contains_key(&name) {
-                let ports = self.last_compiled(&name);
-                work.insert(name, ports);
-            }
+            work.entry(name).or_insert_with_key(|name| self.last_compiled(name));
         }
         // Everything new goes in before anything old goes out, over all Services of this round.
         for (name, ports) in &work {

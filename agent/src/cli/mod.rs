@@ -1,0 +1,153 @@
+//! The command line. Reading commands work from the pinned maps, so that they need no agent.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{inspect::Destination, k8s, maps::Sizes, run};
+
+mod check;
+mod output;
+mod read;
+mod status;
+
+use output::Format;
+
+/// Node-level service proxy: Services translated in the kernel by eBPF, inspected from here.
+#[derive(Parser)]
+#[command(name = "sluice", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the agent
+    Run(RunArgs),
+    /// One screen: healthy, or what is wrong
+    Status(Reading),
+    /// Services as the maps have them, with endpoints and who is used
+    Service {
+        /// `NAMESPACE/NAME`; all without it
+        name: Option<String>,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// Addresses and ports that clients dial
+    Frontend(Reading),
+    /// Pod addresses and ports that Services lead to
+    Backend(Reading),
+    /// The decision for one connection, step by step
+    Explain {
+        /// Who dials: a pod's name, an address, or `host`
+        #[arg(long, default_value = "host")]
+        from: String,
+        /// `ADDRESS:PORT[/udp]`, `NAMESPACE/NAME[:PORT]` or `NAME.NAMESPACE[:PORT]`
+        destination: Destination,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// Validates manifests offline: every finding with file, line, object and path
+    Check {
+        /// Files and folders
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+    /// Detaches every program and removes every pin
+    Cleanup {
+        #[arg(long, default_value = "/sys/fs/bpf/sluice")]
+        bpffs: PathBuf,
+    },
+    /// The agent's self-probe, in a process of its own
+    #[command(hide = true)]
+    ProbeConnect { target: SocketAddr, cgroup: PathBuf },
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Objects from YAML files or folders, watched for changes
+    #[arg(long, num_args = 1.., conflicts_with_all = ["kubeconfig", "api_server"])]
+    manifests: Vec<PathBuf>,
+    /// Objects from the API server of this kubeconfig (in-cluster configuration without it)
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// URL of the API server, never its ClusterIP, which works only through this agent
+    #[arg(long)]
+    api_server: Vec<String>,
+    /// Name of this node [default: the host name]
+    #[arg(long, env = "NODE_NAME")]
+    node_name: Option<String>,
+    /// Cgroup whose sockets are served [default: the cgroup v2 root]
+    #[arg(long)]
+    cgroup: Option<PathBuf>,
+    /// Folder of pins, on a bpffs
+    #[arg(long, default_value = "/sys/fs/bpf/sluice")]
+    bpffs: PathBuf,
+    /// Address for state and metrics
+    #[arg(long, default_value = "127.0.0.1:10249")]
+    admin: SocketAddr,
+    /// Address for health checks
+    #[arg(long, default_value = "0.0.0.0:10256")]
+    healthz: SocketAddr,
+    #[command(flatten)]
+    sizes: Sizes,
+}
+
+/// Flags of every reading command.
+#[derive(Args)]
+pub(crate) struct Reading {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    /// Folder of pins
+    #[arg(long, default_value = "/sys/fs/bpf/sluice")]
+    bpffs: PathBuf,
+    /// Where the agent serves its state
+    #[arg(long, default_value = "127.0.0.1:10249")]
+    admin: SocketAddr,
+}
+
+/// Runs the command line. Exit codes: 0 fine, 1 something is wrong that the message names, 2 wrong usage.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => agent(args).map(|()| true),
+        Command::Status(reading) => status::status(&reading),
+        Command::Service { name, reading } => read::service(name.as_deref(), &reading).map(|()| true),
+        Command::Frontend(reading) => read::frontend(&reading).map(|()| true),
+        Command::Backend(reading) => read::backend(&reading).map(|()| true),
+        Command::Explain { from, destination, reading } => {
+            read::explain(from, destination, &reading).map(|()| true)
+        }
+        Command::Check { paths, output } => check::check(&paths, output),
+        Command::Cleanup { bpffs } => read::cleanup(&bpffs).map(|()| true),
+        Command::ProbeConnect { target, cgroup } => run::connect_from_cgroup(&cgroup, target).map(|()| true),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn agent(args: RunArgs) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let host_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    run::run(run::Options {
+        manifests: args.manifests,
+        kubernetes: k8s::Options { kubeconfig: args.kubeconfig, api_servers: args.api_server },
+        node_name: args.node_name.unwrap_or_else(host_name),
+        cgroup: args.cgroup,
+        bpffs: args.bpffs,
+        admin: args.admin,
+        healthz: args.healthz,
+        sizes: args.sizes,
+    })
+}

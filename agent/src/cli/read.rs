@@ -1,0 +1,140 @@
+//! Commands that read the pinned maps, and the one that removes them.
+
+use std::{net::SocketAddr, path::Path};
+
+use anyhow::{Result, anyhow, bail};
+
+use super::{Reading, output};
+use crate::{
+    inspect::{self, Destination, Explanation, Query, ServiceRow},
+    loader::{self, Pins},
+    maps::{Tables, bpf::BpfMaps},
+};
+
+fn tables(reading: &Reading) -> Result<Tables> {
+    BpfMaps::open(&Pins::at(&reading.bpffs))?.dump()
+}
+
+/// `sluice service`.
+pub fn service(name: Option<&str>, reading: &Reading) -> Result<()> {
+    let mut rows = inspect::services(&tables(reading)?);
+    if let Some(name) = name {
+        let Some((namespace, name)) = name.split_once('/') else {
+            bail!("{name:?} is not NAMESPACE/NAME");
+        };
+        rows.retain(|row| row.namespace == namespace && row.name == name);
+        if rows.is_empty() {
+            bail!("no Service {namespace}/{name} is in the maps");
+        }
+    }
+    output::print(reading.output, &rows, || service_table(&rows))
+}
+
+fn service_table(rows: &[ServiceRow]) -> String {
+    let mut lines = Vec::new();
+    for row in rows {
+        for port in &row.ports {
+            let mut frontends = port.frontends.iter().map(|frontend| {
+                format!("{} {}", frontend.kind, SocketAddr::new(frontend.address, frontend.port))
+            });
+            let mut endpoints = port.endpoints.iter().map(|endpoint| {
+                let share = if endpoint.used { String::new() } else { " unused".to_owned() };
+                let place = if endpoint.local { " local" } else { "" };
+                format!(
+                    "{} {}{place}{share}",
+                    SocketAddr::new(endpoint.address, endpoint.port),
+                    endpoint.state
+                )
+            });
+            let title = match port.name.as_str() {
+                "" => format!("{}/{}", port.port, port.protocol),
+                name => format!("{}/{} ({name})", port.port, port.protocol),
+            };
+            let mut first = [format!("{}/{}", row.namespace, row.name), row.r#type.to_owned(), title];
+            for index in 0.. {
+                let (frontend, endpoint) = (frontends.next(), endpoints.next());
+                if index > 0 && frontend.is_none() && endpoint.is_none() {
+                    break;
+                }
+                let [name, kind, title] = std::mem::take(&mut first);
+                lines.push([name, kind, title, frontend.unwrap_or_default(), endpoint.unwrap_or_default()]);
+            }
+        }
+    }
+    output::table(["SERVICE", "TYPE", "PORT", "FRONTEND", "ENDPOINT"], &lines)
+}
+
+/// `sluice frontend`.
+pub fn frontend(reading: &Reading) -> Result<()> {
+    let rows = inspect::frontends(&tables(reading)?);
+    output::print(reading.output, &rows, || {
+        let lines: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                [
+                    format!("{}/{}", SocketAddr::new(row.address, row.port), row.protocol),
+                    row.kind.to_owned(),
+                    row.service.clone(),
+                    row.port_name.clone(),
+                    row.cluster_endpoints.to_string(),
+                    row.local_endpoints.to_string(),
+                    row.path.to_owned(),
+                ]
+            })
+            .collect();
+        output::table(["FRONTEND", "KIND", "SERVICE", "PORT", "CLUSTER", "LOCAL", "PATH"], &lines)
+    })
+}
+
+/// `sluice backend`.
+pub fn backend(reading: &Reading) -> Result<()> {
+    let rows = inspect::backends(&tables(reading)?);
+    output::print(reading.output, &rows, || {
+        let lines: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                let services: Vec<&str> = row.services.iter().map(String::as_str).collect();
+                [
+                    row.id.to_string(),
+                    SocketAddr::new(row.address, row.port).to_string(),
+                    row.node.clone(),
+                    row.zone.clone(),
+                    services.join(", "),
+                ]
+            })
+            .collect();
+        output::table(["ID", "BACKEND", "NODE", "ZONE", "SERVICES"], &lines)
+    })
+}
+
+/// `sluice explain`.
+pub fn explain(from: String, destination: Destination, reading: &Reading) -> Result<()> {
+    let tables = tables(reading)?;
+    let answer = inspect::explain(&tables, &Query { from, destination }).map_err(|error| anyhow!(error))?;
+    output::print(reading.output, &answer, || explain_text(&answer))
+}
+
+fn explain_text(answer: &Explanation) -> String {
+    let mut text = format!("{} → {}\n", answer.from, answer.destination);
+    for (index, step) in answer.steps.iter().enumerate() {
+        text += &format!("  {}. {step}\n", index + 1);
+    }
+    let sum: u32 = answer.endpoints.iter().map(|endpoint| endpoint.weight).sum();
+    for endpoint in &answer.endpoints {
+        let share = f64::from(endpoint.weight) * 100.0 / f64::from(sum.max(1));
+        text += &format!("     {} ({share:.0} %)\n", SocketAddr::new(endpoint.address, endpoint.port));
+    }
+    text + &format!("verdict: {} ({}), in the {}\n", answer.verdict, answer.reason, answer.path)
+}
+
+/// `sluice cleanup`.
+pub fn cleanup(bpffs: &Path) -> Result<()> {
+    let removed = loader::cleanup(bpffs)?;
+    if removed.is_empty() {
+        println!("nothing to remove at {}", bpffs.display());
+    }
+    for path in removed {
+        println!("removed {}", path.display());
+    }
+    Ok(())
+}

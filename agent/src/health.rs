@@ -1,0 +1,120 @@
+//! How the agent is doing: written by its parts, read by the admin server.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// A source of objects.
+#[derive(Clone, Serialize, Deserialize, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// `manifests`, or a resource such as `services`.
+    pub name: String,
+    /// Whether it was listed completely.
+    pub synced: bool,
+}
+
+/// The agent's state, as `/state` shows it.
+#[derive(Clone, Serialize, Deserialize, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// This node.
+    pub node: String,
+    /// The agent's version.
+    pub version: String,
+    /// The agent's process id.
+    pub pid: u32,
+    /// What the programs are attached to.
+    pub cgroup: PathBuf,
+    /// Sources.
+    pub sources: Vec<Source>,
+    /// Whether a first complete state is in the maps and the programs run.
+    pub programmed: bool,
+    /// When the self-probe last went through, seconds since 1970.
+    pub probed_s: Option<u64>,
+    /// What keeps the node from working right, by topic.
+    pub problems: BTreeMap<String, String>,
+    /// What is wrong with objects, by topic.
+    pub warnings: BTreeMap<String, String>,
+    /// The last error, even if it is over.
+    pub last_error: Option<String>,
+    /// Map writes since the start.
+    pub writes: u64,
+}
+
+impl State {
+    /// Programmed, probed, and nothing known to be wrong.
+    pub fn is_healthy(&self) -> bool {
+        self.programmed && self.probed_s.is_some() && self.problems.is_empty()
+    }
+}
+
+/// The state, shared among the agent's threads.
+#[derive(Debug)]
+pub struct Shared(Mutex<State>);
+
+impl Shared {
+    /// The state of an agent that has done nothing yet.
+    pub fn new(node: &str, cgroup: &Path) -> Self {
+        Self(Mutex::new(State {
+            node: node.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            cgroup: cgroup.to_owned(),
+            ..State::default()
+        }))
+    }
+
+    /// A copy.
+    pub fn get(&self) -> State {
+        self.lock().clone()
+    }
+
+    /// Notes whether a source is complete.
+    pub fn source(&self, name: &str, synced: bool) {
+        let mut state = self.lock();
+        match state.sources.iter_mut().find(|source| source.name == name) {
+            Some(source) => source.synced = synced,
+            None => state.sources.push(Source { name: name.to_owned(), synced }),
+        }
+    }
+
+    /// Notes what is wrong about `topic`; `None` takes it back.
+    pub fn problem(&self, topic: &str, text: Option<String>) {
+        let mut state = self.lock();
+        match text {
+            None => drop(state.problems.remove(topic)),
+            Some(text) => {
+                if state.problems.get(topic) != Some(&text) {
+                    tracing::error!("{text}");
+                }
+                state.last_error = Some(text.clone());
+                state.problems.insert(topic.to_owned(), text);
+            }
+        }
+    }
+
+    /// Notes what is wrong with an object.
+    pub fn warn(&self, topic: &str, text: String) {
+        self.lock().warnings.insert(topic.to_owned(), text);
+    }
+
+    /// Takes back warnings whose topic begins with `prefix`.
+    pub fn clear(&self, prefix: &str) {
+        self.lock().warnings.retain(|topic, _| !topic.starts_with(prefix));
+    }
+
+    /// Edits the rest.
+    pub fn update(&self, edit: impl FnOnce(&mut State)) {
+        edit(&mut self.lock());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every edit leaves a valid state, so that one thread's panic spoils nothing.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

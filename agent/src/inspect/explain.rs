@@ -1,0 +1,328 @@
+//! The decision for one connection, step by step, by the code that decides in the kernel.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+use serde::Serialize;
+use sluice_common::{
+    Reason, choose,
+    layout::{Excluded, FLAG_INTERNAL_LOCAL, FrontendKey, FrontendKind, FrontendValue, ServiceValue},
+};
+
+use super::{
+    EndpointShare, excluded_name, kind_name,
+    rows::{protocol_name, service_name, used_slots},
+};
+use crate::{
+    compile::Dialled,
+    maps::Tables,
+    model::Protocol,
+    reconcile::{dialled, frontend_key},
+};
+
+/// What to explain.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Who dials: a pod, an address, or `host`.
+    pub from: String,
+    /// What is dialled.
+    pub destination: Destination,
+}
+
+/// An address, or a Service by name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Destination {
+    /// `ADDRESS:PORT[/PROTOCOL]`.
+    Address(Dialled),
+    /// `NAMESPACE/NAME[:PORT][/PROTOCOL]` or `NAME.NAMESPACE[.svc…][:PORT]`; the port by number or name.
+    Service {
+        /// Namespace.
+        namespace: String,
+        /// Name.
+        name: String,
+        /// Port number or name; the first port if absent.
+        port: Option<String>,
+    },
+}
+
+/// The answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// As asked.
+    pub from: String,
+    /// As dialled: `address:port/protocol`.
+    pub destination: String,
+    /// `namespace/name`; absent when no Service has this address.
+    pub service: Option<String>,
+    /// The Service port's name, or its number when it has none.
+    pub port: Option<String>,
+    /// `kernel` or `redirector`.
+    pub path: &'static str,
+    /// `translate`, `pass`, `reject` or `drop`.
+    pub verdict: &'static str,
+    /// Name of the reason that the kernel counts.
+    pub reason: &'static str,
+    /// Who may serve.
+    pub endpoints: Vec<EndpointShare>,
+    /// Who may not, and why.
+    pub excluded: Vec<ExcludedEndpoint>,
+    /// The decision in sentences.
+    pub steps: Vec<String>,
+    /// The HTTP rule; absent where the kernel decides.
+    pub route: Option<()>,
+}
+
+/// An endpoint that is left out.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExcludedEndpoint {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// `notReady`, `terminating`, `topology` or `policy`.
+    pub reason: &'static str,
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let lower = text.to_ascii_lowercase();
+        let (rest, protocol) = match lower.rsplit_once('/') {
+            Some((rest, tail)) if Protocol::from_name(tail).is_some() => (rest, Protocol::from_name(tail)),
+            Some(_) | None => (lower.as_str(), None),
+        };
+        if let Ok(address) = rest.parse::<SocketAddr>() {
+            let protocol = protocol.unwrap_or(Protocol::Tcp);
+            return Ok(Self::Address(Dialled {
+                address: address.ip().to_canonical(),
+                port: address.port(),
+                protocol,
+            }));
+        }
+        if rest.parse::<IpAddr>().is_ok() {
+            return Err(format!("{text} has no port; write ADDRESS:PORT, an IPv6 address in brackets"));
+        }
+        let (host, port) = match rest.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port.to_owned())),
+            None => (rest, None),
+        };
+        let names = match host.split_once('/') {
+            Some((namespace, name)) => Some((namespace, name)),
+            None => {
+                host.split_once('.').map(|(name, rest)| (rest.split('.').next().unwrap_or_default(), name))
+            }
+        };
+        match names {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+                Ok(Self::Service { namespace: namespace.to_owned(), name: name.to_owned(), port })
+            }
+            Some(_) | None => Err(format!(
+                "{text:?} is neither ADDRESS:PORT[/PROTOCOL] nor NAMESPACE/NAME[:PORT] nor NAME.NAMESPACE[.svc][:PORT]"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Dialled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", SocketAddr::new(self.address, self.port), self.protocol.name())
+    }
+}
+
+/// Explains a connection from this node to the query's destination.
+///
+/// # Errors
+/// A Service or port of that name is not in the maps.
+pub fn explain(tables: &Tables, query: &Query) -> Result<Explanation, String> {
+    let target = match &query.destination {
+        Destination::Address(target) => *target,
+        Destination::Service { namespace, name, port } => resolve(tables, namespace, name, port.as_deref())?,
+    };
+    let key = frontend_key(&target);
+    let mut answer = Explanation {
+        from: query.from.clone(),
+        destination: target.to_string(),
+        service: None,
+        port: None,
+        path: "kernel",
+        verdict: "pass",
+        reason: Reason::NotOurs.name(),
+        endpoints: Vec::new(),
+        excluded: Vec::new(),
+        steps: Vec::new(),
+        route: None,
+    };
+    let found =
+        tables.frontends.get(&key).and_then(|value| Some((value, tables.services.get(&value.service_id)?)));
+    match found {
+        None => answer.steps.push(not_ours(tables, &target)),
+        Some((frontend, service)) => decide(tables, &target, frontend, service, &mut answer),
+    }
+    Ok(answer)
+}
+
+fn decide(
+    tables: &Tables,
+    target: &Dialled,
+    frontend: &FrontendValue,
+    service: &ServiceValue,
+    answer: &mut Explanation,
+) {
+    let kind = FrontendKind::try_from(frontend.kind).map_or("?", kind_name);
+    let port_name = service.port_name.as_str();
+    let number = u16::from_be(service.port_be);
+    answer.service = Some(service_name(service));
+    answer.port = Some(if port_name.is_empty() { number.to_string() } else { port_name.to_owned() });
+    answer.steps.push(format!(
+        "{target} is the {kind} of {}, port {}",
+        service_name(service),
+        if port_name.is_empty() { number.to_string() } else { format!("{port_name} ({number})") }
+    ));
+    fill_endpoints(tables, frontend, service, answer);
+    for excluded in &answer.excluded {
+        answer.steps.push(format!("{} is left out: {}", excluded.address, why(excluded.reason)));
+    }
+    let local = frontend.flags & FLAG_INTERNAL_LOCAL != 0;
+    if local {
+        answer.steps.push("internalTrafficPolicy is Local: only endpoints on this node".to_owned());
+    }
+    let udp = target.protocol == Protocol::Udp;
+    let (verdict, reason, step) = match choose::socket_slot(frontend, 0) {
+        Ok(_) if udp => (
+            "translate",
+            Reason::SendTranslated,
+            format!(
+                "1 of {} is chosen, by a hash of the socket; replies are shown to come from {target}",
+                answer.endpoints.len()
+            ),
+        ),
+        Ok(_) => (
+            "translate",
+            Reason::ConnectTranslated,
+            format!(
+                "1 of {} is chosen at random when the socket connects; its peer is shown as {target}",
+                answer.endpoints.len()
+            ),
+        ),
+        Err(reason @ Reason::NoLocalEndpoints) => (
+            "drop",
+            reason,
+            "endpoints exist, but none that may serve this client: nothing answers".to_owned(),
+        ),
+        Err(reason) => {
+            let step = if udp {
+                "the Service has no endpoint: sending fails with ECONNREFUSED"
+            } else {
+                "the Service has no endpoint: connect fails with ECONNREFUSED"
+            };
+            ("reject", reason, step.to_owned())
+        }
+    };
+    answer.verdict = verdict;
+    answer.reason = reason.name();
+    answer.steps.push(step);
+}
+
+fn fill_endpoints(
+    tables: &Tables,
+    frontend: &FrontendValue,
+    service: &ServiceValue,
+    answer: &mut Explanation,
+) {
+    let mut shares: BTreeMap<u32, u32> = BTreeMap::new();
+    for slot in used_slots(tables, frontend) {
+        *shares.entry(slot.backend_id).or_default() += 1;
+    }
+    for (id, weight) in &shares {
+        if let Some(backend) = tables.backends.get(id) {
+            let (address, port) = (backend.addr.into(), u16::from_be(backend.port_be));
+            answer.endpoints.push(EndpointShare { address, port, weight: *weight });
+        }
+    }
+    // A headless frontend is one endpoint's own address: the others are not left out, they are elsewhere.
+    if frontend.kind == FrontendKind::Headless as u8 {
+        return;
+    }
+    let range = service.range_start..service.range_start.saturating_add(service.range_count);
+    let mut seen = BTreeMap::new();
+    for slot in range.filter_map(|index| tables.slots.get(&index)) {
+        if shares.contains_key(&slot.backend_id) {
+            continue;
+        }
+        if let Some(backend) = tables.backends.get(&slot.backend_id) {
+            let reason = Excluded::try_from(slot.excluded).map_or("policy", excluded_name);
+            seen.insert(SocketAddr::new(backend.addr.into(), u16::from_be(backend.port_be)), reason);
+        }
+    }
+    answer.endpoints.sort_by_key(|endpoint| (endpoint.address, endpoint.port));
+    answer.excluded =
+        seen.into_iter().map(|(address, reason)| ExcludedEndpoint { address, reason }).collect();
+}
+
+fn why(reason: &str) -> &'static str {
+    match reason {
+        "notReady" => "it is not ready",
+        "terminating" => "it is terminating, and others are ready",
+        "topology" => "topology hints lead this node's clients to other endpoints",
+        _ => "the traffic policy does not allow it",
+    }
+}
+
+/// Says what else has this address, for that is what people get wrong.
+fn not_ours(tables: &Tables, target: &Dialled) -> String {
+    let others: Vec<String> = tables
+        .frontends
+        .iter()
+        .filter_map(|(key, value)| Some((dialled(key)?, tables.services.get(&value.service_id)?)))
+        .filter(|(other, _)| other.address == target.address)
+        .map(|(other, service)| {
+            format!("{} port {}/{}", service_name(service), other.port, other.protocol.name())
+        })
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    if others.is_empty() {
+        return format!("no Service has the address {}: the socket connects as it asks", target.address);
+    }
+    format!(
+        "no Service has {target}; the address belongs to {}. The socket connects as it asks",
+        others.join(", ")
+    )
+}
+
+fn resolve(tables: &Tables, namespace: &str, name: &str, port: Option<&str>) -> Result<Dialled, String> {
+    let mut candidates: Vec<(u8, FrontendKey, &ServiceValue)> = tables
+        .frontends
+        .iter()
+        .filter_map(|(key, value)| Some((value.kind, *key, tables.services.get(&value.service_id)?)))
+        .filter(|(_, _, service)| service.namespace.as_str() == namespace && service.name.as_str() == name)
+        .collect();
+    if candidates.is_empty() {
+        return Err(format!(
+            "no Service {namespace}/{name} is in the maps; `sluice service` lists those that are"
+        ));
+    }
+    candidates.sort_by_key(|(kind, key, service)| (service.family, *kind, *key));
+    let matches = |service: &ServiceValue| {
+        port.is_none_or(|port| {
+            port == service.port_name.as_str() || port.parse() == Ok(u16::from_be(service.port_be))
+        })
+    };
+    let chosen =
+        candidates.iter().find(|(_, _, service)| matches(service)).and_then(|(_, key, _)| dialled(key));
+    chosen.ok_or_else(|| {
+        let ports: std::collections::BTreeSet<String> = candidates
+            .iter()
+            .map(|(_, _, service)| {
+                format!("{}/{}", u16::from_be(service.port_be), protocol_name(service.protocol))
+            })
+            .collect();
+        let ports: Vec<String> = ports.into_iter().collect();
+        format!("{namespace}/{name} has no port {}; it has {}", port.unwrap_or_default(), ports.join(", "))
+    })
+}

@@ -1,0 +1,66 @@
+//! What the maps say, for people and scripts. Pure: tables in, rows out; keys of the JSON are an interface.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+use sluice_common::layout::{EndpointState, Excluded, FrontendKind, ServiceKind};
+
+mod explain;
+mod rows;
+
+pub use explain::{Destination, Explanation, Query, explain};
+pub use rows::{BackendRow, FrontendRow, ServiceRow, backends, frontends, services};
+
+/// An endpoint that may be chosen.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointShare {
+    /// Address.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// Its share of new connections, in parts of the sum over all endpoints.
+    pub weight: u32,
+}
+
+/// As the JSON and the tables spell it.
+pub const fn kind_name(kind: FrontendKind) -> &'static str {
+    match kind {
+        FrontendKind::ClusterIp => "clusterIP",
+        FrontendKind::NodePort => "nodePort",
+        FrontendKind::LoadBalancer => "loadBalancer",
+        FrontendKind::ExternalIp => "externalIP",
+        FrontendKind::Headless => "headless",
+    }
+}
+
+/// As Kubernetes spells `spec.type`.
+pub const fn type_name(kind: ServiceKind) -> &'static str {
+    match kind {
+        ServiceKind::ClusterIp => "ClusterIP",
+        ServiceKind::NodePort => "NodePort",
+        ServiceKind::LoadBalancer => "LoadBalancer",
+        ServiceKind::Headless => "Headless",
+    }
+}
+
+/// As the JSON spells it.
+pub const fn state_name(state: EndpointState) -> &'static str {
+    match state {
+        EndpointState::Ready => "ready",
+        EndpointState::Terminating => "terminating",
+        EndpointState::NotReady => "notReady",
+    }
+}
+
+/// As the JSON spells it.
+pub const fn excluded_name(excluded: Excluded) -> &'static str {
+    match excluded {
+        Excluded::NotReady => "notReady",
+        Excluded::Terminating => "terminating",
+        Excluded::Topology => "topology",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! What the machine must have, and how to say that it has not.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// The newest feature that we cannot do without: `bpf_set_retval` in cgroup programs.
+/// Source: kernel commit b44123b4a3dc.
+const OLDEST_KERNEL: (u32, u32) = (5, 18);
+
+/// CAP_BPF implies nothing of networking, and CAP_SYS_ADMIN stands in for CAP_BPF. Numbers: capability.h.
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_BPF: u32 = 39;
+
+/// Refuses kernels that lack a feature we need.
+pub fn kernel() -> Result<()> {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let version = version(&release).with_context(|| format!("cannot read the kernel release {release:?}"))?;
+    if version < OLDEST_KERNEL {
+        bail!(
+            "kernel {release} is too old: refusing connections needs bpf_set_retval in cgroup programs (Linux {}.{})",
+            OLDEST_KERNEL.0,
+            OLDEST_KERNEL.1
+        );
+    }
+    Ok(())
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(['.', '-']);
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Refuses to run without the capabilities that loading and attaching need, and names those.
+pub fn capabilities() -> Result<()> {
+    let status = fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    let missing = missing(effective.context("/proc/self/status names no CapEff")?);
+    if !missing.is_empty() {
+        bail!("loading eBPF programs needs {}; run as root or add these capabilities", missing.join(" and "));
+    }
+    Ok(())
+}
+
+fn missing(effective: u64) -> Vec<&'static str> {
+    let has = |capability: u32| effective >> capability & 1 == 1;
+    let mut missing = Vec::new();
+    if !has(CAP_BPF) && !has(CAP_SYS_ADMIN) {
+        missing.push("CAP_BPF (or CAP_SYS_ADMIN)");
+    }
+    if !has(CAP_NET_ADMIN) {
+        missing.push("CAP_NET_ADMIN");
+    }
+    missing
+}
+
+/// The cgroup to attach to: `wanted`, or the root of the cgroup v2 hierarchy wherever it is mounted.
+///
+/// # Errors
+/// There is no cgroup v2, or `wanted` is not in it.
+pub fn find_cgroup(wanted: Option<&Path>) -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    let roots = cgroup2_mounts(&mounts);
+    let Some(root) = roots.first() else {
+        bail!(
+            "no cgroup v2 hierarchy is mounted; mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified`"
+        );
+    };
+    let Some(wanted) = wanted else {
+        return Ok(root.clone());
+    };
+    let folder =
+        fs::canonicalize(wanted).with_context(|| format!("cannot find the cgroup {}", wanted.display()))?;
+    if !roots.iter().any(|root| folder.starts_with(root)) {
+        bail!("{} is not below the cgroup v2 hierarchy at {}", wanted.display(), root.display());
+    }
+    Ok(folder)
+}
+
+/// Mount points of type cgroup2, in the format of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+fn cgroup2_mounts(mountinfo: &str) -> Vec<PathBuf> {
+    let mount = |line: &str| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let path = mount.split(' ').nth(4)?;
+        filesystem.starts_with("cgroup2 ").then(|| PathBuf::from(path.replace("\\040", " ")))
+    };
+    mountinfo.lines().filter_map(mount).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_read() {
+        for (release, want) in [
+            ("6.18.44-fc", Some((6, 18))),
+            ("5.10-generic", Some((5, 10))),
+            ("7.2", Some((7, 2))),
+            ("x", None),
+        ] {
+            assert_eq!(version(release), want, "{release}");
+        }
+    }
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        let all = 1 << CAP_BPF | 1 << CAP_NET_ADMIN;
+        for (effective, want) in
+            [(u64::MAX, 0), (all, 0), (1 << CAP_SYS_ADMIN | 1 << CAP_NET_ADMIN, 0), (1 << CAP_BPF, 1), (0, 2)]
+        {
+            assert_eq!(missing(effective).len(), want, "{effective:x}");
+        }
+    }
+
+    #[test]
+    fn the_hierarchy_is_found_wherever_it_is_mounted() {
+        let hybrid = "31 30 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n\
+                      32 31 0:27 / /sys/fs/cgroup/my\\040unified rw - cgroup2 cgroup2 rw\n\
+                      33 31 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        assert_eq!(cgroup2_mounts(hybrid), [PathBuf::from("/sys/fs/cgroup/my unified")]);
+        assert!(cgroup2_mounts("garbage\n").is_empty());
+    }
+}

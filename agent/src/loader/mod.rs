@@ -1,0 +1,197 @@
+//! Brings the kernel programs up: checks, pins, adoption of what an earlier agent left, attachment, removal.
+
+use std::{
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::MapInfo,
+    programs::{CgroupAttachMode, CgroupSockAddr, Program, links::FdLink},
+};
+
+use crate::{
+    maps::{SPECS, Sizes, bpf::BpfMaps},
+    sys,
+};
+
+mod checks;
+mod lock;
+mod pins;
+
+pub use checks::find_cgroup;
+pub use lock::{Lock, holder};
+pub use pins::{Pins, cleanup};
+
+/// The object, compiled from `ebpf/`; empty in a binary that was built without it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
+
+/// The hooks, each a program of the same name in `ebpf/src/hooks/`.
+pub const HOOKS: [&str; 8] =
+    ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+
+/// Maps that name each other's entries: if one has to be made anew, all are.
+const CONNECTED: [&str; 5] = ["FRONTENDS", "SLOTS", "BACKENDS", "SERVICES", "NODES"];
+
+/// Programs in the kernel, verified, not yet attached.
+pub struct Loaded {
+    ebpf: Ebpf,
+    pins: Pins,
+    cgroup: PathBuf,
+    _lock: Lock,
+}
+
+/// A program as it is attached.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    /// One of [`HOOKS`].
+    pub hook: &'static str,
+    /// The cgroup.
+    pub target: PathBuf,
+    /// The kernel's id of the program, if the link is there and its cgroup too.
+    pub program_id: Option<u32>,
+}
+
+/// Checks the machine, takes the lock on the pins and loads the programs. Nothing that runs changes yet.
+///
+/// # Errors
+/// What is missing on this machine, which other agent holds the pins, or what the kernel's verifier said.
+pub fn load(bpffs: &Path, cgroup: Option<&Path>, sizes: &Sizes) -> Result<Loaded> {
+    if OBJECT.is_empty() {
+        bail!("this binary was built without its eBPF programs; build it with `cargo xtask build`");
+    }
+    checks::kernel()?;
+    checks::capabilities()?;
+    let cgroup = find_cgroup(cgroup)?;
+    let pins = Pins::create(bpffs)?;
+    let lock = Lock::take(bpffs)?;
+    drop_misfits(&pins, sizes)?;
+    let mut loader = EbpfLoader::new();
+    let paths: Vec<PathBuf> = SPECS.iter().map(|spec| pins.map(spec.name)).collect();
+    for (spec, path) in SPECS.iter().zip(&paths) {
+        loader.map_pin_path(spec.name, path.as_path());
+        if let Some(capacity) = (spec.capacity)(sizes) {
+            loader.map_max_entries(spec.name, capacity);
+        }
+    }
+    let mut ebpf = loader.load(OBJECT).context("cannot load the eBPF object")?;
+    for hook in HOOKS {
+        program(&mut ebpf, hook)?.load().with_context(|| format!("the kernel refused the program {hook}"))?;
+    }
+    Ok(Loaded { ebpf, pins, cgroup, _lock: lock })
+}
+
+impl Loaded {
+    /// The pinned maps.
+    ///
+    /// # Errors
+    /// A pin cannot be opened.
+    pub fn maps(&self) -> Result<BpfMaps> {
+        BpfMaps::open(&self.pins)
+    }
+
+    /// The cgroup that [`Self::attach`] attaches to.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// Makes every hook run this binary's programs: in place where a link exists, by a new link elsewhere.
+    ///
+    /// # Errors
+    /// Names the hook; the hooks before it run already, and those after it run what they ran before.
+    pub fn attach(&mut self) -> Result<()> {
+        let folder = std::fs::File::open(&self.cgroup)
+            .with_context(|| format!("cannot open the cgroup {}", self.cgroup.display()))?;
+        let cgroup_id = folder.metadata()?.ino();
+        for hook in HOOKS {
+            let pin = self.pins.link(hook);
+            let program = program(&mut self.ebpf, hook)?;
+            attach_one(program, &pin, &folder, cgroup_id)
+                .with_context(|| format!("cannot attach {hook} to the cgroup {}", self.cgroup.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// What is attached, as the pins tell; needs no agent.
+pub fn attachments(pins: &Pins, cgroup: Option<&Path>) -> Vec<Attachment> {
+    let known = find_cgroup(cgroup).ok();
+    let place = |id: u64| {
+        let folder = known.as_ref()?;
+        let same = std::fs::metadata(folder).ok()?.ino() == id;
+        same.then(|| folder.clone())
+    };
+    HOOKS
+        .map(|hook| {
+            let info = sys::pinned(&pins.link(hook)).and_then(|link| sys::cgroup_link_info(link.as_fd()));
+            let info = info.ok().filter(|info| info.cgroup_id != 0);
+            let target = info.and_then(|info| {
+                place(info.cgroup_id).or_else(|| Some(PathBuf::from(format!("cgroup id {}", info.cgroup_id))))
+            });
+            Attachment {
+                hook,
+                target: target.unwrap_or_default(),
+                program_id: info.map(|info| info.program_id),
+            }
+        })
+        .to_vec()
+}
+
+fn program<'e>(ebpf: &'e mut Ebpf, hook: &str) -> Result<&'e mut CgroupSockAddr> {
+    let program: &mut Program =
+        ebpf.program_mut(hook).with_context(|| format!("the eBPF object has no program {hook}"))?;
+    Ok(program.try_into()?)
+}
+
+fn attach_one(
+    program: &mut CgroupSockAddr,
+    pin: &Path,
+    folder: &std::fs::File,
+    cgroup_id: u64,
+) -> Result<()> {
+    if let Ok(link) = sys::pinned(pin)
+        && sys::cgroup_link_info(link.as_fd())?.cgroup_id == cgroup_id
+    {
+        let fd = program.fd()?;
+        return Ok(sys::replace_program(link.as_fd(), fd.as_fd())?);
+    }
+    // A link allows several programs by itself; this kernel refuses flags with it.
+    let id = program.attach(folder, CgroupAttachMode::Single)?;
+    let link: FdLink = program.take_link(id)?.try_into()?;
+    // A pin of another or a dead cgroup gives way only now, when the new link runs.
+    match std::fs::remove_file(pin) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).context("cannot remove the old pin"),
+    }
+    link.pin(pin)?;
+    Ok(())
+}
+
+/// Removes the pins of maps whose layout or size is not what this binary wants. The maps themselves live on
+/// with the programs that use them, until those are replaced.
+fn drop_misfits(pins: &Pins, sizes: &Sizes) -> Result<()> {
+    let misfit = |name: &str| {
+        let spec = SPECS.iter().find(|spec| spec.name == name)?;
+        let info = MapInfo::from_pin(pins.map(name)).ok()?;
+        let capacity = (spec.capacity)(sizes).is_none_or(|capacity| info.max_entries() == capacity);
+        let fits = capacity && info.key_size() == spec.key_size && info.value_size() == spec.value_size;
+        (!fits).then_some(name.to_owned())
+    };
+    let mut names: Vec<String> = SPECS.iter().filter_map(|spec| misfit(spec.name)).collect();
+    if names.iter().any(|name| CONNECTED.contains(&name.as_str())) {
+        names.extend(CONNECTED.map(str::to_owned));
+    }
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        tracing::warn!(map = %name, "the pinned map has another layout or size; making it anew");
+        let path = pins.map(&name);
+        if path.exists() {
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}

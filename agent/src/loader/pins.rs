@@ -1,0 +1,112 @@
+//! Where pins live, below `--bpffs`: `maps/<MAP>` and `links/<hook>`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{HOOKS, Lock};
+use crate::maps::SPECS;
+
+/// `BPF_FS_MAGIC`, `include/uapi/linux/magic.h`.
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
+
+/// The folder of pins.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// The pins at `root`, which need not exist: for reading.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The pins at `root`; makes the folders, and mounts a bpffs where there is none.
+    ///
+    /// # Errors
+    /// Names the folder that could not be made or mounted.
+    pub fn create(root: &Path) -> Result<Self> {
+        mount(root)?;
+        let pins = Self::at(root);
+        for folder in [pins.root.join("maps"), pins.root.join("links")] {
+            fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        }
+        Ok(pins)
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a map is pinned.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.root.join("maps").join(name)
+    }
+
+    /// Where a hook's link is pinned.
+    pub fn link(&self, hook: &str) -> PathBuf {
+        self.root.join("links").join(hook)
+    }
+}
+
+/// Detaches every program and removes every pin below `root`. Returns what was removed.
+///
+/// # Errors
+/// An agent still runs on these pins (its pid is named), or a pin cannot be removed.
+pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>> {
+    if !root.exists() {
+        return Ok(Vec::new());
+    }
+    let _lock = Lock::take(root)?;
+    let pins = Pins::at(root);
+    let mut removed = Vec::new();
+    // Links first: the hooks stop before the maps that they read go.
+    let files = HOOKS.map(|hook| pins.link(hook)).into_iter().chain(SPECS.map(|spec| pins.map(spec.name)));
+    for file in files {
+        match fs::remove_file(&file) {
+            Ok(()) => removed.push(file),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot remove {}", file.display())),
+        }
+    }
+    for folder in [root.join("maps"), root.join("links"), root.to_owned()] {
+        match fs::remove_dir(&folder) {
+            Ok(()) => removed.push(folder),
+            Err(error) => tracing::debug!(%error, folder = %folder.display(), "left in place"),
+        }
+    }
+    Ok(removed)
+}
+
+fn mount(root: &Path) -> Result<()> {
+    let existing = root.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    if is_bpffs(existing)? {
+        return Ok(());
+    }
+    let target = if root.starts_with(SYSTEM_BPFFS) { Path::new(SYSTEM_BPFFS) } else { root };
+    fs::create_dir_all(target).with_context(|| format!("cannot create {}", target.display()))?;
+    let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
+    match rustix::mount::mount("bpf", target, "bpf", flags, None) {
+        Ok(()) => {
+            tracing::info!(path = %target.display(), "mounted a bpffs");
+            Ok(())
+        }
+        Err(error) => bail!(
+            "{} is not on a bpffs and none could be mounted ({error}); run `mount -t bpf bpf {}` or name another \
+             folder with --bpffs",
+            root.display(),
+            target.display()
+        ),
+    }
+}
+
+fn is_bpffs(folder: &Path) -> Result<bool> {
+    let stat = rustix::fs::statfs(folder).with_context(|| format!("cannot look at {}", folder.display()))?;
+    Ok(stat.f_type.cast_unsigned() == BPF_FS_MAGIC)
+}

@@ -1,0 +1,79 @@
+//! All files together: duplicates, endpoints from Pods, complete listings. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{FileContents, Finding, Object, Placed, Severity};
+use crate::{
+    model::{Change, EndpointSlice, Node, ObjectName},
+    objects::{PodFacts, ServiceWithSelector, slices_from_pods},
+};
+
+/// What the files say, as complete listings for the node `node_name`. Of objects with the same kind and name the
+/// first counts.
+pub fn assemble<'c>(
+    files: impl Iterator<Item = &'c FileContents>,
+    node_name: &str,
+) -> (Vec<Change>, Vec<Finding>) {
+    let mut all = All { node: Node { name: node_name.to_owned(), zone: None }, ..All::default() };
+    for placed in files.flat_map(|file| &file.objects) {
+        all.add(placed, node_name);
+    }
+    let named: BTreeSet<&ObjectName> = all.slices.iter().map(|slice| &slice.service).collect();
+    let made: Vec<EndpointSlice> = all
+        .services
+        .iter()
+        .filter(|service| !named.contains(&service.service.name))
+        .flat_map(|service| slices_from_pods(service, &all.pods))
+        .collect();
+    all.slices.extend(made);
+    let ports = all.pods.iter().flat_map(PodFacts::declared).collect();
+    let services = all.services.into_iter().map(|service| service.service).collect();
+    let changes = vec![
+        Change::Node(all.node),
+        Change::AllPodPorts(ports),
+        Change::AllSlices(all.slices),
+        Change::AllServices(services),
+    ];
+    (changes, all.findings)
+}
+
+#[derive(Default)]
+struct All {
+    services: Vec<ServiceWithSelector>,
+    slices: Vec<EndpointSlice>,
+    pods: Vec<PodFacts>,
+    node: Node,
+    places: BTreeMap<(&'static str, ObjectName), String>,
+    findings: Vec<Finding>,
+}
+
+impl All {
+    fn add(&mut self, placed: &Placed, node_name: &str) {
+        let (kind, name) = match &placed.object {
+            Object::Service(name, _) => ("Service", name.clone()),
+            Object::Slice(name, _) => ("EndpointSlice", name.clone()),
+            Object::Pod(name, _) => ("Pod", name.clone()),
+            Object::Node(node) => ("Node", ObjectName::new("", node.name.clone())),
+        };
+        let place = format!("{}:{}", placed.file.display(), placed.line);
+        if let Some(first) = self.places.get(&(kind, name.clone())) {
+            self.findings.push(Finding {
+                file: placed.file.clone(),
+                line: placed.line,
+                object: format!("{kind} {name}"),
+                path: "metadata.name".to_owned(),
+                severity: Severity::Error,
+                message: format!("is defined at {first} already; that one counts, this one is left out"),
+            });
+            return;
+        }
+        self.places.insert((kind, name), place);
+        match &placed.object {
+            Object::Service(_, service) => self.services.extend(service.as_deref().cloned()),
+            Object::Slice(_, slice) => self.slices.extend(slice.clone()),
+            Object::Pod(_, pod) => self.pods.extend(pod.clone()),
+            Object::Node(node) if node.name == node_name => self.node = node.clone(),
+            Object::Node(_) => {}
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! One file: documents, kinds, types, and what is wrong with each.
+
+use std::path::Path;
+
+use k8s_openapi::api::core::v1 as core;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{FileContents, Finding, Object, Placed, Severity};
+use crate::{
+    model::{Node, ObjectName},
+    objects::{self, Converted},
+};
+
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// Reads the documents of a file. Never fails: whatever is wrong becomes a finding.
+pub fn read_text(file: &Path, bytes: &[u8]) -> FileContents {
+    let mut reader = Reader { file, line: 1, contents: FileContents::default() };
+    match std::str::from_utf8(bytes) {
+        Err(error) => {
+            reader.line += bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+            reader.add("", "", Severity::Error, "is not UTF-8 text".to_owned());
+        }
+        Ok(text) => {
+            for (line, document) in documents(text) {
+                reader.line = line;
+                reader.document(&document);
+            }
+        }
+    }
+    reader.contents
+}
+
+/// The documents of a YAML stream, each with the number of its first line.
+fn documents(text: &str) -> Vec<(usize, String)> {
+    let mut documents = vec![(1, String::new())];
+    for (index, line) in text.lines().enumerate() {
+        if line == "---" || line.starts_with("--- ") || line.starts_with("---\t") {
+            documents.push((index + 1, String::new()));
+        }
+        if let Some((_, document)) = documents.last_mut() {
+            document.push_str(line);
+            document.push('\n');
+        }
+    }
+    documents
+}
+
+struct Reader<'f> {
+    file: &'f Path,
+    line: usize,
+    contents: FileContents,
+}
+
+impl Reader<'_> {
+    fn add(&mut self, object: &str, path: &str, severity: Severity, message: String) {
+        self.contents.findings.push(Finding {
+            file: self.file.to_owned(),
+            line: self.line,
+            object: object.to_owned(),
+            path: path.to_owned(),
+            severity,
+            message,
+        });
+    }
+
+    fn document(&mut self, text: &str) {
+        match serde_saphyr::from_str::<Value>(text) {
+            Ok(value) => self.value(value),
+            Err(error) => {
+                let start = self.line;
+                self.line +=
+                    error.location().map_or(0, |location| (location.line() as usize).saturating_sub(1));
+                // The location in the text counts from the document's start: the finding has the file's line.
+                let message = error.without_snippet().to_string();
+                let message = message.split(" at line ").next().unwrap_or_default();
+                let column = error.location().map_or(String::new(), |at| format!(", column {}", at.column()));
+                self.add("", "", Severity::Error, format!("broken YAML: {message}{column}"));
+                self.line = start;
+            }
+        }
+    }
+
+    fn value(&mut self, value: Value) {
+        if value.is_null() {
+            return;
+        }
+        let text = |path: &str| value.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (kind, version) = (text("/kind"), text("/apiVersion"));
+        let namespace = if kind == "Node" || text("/metadata/namespace").is_empty() {
+            if kind == "Node" { String::new() } else { "default".to_owned() }
+        } else {
+            text("/metadata/namespace")
+        };
+        let name = text("/metadata/name");
+        let name = ObjectName::new(namespace, name);
+        let nameless = name.name.is_empty() || kind.is_empty();
+        let title = if nameless { kind.clone() } else { format!("{kind} {name}") };
+        let known = matches!(kind.as_str(), "Service" | "Pod" | "Node" | "EndpointSlice");
+        if known && nameless {
+            self.add(
+                &title,
+                "metadata.name",
+                Severity::Error,
+                "is missing; the object is left out".to_owned(),
+            );
+            return;
+        }
+        match (version.as_str(), kind.as_str()) {
+            ("v1", "List") => self.list(value),
+            ("v1", "Service") => {
+                self.convert(value, &title, objects::service, |value| Object::Service(name, value.map(Box::new)));
+            }
+            ("discovery.k8s.io/v1", "EndpointSlice") => {
+                self.convert(value, &title, objects::slice, |value| Object::Slice(name, value));
+            }
+            ("v1", "Pod") => self.convert(value, &title, objects::pod_facts, |value| Object::Pod(name, value)),
+            ("v1", "Node") => self.node(value, &title),
+            (_, "") => self.add(&title, "kind", Severity::Error, "is missing; this is no Kubernetes object".to_owned()),
+            (version, "Service" | "Pod" | "Node" | "EndpointSlice") => self.add(
+                &title,
+                "apiVersion",
+                Severity::Error,
+                format!("{version:?} is not known for this kind; v1 or discovery.k8s.io/v1 is. The object is left out"),
+            ),
+            (_, other) => {
+                let message = format!("Sluice makes no use of kind {other}; the object is passed over");
+                self.add(&title, "", Severity::Warning, message);
+            }
+        }
+    }
+
+    fn list(&mut self, value: Value) {
+        match value.get("items") {
+            Some(Value::Array(items)) => items.iter().for_each(|item| self.value(item.clone())),
+            Some(_) | None => self.add("List", "items", Severity::Error, "is missing or no list".to_owned()),
+        }
+    }
+
+    fn node(&mut self, value: Value, title: &str) {
+        let convert = |node: &core::Node| {
+            let labels = node.metadata.labels.clone().unwrap_or_default();
+            let name = node.metadata.name.clone().unwrap_or_default();
+            let zone = labels.get(ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned();
+            Converted { value: Some(Node { name, zone }), problems: Vec::new() }
+        };
+        self.convert(value, title, convert, |node| Object::Node(node.unwrap_or_default()));
+    }
+
+    /// Gives the value its type, then converts it; complains about what neither step could use.
+    fn convert<K: DeserializeOwned, T>(
+        &mut self,
+        value: Value,
+        title: &str,
+        convert: impl Fn(&K) -> Converted<T>,
+        wrap: impl FnOnce(Option<T>) -> Object,
+    ) {
+        let mut unknown = Vec::new();
+        let mut track = serde_path_to_error::Track::new();
+        let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
+        let typed: Result<K, _> =
+            serde_ignored::deserialize(tracked, |path| unknown.push(path.to_string().replace(".?", "")));
+        match typed {
+            Err(error) => {
+                let message = format!("{error}; the object is left out");
+                self.add(title, &track.path().to_string(), Severity::Error, message);
+            }
+            Ok(typed) => {
+                for path in unknown.iter().filter(|path| !path.is_empty()) {
+                    self.add(title, path, Severity::Warning, "no such field; it has no effect".to_owned());
+                }
+                let converted = convert(&typed);
+                for problem in converted.problems {
+                    self.add(title, &problem.path, Severity::Error, problem.message);
+                }
+                let placed =
+                    Placed { file: self.file.to_owned(), line: self.line, object: wrap(converted.value) };
+                self.contents.objects.push(placed);
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! `sluice run`: sources feed one thread that programs the maps; an admin server tells how it goes.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    health::Shared,
+    k8s, loader,
+    manifests::{Manifests, Reading, Severity},
+    maps::Sizes,
+    model::Change,
+};
+
+mod admin;
+mod probe;
+mod programmer;
+
+pub use probe::connect_from_cgroup;
+
+/// How often manifests are looked at.
+const MANIFEST_POLL: Duration = Duration::from_millis(250);
+
+/// Everything that `sluice run` can be told.
+#[derive(Debug)]
+pub struct Options {
+    /// Files and folders; empty means Kubernetes.
+    pub manifests: Vec<PathBuf>,
+    /// Kubernetes access.
+    pub kubernetes: k8s::Options,
+    /// This node's name.
+    pub node_name: String,
+    /// Cgroup to attach to.
+    pub cgroup: Option<PathBuf>,
+    /// Folder of pins.
+    pub bpffs: PathBuf,
+    /// Metrics and state.
+    pub admin: SocketAddr,
+    /// Health.
+    pub healthz: SocketAddr,
+    /// Map capacities.
+    pub sizes: Sizes,
+}
+
+/// Runs until SIGTERM or SIGINT. The kernel goes on forwarding afterwards.
+///
+/// # Errors
+/// What keeps the agent from starting, or what ended it.
+pub fn run(options: Options) -> Result<()> {
+    let manifests = match options.manifests.as_slice() {
+        [] => None,
+        paths => Some(Manifests::new(paths.to_vec(), options.node_name.clone())?),
+    };
+    let loaded = loader::load(&options.bpffs, options.cgroup.as_deref(), &options.sizes)?;
+    let shared = Arc::new(Shared::new(&options.node_name, loaded.cgroup()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async move {
+        let (news, inbox) = mpsc::channel();
+        // Both listeners before anything else: a port that is taken is an error at once.
+        let admin = admin::Server::bind(options.admin, &shared, &options.bpffs).await?;
+        let health = admin::Server::bind(options.healthz, &shared, &options.bpffs).await?;
+        let programmer = programmer::spawn(loaded, &options, Arc::clone(&shared), inbox)?;
+        let source = async {
+            match manifests {
+                Some(manifests) => watch_manifests(manifests, news, &shared).await,
+                None => k8s::watch(&options.kubernetes, &options.node_name, news, &shared).await,
+            }
+        };
+        tracing::info!(node = %options.node_name, pid = std::process::id(), "sluice is up");
+        tokio::select! {
+            result = source => result,
+            result = admin.serve() => result,
+            result = health.serve() => result,
+            result = programmer => bail!("the programming thread ended: {result:?}"),
+            result = stop_signal() => result,
+        }
+    })
+}
+
+async fn stop_signal() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; the programs stay attached and keep forwarding");
+    Ok(())
+}
+
+async fn watch_manifests(
+    mut manifests: Manifests,
+    news: mpsc::Sender<Vec<Change>>,
+    shared: &Shared,
+) -> Result<()> {
+    shared.source("manifests", false);
+    loop {
+        if let Some(Reading { changes, findings }) = manifests.poll() {
+            shared.clear("manifests/");
+            for finding in findings {
+                let text = finding.to_string();
+                match finding.severity {
+                    Severity::Error => tracing::error!("{text}"),
+                    Severity::Warning => tracing::warn!("{text}"),
+                }
+                shared.warn(&format!("manifests/{text}"), text.clone());
+            }
+            news.send(changes).context("the programming thread is gone")?;
+            shared.source("manifests", true);
+        }
+        tokio::time::sleep(MANIFEST_POLL).await;
+    }
+}

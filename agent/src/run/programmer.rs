@@ -1,0 +1,218 @@
+//! The one thread that writes the maps: takes changes in, compiles what they touch, reconciles, tries again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, mpsc},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::oneshot;
+
+use super::{Options, probe};
+use crate::{
+    compile,
+    health::Shared,
+    loader::Loaded,
+    maps::bpf::BpfMaps,
+    model::{Change, Node, ObjectName, Store},
+    reconcile::Reconciler,
+};
+
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LAST: Duration = Duration::from_secs(5);
+const PROBE_EVERY: Duration = Duration::from_secs(30);
+const PROBE_AGAIN: Duration = Duration::from_secs(2);
+const COLLECT_EVERY: Duration = Duration::from_millis(500);
+
+struct Programmer {
+    store: Store,
+    reconciler: Reconciler,
+    maps: BpfMaps,
+    loaded: Loaded,
+    shared: Arc<Shared>,
+    start: Instant,
+    retry: Option<(Instant, Duration)>,
+    probe_at: Option<Instant>,
+    collect_at: Option<Instant>,
+    first_round_done: bool,
+    attached: bool,
+}
+
+/// Adopts what the maps hold and starts the thread. The receiver yields when the thread ends.
+pub fn spawn(
+    loaded: Loaded,
+    options: &Options,
+    shared: Arc<Shared>,
+    inbox: mpsc::Receiver<Vec<Change>>,
+) -> Result<oneshot::Receiver<()>> {
+    let maps = loaded.maps()?;
+    let adopted = maps.dump()?;
+    tracing::info!(
+        services = adopted.services.len(),
+        frontends = adopted.frontends.len(),
+        "adopted pinned maps"
+    );
+    let mut programmer = Programmer {
+        store: Store::new(Node { name: options.node_name.clone(), zone: None }),
+        reconciler: Reconciler::new(adopted, options.sizes),
+        maps,
+        loaded,
+        shared,
+        start: Instant::now(),
+        retry: None,
+        probe_at: None,
+        collect_at: None,
+        first_round_done: false,
+        attached: false,
+    };
+    let (ended, receiver) = oneshot::channel();
+    std::thread::Builder::new().name("programmer".to_owned()).spawn(move || {
+        while programmer.turn(&inbox) {}
+        let _nobody_waits = ended.send(());
+    })?;
+    Ok(receiver)
+}
+
+impl Programmer {
+    /// Waits for news or for the next thing to do, and does it. False when there will be no more news.
+    fn turn(&mut self, inbox: &mpsc::Receiver<Vec<Change>>) -> bool {
+        let wake = [self.retry.map(|(at, _)| at), self.probe_at, self.collect_at].into_iter().flatten().min();
+        let wait = wake.map_or(PROBE_EVERY, |at| at.saturating_duration_since(Instant::now()));
+        match inbox.recv_timeout(wait) {
+            Ok(changes) => self.take(changes),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return false,
+        }
+        while let Ok(changes) = inbox.try_recv() {
+            self.take(changes);
+        }
+        // Before the first complete listing nothing is known to be gone, so that nothing is touched.
+        if self.store.is_listed() {
+            self.work();
+        }
+        true
+    }
+
+    fn take(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            self.store.apply(change);
+        }
+    }
+
+    fn work(&mut self) {
+        let now = Instant::now();
+        let complete = self.program();
+        if complete && !self.first_round_done {
+            match self.reconciler.purge(&mut self.maps) {
+                Ok(()) => self.first_round_done = true,
+                Err(error) => self.shared.problem("maps", Some(describe(&error))),
+            }
+        }
+        if !self.attached {
+            self.attach();
+        }
+        self.schedule_retry(now, complete && self.first_round_done && self.attached);
+        if self.attached && self.probe_at.is_none_or(|at| at <= now) {
+            self.probe(now);
+        }
+        if self.collect_at.is_none_or(|at| at <= now) {
+            let now_ns = self.now_ns();
+            let resting = self.reconciler.collect(&mut self.maps, now_ns).unwrap_or(true);
+            self.collect_at = resting.then(|| now + COLLECT_EVERY);
+        }
+    }
+
+    /// Compiles and writes what changed. True when everything that should be in the maps is.
+    fn program(&mut self) -> bool {
+        let mut names = self.store.take_dirty();
+        if !self.first_round_done {
+            let store = &self.store;
+            names.extend(self.reconciler.leftovers(|name| store.service(name).is_some()));
+        }
+        if names.is_empty() {
+            return true;
+        }
+        let start = Instant::now();
+        let compiled: BTreeMap<ObjectName, _> =
+            names.iter().map(|name| (name.clone(), compile::service(&self.store, name))).collect();
+        let now_ns = self.now_ns();
+        let outcome = self.reconciler.reconcile(&mut self.maps, compiled, now_ns);
+        self.collect_at = self.collect_at.or(Some(Instant::now() + COLLECT_EVERY));
+        tracing::debug!(services = names.len(), writes = outcome.writes, took = ?start.elapsed(), "programmed");
+        for name in &outcome.looked_at {
+            self.shared.problem(&format!("service/{name}"), None);
+            self.shared.clear(&format!("conflict/{name} "));
+        }
+        for (loser, dialled, winner) in &outcome.conflicts {
+            let text =
+                format!("Service {loser}: {dialled} belongs to Service {winner} already, which is older");
+            self.shared.warn(&format!("conflict/{loser} {dialled}"), text);
+        }
+        for (name, error) in &outcome.failed {
+            let text = format!("Service {name} is not up to date in the maps: {}", describe(error));
+            self.shared.problem(&format!("service/{name}"), Some(text));
+            self.store.mark(name.clone());
+        }
+        self.shared.update(|state| state.writes += outcome.writes);
+        outcome.failed.is_empty()
+    }
+
+    fn attach(&mut self) {
+        match self.loaded.attach() {
+            Ok(()) => {
+                self.attached = true;
+                self.shared.problem("attach", None);
+                self.shared.update(|state| state.programmed = true);
+                tracing::info!(cgroup = %self.loaded.cgroup().display(), "programs attached");
+            }
+            Err(error) => self.shared.problem("attach", Some(format!("{error:#}"))),
+        }
+    }
+
+    fn schedule_retry(&mut self, now: Instant, done: bool) {
+        self.retry = match self.retry {
+            _ if done => None,
+            None => Some((now + RETRY_FIRST, RETRY_FIRST)),
+            Some((at, wait)) if at <= now => Some((now + wait * 2, (wait * 2).min(RETRY_LAST))),
+            waiting => waiting,
+        };
+    }
+
+    fn probe(&mut self, now: Instant) {
+        let result = probe::probe(&mut self.maps, self.loaded.cgroup());
+        match result.context("the self-probe failed: connections are not translated") {
+            Ok(()) => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                self.shared.problem("probe", None);
+                self.shared.update(|state| state.probed_s = Some(since.as_secs()));
+                self.probe_at = Some(now + PROBE_EVERY);
+            }
+            Err(error) => {
+                self.shared.problem("probe", Some(format!("{error:#}")));
+                self.shared.update(|state| state.probed_s = None);
+                // Somebody may have removed the links, or the cgroup went: attach again.
+                self.attached = false;
+                self.probe_at = Some(now + PROBE_AGAIN);
+                self.retry = Some((now + PROBE_AGAIN, PROBE_AGAIN));
+            }
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut causes = BTreeSet::from([text.clone()]);
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if causes.insert(cause.to_string()) {
+            text = format!("{text}: {cause}");
+        }
+        source = cause.source();
+    }
+    text
+}

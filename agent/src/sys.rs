@@ -1,0 +1,101 @@
+//! The agent's only `unsafe`: bpf(2) commands on links that aya 0.14 does not offer for cgroup programs.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// What the kernel says of a cgroup link. Source: `struct bpf_link_info`, `include/uapi/linux/bpf.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CgroupLinkInfo {
+    kind: u32,
+    id: u32,
+    /// The program that runs.
+    pub program_id: u32,
+    pad: u32,
+    /// Inode number of the cgroup's folder; 0 once the cgroup is gone.
+    pub cgroup_id: u64,
+    attach_type: u32,
+    pad2: u32,
+}
+const _: () = assert!(size_of::<CgroupLinkInfo>() == 32);
+
+#[repr(C)]
+struct ObjGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+#[repr(C)]
+struct ObjInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+#[repr(C)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// Opens what is pinned at `path`.
+///
+/// # Errors
+/// The kernel's error; `NotFound` if nothing is pinned there.
+pub fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: `bpf` returned no error, so that `fd` is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What a cgroup link is attached to.
+///
+/// # Errors
+/// The kernel's error.
+pub fn cgroup_link_info(link: BorrowedFd<'_>) -> io::Result<CgroupLinkInfo> {
+    let mut info = CgroupLinkInfo::default();
+    let mut attr = ObjInfo {
+        bpf_fd: link.as_raw_fd().cast_unsigned(),
+        info_len: size_of::<CgroupLinkInfo>() as u32,
+        info: &raw mut info as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
+}
+
+/// Makes `link` run `program` from now on, in one step; connections under way do not notice.
+///
+/// # Errors
+/// The kernel's error, such as `EINVAL` for a program of another type.
+pub fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdate {
+        link_fd: link.as_raw_fd().cast_unsigned(),
+        new_prog_fd: program.as_raw_fd().cast_unsigned(),
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<RawFd> {
+    // SAFETY: `attr` is a live `repr(C)` prefix of `union bpf_attr` for this command, and its size is passed;
+    // the addresses in it point to values that outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as RawFd) }
+}
