@@ -149,7 +149,11 @@ pub fn send<F: Family>(ctx: &SockAddrContext) -> Outcome {
         return (Verdict::Pass, Reason::NotOurs);
     };
     let Some(frontend) = raw::get(&FRONTENDS, &key) else {
-        forget_reply(ctx, &key);
+        // A dual-stack socket connected to an IPv4 backend comes by with that backend's address at each send:
+        // udpv6_sendmsg hands its own peer to udp_sendmsg as if the caller had named it.
+        if connection(ctx, &key.addr, key.port_be).is_none() {
+            forget_reply(ctx, &key);
+        }
         return (Verdict::Pass, Reason::NotOurs);
     };
     let spread = choose::socket_hash(raw::cookie(ctx), frontend.service_id);
@@ -187,18 +191,22 @@ pub fn receive<F: Family>(ctx: &SockAddrContext) -> Outcome {
 /// getpeername: shows the frontend that was dialled, as long as the socket is still on that backend.
 #[inline(always)]
 pub fn peer<F: Family>(ctx: &SockAddrContext) -> Outcome {
-    match raw::socket(ctx) {
-        Some(value)
-            if value.frontend.protocol != 0
-                && value.backend_port_be == raw::port_be(ctx)
-                && value.backend_addr == F::address(ctx) =>
-        {
+    match connection(ctx, &F::address(ctx), raw::port_be(ctx)) {
+        Some(value) => {
             F::set_address(ctx, &value.frontend.addr);
             raw::set_port_be(ctx, value.frontend.port_be);
             (Verdict::Pass, Reason::PeerTranslated)
         }
-        Some(_) | None => (Verdict::Pass, Reason::NotOurs),
+        None => (Verdict::Pass, Reason::NotOurs),
     }
+}
+
+/// What the socket's connection was translated from, if it was, and to this backend.
+#[inline(always)]
+fn connection(ctx: &SockAddrContext, addr: &Addr, port_be: u16) -> Option<SocketValue> {
+    raw::socket(ctx).filter(|value| {
+        value.frontend.protocol != 0 && value.backend_port_be == port_be && value.backend_addr == *addr
+    })
 }
 
 #[inline(always)]

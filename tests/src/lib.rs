@@ -1,1 +1,7 @@
-//! x
+//! What end-to-end tests and the demo are built from. Everything here is real: namespaces, cgroups, processes,
+//! sockets and the `sluice` binary. Needs root; `cargo xtask test` provides the rest.
+
+pub mod manifest;
+pub mod peer;
+pub mod wait;
+pub mod world;

@@ -22,7 +22,15 @@ pub fn on_path(program: &str) -> Option<PathBuf> {
 
 /// The cargo that runs us, or the one on the PATH.
 pub fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo told us of this package is not meant for others: build scripts that look at it would run again.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(&*name);
+        }
+    }
+    command
 }
 
 /// Runs `command` with its output shown; an exit code other than 0 is an error.

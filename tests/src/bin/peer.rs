@@ -1,0 +1,123 @@
+//! The process that [`sluice_tests::peer`] describes. Only std's sockets: what any program would do.
+
+use std::{
+    collections::HashMap,
+    io::{self, BufRead as _, Read as _, Write as _},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use sluice_tests::peer::{Answer, Command, Outcome};
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Default)]
+struct Sockets {
+    tcp: HashMap<u32, TcpStream>,
+    udp: HashMap<u32, UdpSocket>,
+}
+
+fn main() {
+    let mut sockets = Sockets::default();
+    for line in io::stdin().lock().lines().map_while(Result::ok) {
+        let command: Command = serde_json::from_str(&line).expect("commands parse");
+        let outcome: Outcome = sockets.run(command).map_err(|error| name(&error));
+        println!("{}", serde_json::to_string(&outcome).expect("answers serialize"));
+    }
+}
+
+fn name(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "ECONNREFUSED".to_owned(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "timeout".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+impl Sockets {
+    fn run(&mut self, command: Command) -> io::Result<Answer> {
+        match command {
+            Command::Serve { name, port, udp } => serve(name, port, udp).map(|()| nobody(None)),
+            Command::Tcp { id, to } => {
+                self.tcp.remove(&id);
+                let mut stream = TcpStream::connect_timeout(&to, TIMEOUT)?;
+                stream.set_read_timeout(Some(TIMEOUT))?;
+                let answer = ask(&mut stream)?;
+                self.tcp.insert(id, stream);
+                Ok(answer)
+            }
+            Command::AskAgain { id } => ask(self.tcp.get_mut(&id).ok_or(io::ErrorKind::NotFound)?),
+            Command::UdpOpen { id, v6 } => {
+                let socket = UdpSocket::bind(if v6 { "[::]:0" } else { "0.0.0.0:0" })?;
+                socket.set_read_timeout(Some(TIMEOUT))?;
+                self.udp.insert(id, socket);
+                Ok(nobody(None))
+            }
+            Command::UdpConnect { id, to } => {
+                let socket = self.udp.get(&id).ok_or(io::ErrorKind::NotFound)?;
+                socket.connect(to)?;
+                Ok(nobody(Some(socket.peer_addr()?)))
+            }
+            Command::UdpAsk { id, to } => {
+                let socket = self.udp.get(&id).ok_or(io::ErrorKind::NotFound)?;
+                match to {
+                    Some(to) => socket.send_to(b"?", to)?,
+                    None => socket.send(b"?")?,
+                };
+                let mut buffer = [0; 256];
+                let (length, source) = socket.recv_from(&mut buffer)?;
+                Ok(parse(&buffer[..length], Some(source)))
+            }
+        }
+    }
+}
+
+fn ask(stream: &mut TcpStream) -> io::Result<Answer> {
+    stream.write_all(b"?")?;
+    let mut buffer = [0; 256];
+    let length = stream.read(&mut buffer)?;
+    if length == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(parse(&buffer[..length], Some(stream.peer_addr()?)))
+}
+
+fn nobody(peer: Option<SocketAddr>) -> Answer {
+    Answer { by: String::new(), client: String::new(), peer }
+}
+
+fn parse(text: &[u8], peer: Option<SocketAddr>) -> Answer {
+    let text = String::from_utf8_lossy(text);
+    let (by, client) = text.split_once(' ').unwrap_or((&text, ""));
+    Answer { by: by.to_owned(), client: client.to_owned(), peer }
+}
+
+/// Answers for as long as the process lives.
+fn serve(name: String, port: u16, udp: bool) -> io::Result<()> {
+    let all = (Ipv6Addr::UNSPECIFIED, port);
+    if udp {
+        let socket = UdpSocket::bind(all)?;
+        std::thread::spawn(move || {
+            let mut buffer = [0; 256];
+            while let Ok((_, client)) = socket.recv_from(&mut buffer) {
+                let _client_gone = socket.send_to(format!("{name} {client}").as_bytes(), client);
+            }
+        });
+        return Ok(());
+    }
+    let listener = TcpListener::bind(all)?;
+    std::thread::spawn(move || {
+        while let Ok((mut stream, client)) = listener.accept() {
+            let name = name.clone();
+            std::thread::spawn(move || {
+                let mut byte = [0];
+                while stream.read_exact(&mut byte).is_ok() {
+                    if stream.write_all(format!("{name} {client}").as_bytes()).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! A process in a pod that opens real sockets when told so: commands as JSON lines in, answers out.
+//! `src/bin/peer.rs` is that process; [`Peer`] is the test's end.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::SocketAddr,
+    process::{Child, ChildStdin, ChildStdout},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// What to do. Sockets that stay open are named by a number of the caller's choice.
+#[derive(Serialize, Deserialize, Debug, Clone)]
+pub enum Command {
+    /// Answers TCP connections and UDP datagrams on this port, all addresses, with `NAME CLIENT`.
+    Serve {
+        /// Who answers.
+        name: String,
+        /// Where.
+        port: u16,
+        /// UDP instead of TCP.
+        udp: bool,
+    },
+    /// Connects, asks once, keeps the socket.
+    Tcp {
+        /// Names the socket.
+        id: u32,
+        /// Where to.
+        to: SocketAddr,
+    },
+    /// Asks again on a connection that is open.
+    AskAgain {
+        /// The socket.
+        id: u32,
+    },
+    /// Opens an unconnected UDP socket, of IPv6 (for both versions) or IPv4.
+    UdpOpen {
+        /// Names the socket.
+        id: u32,
+        /// AF_INET6.
+        v6: bool,
+    },
+    /// Connects a UDP socket; nothing is sent.
+    UdpConnect {
+        /// The socket.
+        id: u32,
+        /// Where to.
+        to: SocketAddr,
+    },
+    /// Sends on a UDP socket, to `to` unless it is connected, and waits for the answer.
+    UdpAsk {
+        /// The socket.
+        id: u32,
+        /// Where to.
+        to: Option<SocketAddr>,
+    },
+}
+
+/// What came of it.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Name of the server that answered; empty if nobody was asked.
+    pub by: String,
+    /// The client's address as the server saw it.
+    pub client: String,
+    /// getpeername of the socket, or the source of the datagram for unconnected ones.
+    pub peer: Option<SocketAddr>,
+}
+
+/// An error's name, such as `ECONNREFUSED` or `timeout`.
+pub type Outcome = Result<Answer, String>;
+
+/// The process in the pod.
+#[derive(Debug)]
+pub struct Peer {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    next_id: u32,
+}
+
+impl Peer {
+    /// Takes over a started `sluice-peer` whose standard input and output are pipes.
+    pub fn new(mut child: Child) -> Self {
+        let stdin = child.stdin.take().expect("stdin is a pipe");
+        let stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+        Self { child, stdin, stdout, next_id: 0 }
+    }
+
+    /// Does one thing and waits for what came of it.
+    pub fn command(&mut self, command: &Command) -> Outcome {
+        let mut line = serde_json::to_string(command).expect("commands serialize");
+        line.push('\n');
+        self.stdin.write_all(line.as_bytes()).expect("the peer takes commands");
+        let mut answer = String::new();
+        self.stdout.read_line(&mut answer).expect("the peer answers");
+        assert!(!answer.is_empty(), "the peer ended: {:?}", self.child.try_wait());
+        serde_json::from_str(&answer).expect("answers parse")
+    }
+
+    /// A socket number that no other call got.
+    pub fn id(&mut self) -> u32 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Serves `port` from now on.
+    pub fn serve(&mut self, name: &str, port: u16, udp: bool) {
+        let served = self.command(&Command::Serve { name: name.to_owned(), port, udp });
+        served.unwrap_or_else(|error| panic!("{name} cannot serve {port}: {error}"));
+    }
+
+    /// One TCP connection, closed again at the next one of the same number.
+    pub fn tcp(&mut self, to: &str) -> Outcome {
+        self.command(&Command::Tcp { id: 0, to: address(to) })
+    }
+
+    /// One datagram from a fresh unconnected socket.
+    pub fn udp(&mut self, to: &str) -> Outcome {
+        let to = address(to);
+        self.command(&Command::UdpOpen { id: 0, v6: to.is_ipv6() })?;
+        self.command(&Command::UdpAsk { id: 0, to: Some(to) })
+    }
+
+    /// One datagram from a fresh connected socket.
+    pub fn udp_connected(&mut self, to: &str) -> Outcome {
+        let to = address(to);
+        self.command(&Command::UdpOpen { id: 0, v6: to.is_ipv6() })?;
+        self.command(&Command::UdpConnect { id: 0, to })?;
+        self.command(&Command::UdpAsk { id: 0, to: None })
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// Reads `ADDRESS:PORT`.
+pub fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}

@@ -1,0 +1,21 @@
+//! Waiting for a condition, with a deadline; never for a time.
+
+use std::{
+    fmt::Debug,
+    time::{Duration, Instant},
+};
+
+/// Longest wait for anything in a test.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Polls until `check` returns `Ok`; panics with its last error at the deadline.
+pub fn until<T, E: Debug>(what: &str, mut check: impl FnMut() -> Result<T, E>) -> T {
+    let start = Instant::now();
+    loop {
+        match check() {
+            Ok(value) => return value,
+            Err(error) if start.elapsed() > DEADLINE => panic!("{what}: not within {DEADLINE:?}: {error:?}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}

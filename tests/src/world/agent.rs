@@ -1,0 +1,106 @@
+//! The agent of a world, and the command line beside it.
+
+use std::{
+    fs::File,
+    process::{Child, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use super::{World, kill, sluice_binary};
+use crate::wait;
+
+/// A running `sluice run`.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+}
+
+impl Agent {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL: nothing of its own doing happens any more.
+    pub fn kill(mut self) {
+        kill(&mut self.child);
+    }
+
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        kill(&mut self.child);
+    }
+}
+
+impl World {
+    /// Starts the agent on the world's manifests and waits until it is healthy.
+    pub fn agent(&self) -> Agent {
+        let manifests = self.manifests().display().to_string();
+        let agent = self.spawn_agent(&["--manifests", &manifests]);
+        self.wait_healthy();
+        agent
+    }
+
+    /// Starts the agent with these sources; does not wait. Its log is `agent.log` in the world's folder.
+    pub fn spawn_agent(&self, flags: &[&str]) -> Agent {
+        let log = File::options().create(true).append(true).open(self.folder().join("agent.log"));
+        let log = log.expect("a log file");
+        let mut command = self.node().command(&sluice_binary().display().to_string());
+        command.arg("run").args(["--node-name", "node-1"]).arg("--cgroup").arg(self.cgroup());
+        command.arg("--bpffs").arg(self.bpffs()).args(flags);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        Agent { child: child.expect("sluice starts") }
+    }
+
+    /// Waits until `sluice status` says healthy.
+    pub fn wait_healthy(&self) {
+        wait::until("a healthy agent", || {
+            let output = self.sluice(&["status"]);
+            if output.status.success() { Ok(()) } else { Err(format!("{}{}", text(&output), self.log())) }
+        });
+    }
+
+    /// What the agent wrote.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder().join("agent.log")).unwrap_or_default()
+    }
+
+    /// Runs a command of `sluice` on this node's pins.
+    pub fn sluice(&self, words: &[&str]) -> Output {
+        let mut command = self.node().command(&sluice_binary().display().to_string());
+        command.args(words);
+        if !matches!(words.first(), Some(&"check")) {
+            command.arg("--bpffs").arg(self.bpffs());
+        }
+        command.output().expect("sluice starts")
+    }
+
+    /// The same with `-o json`, parsed.
+    pub fn json(&self, words: &[&str]) -> Value {
+        let words: Vec<&str> = words.iter().copied().chain(["-o", "json"]).collect();
+        let output = self.sluice(&words);
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("sluice {}: {error}: {}", words.join(" "), text(&output)))
+    }
+
+    /// Waits until `explain` gives this verdict with this many endpoints.
+    pub fn wait_verdict(&self, destination: &str, verdict: &str, endpoints: usize) {
+        wait::until(destination, || {
+            let answer = self.json(&["explain", destination]);
+            let count = answer["endpoints"].as_array().map(Vec::len);
+            if answer["verdict"] == verdict && count == Some(endpoints) { Ok(()) } else { Err(answer) }
+        });
+    }
+}
+
+/// Everything a command printed.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}

@@ -1,0 +1,50 @@
+//! Namespaces, bridge and wires, by iproute2.
+
+use std::{path::PathBuf, process::Command};
+
+use super::Pod;
+
+/// A program that `cargo xtask setup` found or unpacked; what it unpacked finds its libraries.
+pub fn tool(name: &str) -> Command {
+    let file = std::env::var_os(format!("SLUICE_TOOL_{}", name.to_uppercase()));
+    let file = file.map_or_else(|| PathBuf::from(name), PathBuf::from);
+    let mut command = Command::new(file);
+    if let Some(libraries) = std::env::var_os("SLUICE_TOOL_LIBRARIES") {
+        command.env("LD_LIBRARY_PATH", libraries);
+    }
+    command
+}
+
+/// Runs `ip` with these words.
+///
+/// # Panics
+/// It fails.
+pub fn ip(words: &str) {
+    let output = tool("ip").args(words.split_whitespace()).output().expect("ip (package iproute2) starts");
+    assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The node's namespace, with a bridge that is every pod's gateway.
+pub fn node(node: &Pod) {
+    let netns = &node.netns;
+    ip(&format!("netns add {netns}"));
+    ip(&format!("-n {netns} link set lo up"));
+    ip(&format!("-n {netns} link add pods type bridge"));
+    ip(&format!("-n {netns} addr add {}/16 dev pods", node.v4));
+    ip(&format!("-n {netns} addr add {}/64 dev pods nodad", node.v6));
+    ip(&format!("-n {netns} link set pods up"));
+}
+
+/// A pod's namespace, wired to the node's bridge.
+pub fn pod(node: &Pod, pod: &Pod, number: usize) {
+    let (inside, outside) = (&pod.netns, &node.netns);
+    ip(&format!("netns add {inside}"));
+    ip(&format!("-n {inside} link set lo up"));
+    ip(&format!("-n {outside} link add pod{number} type veth peer name eth0 netns {inside}"));
+    ip(&format!("-n {outside} link set pod{number} master pods up"));
+    ip(&format!("-n {inside} addr add {}/16 dev eth0", pod.v4));
+    ip(&format!("-n {inside} addr add {}/64 dev eth0 nodad", pod.v6));
+    ip(&format!("-n {inside} link set eth0 up"));
+    ip(&format!("-n {inside} route add default via {}", node.v4));
+    ip(&format!("-n {inside} route add default via {} dev eth0", node.v6));
+}
