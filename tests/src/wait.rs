@@ -9,12 +9,21 @@ use std::{
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Polls until `check` returns `Ok`; panics with its last error at the deadline.
-pub fn until<T, E: Debug>(what: &str, mut check: impl FnMut() -> Result<T, E>) -> T {
+pub fn until<T, E: Debug>(what: &str, check: impl FnMut() -> Result<T, E>) -> T {
+    until_within(DEADLINE, what, check)
+}
+
+/// [`until`] with a deadline of its own.
+pub fn until_within<T, E: Debug>(
+    deadline: Duration,
+    what: &str,
+    mut check: impl FnMut() -> Result<T, E>,
+) -> T {
     let start = Instant::now();
     loop {
         match check() {
             Ok(value) => return value,
-            Err(error) if start.elapsed() > DEADLINE => panic!("{what}: not within {DEADLINE:?}: {error:?}"),
+            Err(error) if start.elapsed() > deadline => panic!("{what}: not within {deadline:?}: {error:?}"),
             Err(_) => std::thread::sleep(Duration::from_millis(10)),
         }
     }

@@ -7,8 +7,8 @@ use anyhow::{Result, anyhow, bail};
 use super::{Reading, output};
 use crate::{
     inspect::{self, Destination, Explanation, Query, ServiceRow},
-    loader::{self, Pins},
-    maps::{Tables, bpf::BpfMaps},
+    loader,
+    maps::{Pins, Tables, bpf::BpfMaps},
 };
 
 fn tables(reading: &Reading) -> Result<Tables> {

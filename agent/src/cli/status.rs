@@ -13,8 +13,8 @@ use serde::Serialize;
 use super::{Reading, output};
 use crate::{
     health::{Source, State},
-    loader::{self, Pins},
-    maps::bpf::BpfMaps,
+    loader,
+    maps::{Pins, bpf::BpfMaps},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -13,7 +13,7 @@ use aya::{
 };
 
 use crate::{
-    maps::{SPECS, Sizes, bpf::BpfMaps},
+    maps::{Pins, SPECS, Sizes, bpf::BpfMaps},
     sys,
 };
 
@@ -23,7 +23,7 @@ mod pins;
 
 pub use checks::find_cgroup;
 pub use lock::{Lock, holder};
-pub use pins::{Pins, cleanup};
+pub use pins::cleanup;
 
 /// The object, compiled from `ebpf/`; empty in a binary that was built without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
@@ -65,7 +65,7 @@ pub fn load(bpffs: &Path, cgroup: Option<&Path>, sizes: &Sizes) -> Result<Loaded
     checks::kernel()?;
     checks::capabilities()?;
     let cgroup = find_cgroup(cgroup)?;
-    let pins = Pins::create(bpffs)?;
+    let pins = pins::create(bpffs)?;
     let lock = Lock::take(bpffs)?;
     drop_misfits(&pins, sizes)?;
     let mut loader = EbpfLoader::new();
@@ -95,6 +95,14 @@ impl Loaded {
     /// The cgroup that [`Self::attach`] attaches to.
     pub fn cgroup(&self) -> &Path {
         &self.cgroup
+    }
+
+    /// The hooks that are not attached, or not to our cgroup.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let attachments = attachments(&self.pins, Some(&self.cgroup));
+        let missing =
+            attachments.iter().filter(|item| item.program_id.is_none() || item.target != self.cgroup);
+        missing.map(|item| item.hook).collect()
     }
 
     /// Makes every hook run this binary's programs: in place where a link exists, by a new link elsewhere.

@@ -1,4 +1,4 @@
-//! Where pins live, below `--bpffs`: `maps/<MAP>` and `links/<hook>`.
+//! Making the folder of pins, with a bpffs below it, and removing it.
 
 use std::{
     fs,
@@ -8,51 +8,22 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{HOOKS, Lock};
-use crate::maps::SPECS;
+use crate::maps::{Pins, SPECS};
 
 /// `BPF_FS_MAGIC`, `include/uapi/linux/magic.h`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
 
-/// The folder of pins.
-#[derive(Clone, Debug)]
-pub struct Pins {
-    root: PathBuf,
-}
-
-impl Pins {
-    /// The pins at `root`, which need not exist: for reading.
-    pub fn at(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+/// The pins at `root`; makes the folders, and mounts a bpffs where there is none.
+///
+/// # Errors
+/// Names the folder that could not be made or mounted.
+pub fn create(root: &Path) -> Result<Pins> {
+    mount(root)?;
+    for folder in [root.join("maps"), root.join("links")] {
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-
-    /// The pins at `root`; makes the folders, and mounts a bpffs where there is none.
-    ///
-    /// # Errors
-    /// Names the folder that could not be made or mounted.
-    pub fn create(root: &Path) -> Result<Self> {
-        mount(root)?;
-        let pins = Self::at(root);
-        for folder in [pins.root.join("maps"), pins.root.join("links")] {
-            fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        }
-        Ok(pins)
-    }
-
-    /// The folder itself.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// Where a map is pinned.
-    pub fn map(&self, name: &str) -> PathBuf {
-        self.root.join("maps").join(name)
-    }
-
-    /// Where a hook's link is pinned.
-    pub fn link(&self, hook: &str) -> PathBuf {
-        self.root.join("links").join(hook)
-    }
+    Ok(Pins::at(root))
 }
 
 /// Detaches every program and removes every pin below `root`. Returns what was removed.

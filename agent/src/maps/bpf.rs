@@ -7,8 +7,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use bytemuck::must_cast;
 use sluice_common::{Reason, layout::FrontendKey, layout::FrontendValue, layout::PROBE_ID};
 
-use super::{Op, SPECS, Tables, WriteError, Writer};
-use crate::loader::Pins;
+use super::{Op, Pins, SPECS, Tables, WriteError, Writer};
 
 /// Handles on the maps that userspace reads or writes. Works with and without an agent.
 pub struct BpfMaps {

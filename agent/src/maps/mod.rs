@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use sluice_common::layout::{BackendValue, FrontendKey, FrontendValue, NodeValue, ServiceValue, SlotValue};
 
 pub mod bpf;
+mod pins;
 mod sizes;
 
+pub use pins::Pins;
 pub use sizes::{MapSpec, SPECS, Sizes};
 
 /// What the maps hold, free entries left out. Backends, slots and nodes by id.

@@ -16,8 +16,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     health::{Shared, State},
-    loader::Pins,
-    maps::bpf::BpfMaps,
+    maps::{Pins, bpf::BpfMaps},
 };
 
 /// A listener with what it serves.

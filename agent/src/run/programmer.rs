@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use tokio::sync::oneshot;
 
 use super::{Options, probe};
@@ -21,7 +21,7 @@ use crate::{
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(5);
-const PROBE_EVERY: Duration = Duration::from_secs(30);
+const PROBE_EVERY: Duration = Duration::from_secs(10);
 const PROBE_AGAIN: Duration = Duration::from_secs(2);
 const COLLECT_EVERY: Duration = Duration::from_millis(500);
 
@@ -180,7 +180,12 @@ impl Programmer {
     }
 
     fn probe(&mut self, now: Instant) {
-        let result = probe::probe(&mut self.maps, self.loaded.cgroup());
+        let missing = self.loaded.missing();
+        let result = if missing.is_empty() {
+            probe::probe(&mut self.maps, self.loaded.cgroup())
+        } else {
+            Err(anyhow!("somebody detached {}", missing.join(", ")))
+        };
         match result.context("the self-probe failed: connections are not translated") {
             Ok(()) => {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

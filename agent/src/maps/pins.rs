@@ -1,0 +1,31 @@
+//! Where pins live, below `--bpffs`: `maps/<MAP>` and `links/<hook>`.
+
+use std::path::{Path, PathBuf};
+
+/// The folder of pins. Only paths: nothing is opened or made.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// The pins at `root`, which need not exist.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a map is pinned.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.root.join("maps").join(name)
+    }
+
+    /// Where a hook's link is pinned.
+    pub fn link(&self, hook: &str) -> PathBuf {
+        self.root.join("links").join(hook)
+    }
+}

@@ -1,0 +1,211 @@
+//! The agent may die at any moment, and another one takes over.
+
+use std::{
+    process::ExitStatus,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::Duration,
+};
+
+use serde_json::Value;
+use sluice_tests::{
+    manifest,
+    peer::{Command, address},
+    wait,
+    world::{Pod, World, text},
+};
+
+fn shop(world: &mut World, count: usize) -> Vec<(Pod, sluice_tests::peer::Peer)> {
+    let pods: Vec<_> = (1..=count)
+        .map(|index| world.server(&format!("cart-{index}"), &[(8080, false), (5353, true)]))
+        .collect();
+    world.apply("shop", &manifest::service("cart", &["10.96.0.1"], &["http:80:8080", "dns:53:5353/UDP"]));
+    endpoints(world, &pods, count);
+    pods
+}
+
+fn endpoints(world: &World, pods: &[(Pod, sluice_tests::peer::Peer)], count: usize) {
+    let text = pods[..count].iter().map(|(pod, _)| manifest::pod(&pod.name, "cart", &[&pod.v4.to_string()]));
+    world.apply("pods", &text.collect::<String>());
+}
+
+/// Dials again and again while `during` runs; returns how many connections were made. None may fail.
+fn dial_during(world: &World, client: &Pod, during: impl FnOnce()) -> u32 {
+    let (done, count) = (AtomicBool::new(false), AtomicU32::new(0));
+    let mut peer = world.peer(client);
+    std::thread::scope(|scope| {
+        let dialler = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for result in [peer.tcp("10.96.0.1:80"), peer.udp("10.96.0.1:53")] {
+                    let answer = result.expect("no connection is lost");
+                    assert!(answer.by.starts_with("cart-"), "{answer:?}");
+                }
+                count.fetch_add(2, Ordering::Relaxed);
+            }
+        });
+        wait::until("a first connection", || {
+            if count.load(Ordering::Relaxed) > 0 { Ok(()) } else { Err(dialler.is_finished()) }
+        });
+        during();
+        let seen = count.load(Ordering::Relaxed);
+        wait::until("connections after it", || {
+            if count.load(Ordering::Relaxed) > seen + 20 { Ok(()) } else { Err(dialler.is_finished()) }
+        });
+        done.store(true, Ordering::Relaxed);
+    });
+    count.into_inner()
+}
+
+/// Inode numbers of the pinned links and the programs that they run.
+fn links(world: &World) -> Vec<(u64, u32)> {
+    let pins = sluice::maps::Pins::at(&world.bpffs());
+    let programs = sluice::loader::attachments(&pins, Some(world.cgroup()));
+    let id = |hook: &str| {
+        use std::os::unix::fs::MetadataExt as _;
+        std::fs::metadata(pins.link(hook)).expect("a pinned link").ino()
+    };
+    programs.iter().map(|item| (id(item.hook), item.program_id.expect("attached"))).collect()
+}
+
+#[test]
+fn killing_and_replacing_the_agent_loses_no_connection() {
+    let mut world = World::new();
+    let pods = shop(&mut world, 2);
+    let client = world.pod("client");
+    let mut long = world.peer(&client);
+    let agent = world.agent();
+    let open = long.command(&Command::Tcp { id: 1, to: address("10.96.0.1:80") }).unwrap();
+    long.command(&Command::UdpOpen { id: 2, v6: false }).unwrap();
+    let ask = Command::UdpAsk { id: 2, to: Some(address("10.96.0.1:53")) };
+    let asked = long.command(&ask).unwrap();
+    let before = (links(&world), world.json(&["backend"]), world.json(&["frontend"]));
+    let mut next = None;
+    let count = dial_during(&world, &client, || {
+        agent.kill();
+        assert_eq!(world.json(&["explain", "shop/cart:http"])["verdict"], "translate", "with the agent down");
+        next = Some(world.agent());
+    });
+    assert!(count > 20);
+    let after = (links(&world), world.json(&["backend"]), world.json(&["frontend"]));
+    assert_eq!((&after.1, &after.2), (&before.1, &before.2), "ids are what they were");
+    for (old, new) in before.0.iter().zip(&after.0) {
+        assert_eq!(old.0, new.0, "the link is the same");
+        assert_ne!(old.1, new.1, "the program is the new agent's");
+    }
+    assert_eq!(long.command(&Command::AskAgain { id: 1 }), Ok(open), "the open connection goes on");
+    assert_eq!(long.command(&ask), Ok(asked), "the datagram socket goes on");
+    endpoints(&world, &pods, 1);
+    world.wait_verdict("shop/cart:http", "translate", 1);
+}
+
+#[test]
+fn what_changed_while_no_agent_ran_is_caught_up_with() {
+    let mut world = World::new();
+    let pods = shop(&mut world, 2);
+    let client_pod = world.pod("client");
+    let mut client = world.peer(&client_pod);
+    world.apply(
+        "gone",
+        &manifest::service("gone", &["10.96.0.9"], &["http:80:8080"]).replace("app: gone", "app: cart"),
+    );
+    let agent = world.agent();
+    world.wait_verdict("shop/gone", "translate", 2);
+    agent.kill();
+    std::fs::remove_file(world.manifests().join("gone.yaml")).unwrap();
+    endpoints(&world, &pods, 1);
+    assert!(client.tcp("10.96.0.9:80").is_ok(), "the kernel goes on with what it has");
+    let _agent = world.agent();
+    world.wait_verdict("10.96.0.9:80", "pass", 0);
+    world.wait_verdict("shop/cart:http", "translate", 1);
+    assert!(client.tcp("10.96.0.9:80").is_err());
+}
+
+#[test]
+fn reading_commands_need_no_agent_and_status_says_that_none_runs() {
+    let mut world = World::new();
+    shop(&mut world, 1);
+    let agent = world.agent();
+    let running: Vec<Value> =
+        ["service", "frontend", "backend"].map(|command| world.json(&[command])).to_vec();
+    agent.kill();
+    let alone: Vec<Value> = ["service", "frontend", "backend"].map(|command| world.json(&[command])).to_vec();
+    assert_eq!(running, alone);
+    let status = world.json(&["status"]);
+    assert_eq!(status["healthy"], false);
+    assert!(status["problems"][0].as_str().unwrap().starts_with("no agent runs on the pins in "), "{status}");
+    assert!(status["programs"].as_array().unwrap().iter().all(|program| program["attached"] == true));
+    assert_eq!(world.sluice(&["status"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_second_agent_is_refused_with_the_pid_of_the_first() {
+    let mut world = World::new();
+    shop(&mut world, 1);
+    let first = world.agent();
+    let manifests = world.manifests().display().to_string();
+    let mut second = world.spawn_agent(&["--manifests", &manifests]);
+    let ended: ExitStatus = wait::until("the second agent ends", || second.ended().ok_or("it runs"));
+    assert_eq!(ended.code(), Some(1));
+    let message = format!("another agent with pid {} runs on the pins in", first.pid());
+    assert!(world.log().contains(&message), "{}", world.log());
+    let cleanup = world.sluice(&["cleanup"]);
+    assert_eq!(cleanup.status.code(), Some(1));
+    assert!(text(&cleanup).contains(&message), "{}", text(&cleanup));
+}
+
+#[test]
+fn cleanup_leaves_nothing_and_translates_nothing() {
+    let mut world = World::new();
+    let pods = shop(&mut world, 1);
+    let client_pod = world.pod("client");
+    let mut client = world.peer(&client_pod);
+    let agent = world.agent();
+    assert!(client.tcp("10.96.0.1:80").is_ok());
+    agent.kill();
+    let output = world.sluice(&["cleanup"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(client.tcp("10.96.0.1:80").is_err());
+    assert!(client.tcp(&format!("{}:8080", pods[0].0.v4)).is_ok());
+    for folder in ["maps", "links"] {
+        assert!(!world.bpffs().join(folder).exists(), "no pin is left");
+    }
+    assert!(world.sluice(&["cleanup"]).status.success(), "a second time is fine");
+    let _agent = world.agent();
+    assert!(client.tcp("10.96.0.1:80").is_ok(), "and it starts again");
+}
+
+#[test]
+fn larger_maps_are_taken_into_use_without_losing_a_connection() {
+    let mut world = World::new();
+    let _pods = shop(&mut world, 2);
+    let client = world.pod("client");
+    let agent = world.agent();
+    let manifests = world.manifests().display().to_string();
+    let mut next = None;
+    dial_during(&world, &client, || {
+        agent.kill();
+        next = Some(world.spawn_agent(&["--manifests", &manifests, "--max-slots", "1000"]));
+        world.wait_healthy();
+    });
+    let status = world.json(&["status"]);
+    let slots = status["maps"].as_array().unwrap().iter().find(|map| map["name"] == "SLOTS").unwrap().clone();
+    assert_eq!(slots["capacity"], 1000);
+}
+
+#[test]
+fn links_that_somebody_removed_are_noticed_and_put_back() {
+    let mut world = World::new();
+    shop(&mut world, 1);
+    let _agent = world.agent();
+    let pins = sluice::maps::Pins::at(&world.bpffs());
+    std::fs::remove_file(pins.link("recvmsg6")).unwrap();
+    let status = world.json(&["status"]);
+    assert_eq!(status["problems"][0], "not attached: recvmsg6");
+    // The agent looks every ten seconds.
+    wait::until_within(Duration::from_secs(30), "attached again", || {
+        match pins.link("recvmsg6").try_exists() {
+            Ok(true) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    world.wait_healthy();
+}
