@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod build;
+mod demo;
 mod lint;
 mod setup;
 mod shell;
@@ -30,6 +31,8 @@ enum Command {
     },
     /// Runs every test: units, goldens, properties and worlds of network namespaces (needs root)
     Test(test::Args),
+    /// Shows a small shop on one node whose Services only our eBPF programs translate (needs root)
+    Demo(demo::Args),
     /// Formatter and lints, as CI runs them
     Lint,
 }
@@ -39,6 +42,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Setup => setup::ensure().map(drop),
         Command::Build { release } => build::all(&setup::ensure()?, release).map(drop),
         Command::Test(args) => test::run(&setup::ensure()?, &args),
+        Command::Demo(args) => demo::run(&setup::ensure()?, &args),
         Command::Lint => lint::run(),
     }
 }

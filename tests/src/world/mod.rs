@@ -16,7 +16,7 @@ mod net;
 mod sweep;
 
 pub use agent::{Agent, text};
-pub use net::tool;
+pub use net::{tool, tool_path};
 
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 
@@ -67,7 +67,14 @@ impl World {
 
     /// Adds a pod, on the node's bridge.
     pub fn pod(&mut self, name: &str) -> Pod {
-        let pod = self.place(name, self.pods.len() as u16 + 1);
+        self.pod_at(name, None, None)
+    }
+
+    /// Adds a pod with these addresses, as far as they are given.
+    pub fn pod_at(&mut self, name: &str, v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Pod {
+        let mut pod = self.place(name, self.pods.len() as u16 + 1);
+        pod.v4 = v4.unwrap_or(pod.v4);
+        pod.v6 = v6.unwrap_or(pod.v6);
         net::pod(self.node(), &pod, self.pods.len());
         self.pods.push(pod.clone());
         pod
@@ -76,6 +83,24 @@ impl World {
     /// The node itself: processes in its host network.
     pub fn node(&self) -> &Pod {
         &self.pods[0]
+    }
+
+    /// All pods, the node first.
+    pub fn pods(&self) -> &[Pod] {
+        &self.pods
+    }
+
+    /// The pod of that name.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn find(&self, name: &str) -> &Pod {
+        self.pods.iter().find(|pod| pod.name == name).unwrap_or_else(|| panic!("no pod {name}"))
+    }
+
+    /// Takes the world down from another thread, when there is no time to unwind.
+    pub fn remover(&self) -> Remover {
+        Remover(self.id.clone())
     }
 
     fn place(&self, name: &str, number: u16) -> Pod {
@@ -135,6 +160,17 @@ impl World {
     }
 }
 
+/// See [`World::remover`].
+#[derive(Debug)]
+pub struct Remover(String);
+
+impl Remover {
+    /// Removes the world. What its owner does afterwards fails.
+    pub fn remove(&self) {
+        sweep::remove(&self.0);
+    }
+}
+
 impl Default for World {
     fn default() -> Self {
         Self::new()
@@ -152,10 +188,19 @@ impl Pod {
     pub fn command(&self, program: &str) -> Command {
         let script = "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"";
         let mut command = Command::new("sh");
+        if let Some(libraries) = std::env::var_os("SLUICE_TOOL_LIBRARIES") {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
         command.args(["-c", script, "sh"]).arg(&self.cgroup);
         command.args(["setpriv", "--pdeathsig", "KILL", "nsenter"]);
         command.arg(format!("--net=/run/netns/{}", self.netns)).arg("--").arg(program);
         command
+    }
+
+    /// What to type to run `words` in this pod.
+    pub fn shell_command(&self, words: &str) -> String {
+        let (cgroup, netns) = (self.cgroup.display(), &self.netns);
+        format!("sh -c 'echo $$ > {cgroup}/cgroup.procs; exec nsenter --net=/run/netns/{netns} {words}'")
     }
 
     /// Both addresses as text.

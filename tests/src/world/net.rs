@@ -1,14 +1,17 @@
 //! Namespaces, bridge and wires, by iproute2.
 
-use std::{path::PathBuf, process::Command};
+use std::process::Command;
 
 use super::Pod;
 
-/// A program that `cargo xtask setup` found or unpacked; what it unpacked finds its libraries.
+/// Where `cargo xtask setup` found or unpacked a program; the name itself otherwise.
+pub fn tool_path(name: &str) -> String {
+    std::env::var(format!("SLUICE_TOOL_{}", name.to_uppercase())).unwrap_or_else(|_| name.to_owned())
+}
+
+/// That program; if it was unpacked, it finds its libraries.
 pub fn tool(name: &str) -> Command {
-    let file = std::env::var_os(format!("SLUICE_TOOL_{}", name.to_uppercase()));
-    let file = file.map_or_else(|| PathBuf::from(name), PathBuf::from);
-    let mut command = Command::new(file);
+    let mut command = Command::new(tool_path(name));
     if let Some(libraries) = std::env::var_os("SLUICE_TOOL_LIBRARIES") {
         command.env("LD_LIBRARY_PATH", libraries);
     }

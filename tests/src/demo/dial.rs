@@ -1,0 +1,138 @@
+//! Dialling as a user would, with curl and socat, and reading what they say of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    process::Stdio,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::world::{Pod, tool_path};
+
+/// How often each address is dialled. Of 24 even choices, one of three pods is missed once in five thousand runs.
+const TIMES: u32 = 24;
+/// Rounds until every pod has answered: makes a miss as rare as one in 10^15.
+const ROUNDS: u32 = 4;
+
+/// Transport.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+}
+
+/// What came of dialling one address several times.
+#[derive(Clone, Debug, Default)]
+pub struct Dialled {
+    /// Who answered, how often.
+    pub answers: BTreeMap<String, u32>,
+    /// The peers that the clients saw.
+    pub peers: BTreeSet<String>,
+    /// Refused, at least once.
+    pub refused: bool,
+    /// Anything else that went wrong.
+    pub failures: BTreeSet<String>,
+}
+
+impl Dialled {
+    /// The peer, or what was met instead of one.
+    pub fn peer(&self) -> String {
+        let mut seen: Vec<&str> = self.peers.iter().map(String::as_str).collect();
+        if self.refused {
+            seen.push("connection refused");
+        }
+        seen.extend(self.failures.iter().map(String::as_str));
+        seen.join(", ")
+    }
+}
+
+/// Dials `to` from `pod`.
+///
+/// # Errors
+/// The client program does not start.
+pub fn dial(pod: &Pod, protocol: Protocol, to: &str) -> Result<Dialled> {
+    let mut dialled = Dialled::default();
+    match protocol {
+        Protocol::Tcp => {
+            for _ in 0..ROUNDS {
+                curl(pod, to, &mut dialled)?;
+                if dialled.refused {
+                    break;
+                }
+            }
+        }
+        Protocol::Udp => (0..TIMES).try_for_each(|_| socat(pod, to, &mut dialled))?,
+    }
+    Ok(dialled)
+}
+
+/// One curl, [`TIMES`] connections: each answer's body is the pod's name, then curl's own words on its peer.
+fn curl(pod: &Pod, to: &str, dialled: &mut Dialled) -> Result<()> {
+    // curl reads [1-24] as that many requests; the brackets of an IPv6 address need no escape.
+    let url = format!("http://{to}/?[1-{TIMES}]");
+    let output = pod
+        .command(&tool_path("curl"))
+        .args(["--silent", "--show-error", "--max-time", "5", "--header", "Connection: close"])
+        .args(["--write-out", "%{remote_ip} %{remote_port} %{errormsg}\n"])
+        .arg(url)
+        .output()
+        .context("curl does not start")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    for line in text.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["answer", pod] => *dialled.answers.entry(pod.to_owned()).or_default() += 1,
+            [ip, port, ""] => match format!("{}:{port}", bracketed(ip)).parse::<SocketAddr>() {
+                Ok(peer) => drop(dialled.peers.insert(peer.to_string())),
+                Err(_) => drop(dialled.failures.insert(line.to_owned())),
+            },
+            _ if line.contains("Couldn't connect") || line.contains("refused") => dialled.refused = true,
+            _ => drop(dialled.failures.insert(line.to_owned())),
+        }
+    }
+    Ok(())
+}
+
+fn bracketed(ip: &str) -> String {
+    if ip.contains(':') && !ip.starts_with('[') { format!("[{ip}]") } else { ip.to_owned() }
+}
+
+/// One datagram from an unconnected socket. socat drops answers from anyone but whom it asked.
+fn socat(pod: &Pod, to: &str, dialled: &mut Dialled) -> Result<()> {
+    let kind = if to.starts_with('[') { "UDP6" } else { "UDP4" };
+    let mut child = pod
+        .command(&tool_path("socat"))
+        .args(["-d", "-d", "-d", "-T", "2", "STDIO,ignoreeof", &format!("{kind}-SENDTO:{to},end-close")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("socat does not start")?;
+    use std::io::{BufRead as _, BufReader, Write as _};
+    child.stdin.as_mut().context("socat has a standard input")?.write_all(b"?\n")?;
+    let mut answer = String::new();
+    BufReader::new(child.stdout.take().context("socat has a standard output")?).read_line(&mut answer)?;
+    let _ended_already = child.kill();
+    let output = child.wait_with_output()?;
+    let log = String::from_utf8_lossy(&output.stderr);
+    match answer.trim().strip_prefix("answer ") {
+        Some(pod) => *dialled.answers.entry(pod.to_owned()).or_default() += 1,
+        None if log.contains("Connection refused") => dialled.refused = true,
+        None => drop(dialled.failures.insert("no answer".to_owned())),
+    }
+    let source = log.lines().find(|line| line.contains(" received packet with "));
+    if let Some(peer) = source.and_then(|line| line.split(' ').next_back()?.parse::<SocketAddr>().ok()) {
+        dialled.peers.insert(peer.to_string());
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! The demo: a small shop on one node, served by nginx and socat, dialled by curl and socat, translated by nothing
+//! but our programs.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+mod dial;
+mod servers;
+mod table;
+
+use dial::{Dialled, Protocol};
+use servers::Servers;
+
+/// One line of the table.
+#[derive(Clone, Debug)]
+pub struct Row {
+    name: String,
+    dialled: String,
+    from: &'static str,
+    outcome: Dialled,
+    verdict: String,
+    ok: bool,
+}
+
+/// What a row expects.
+enum Want<'w> {
+    /// Every pod whose name begins so answers, and nobody else; the peer is the address dialled.
+    All(&'w str),
+    /// Only this pod answers.
+    One(&'w str),
+    /// Refused at once.
+    Refused,
+}
+
+/// A running shop.
+pub struct Demo {
+    world: World,
+    _servers: Servers,
+    rows: Vec<Row>,
+}
+
+impl Demo {
+    /// Builds the node and its pods from the Pods in `manifests`, starts servers and the agent.
+    ///
+    /// # Errors
+    /// A step of it fails, by name.
+    pub fn start(mut world: World, manifests: &std::path::Path) -> Result<(Self, crate::world::Agent)> {
+        say("pods: network namespaces and cgroups, nginx and socat inside");
+        for entry in sluice::manifests::folder(manifests)? {
+            let name = entry.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            world.apply(&name, &std::fs::read_to_string(&entry)?);
+        }
+        let servers = Servers::start(&mut world, manifests)?;
+        world.pod_at(
+            "visitor",
+            Some([10, 244, 0, 200].into()),
+            Some([0xfd00, 0x10, 0x244, 0, 0, 0, 0, 200].into()),
+        );
+        say("agent: eBPF programs loaded, attached, probed");
+        let agent = world.agent();
+        Ok((Self { world, _servers: servers, rows: Vec::new() }, agent))
+    }
+
+    /// Dials everything, before, without and after an agent.
+    ///
+    /// # Errors
+    /// A client program cannot be run; what it meets is a row, not an error.
+    pub fn run(&mut self, agent: crate::world::Agent) -> Result<crate::world::Agent> {
+        use Protocol::{Tcp, Udp};
+        say("clients: curl and socat dial the Services");
+        self.row("front, IPv4", "pod", Tcp, "10.96.0.10:80", &Want::All("front-"))?;
+        self.row("front, IPv6", "pod", Tcp, "[fd00:96::10]:80", &Want::All("front-"))?;
+        self.row("catalogue, three pods", "pod", Tcp, "10.96.0.20:80", &Want::All("catalogue-"))?;
+        self.row("catalogue, from the node", "host", Tcp, "10.96.0.20:80", &Want::All("catalogue-"))?;
+        self.row("cart, other targetPort", "pod", Tcp, "10.96.0.30:8000", &Want::All("cart-"))?;
+        self.row("cart, IPv6", "host", Tcp, "[fd00:96::30]:8000", &Want::All("cart-"))?;
+        self.row("payments, IPv6 only", "pod", Tcp, "[fd00:96::40]:80", &Want::All("payments-"))?;
+        self.row("prices, UDP", "pod", Udp, "10.96.0.50:5300", &Want::All("prices-"))?;
+        self.row("prices, UDP over IPv6", "host", Udp, "[fd00:96::50]:5300", &Want::All("prices-"))?;
+        let search = self.world.find("search-1").clone();
+        let headless = [format!("{}:80", search.v4), format!("[{}]:80", search.v6)];
+        self.row("search, headless", "pod", Tcp, &headless[0], &Want::One("search-1"))?;
+        self.row("search, headless, IPv6", "pod", Tcp, &headless[1], &Want::One("search-1"))?;
+        self.row("a pod itself", "pod", Tcp, &format!("{}:8080", search.v4), &Want::One("search-1"))?;
+        self.row("mail, no endpoints", "pod", Tcp, "10.96.0.60:25", &Want::Refused)?;
+        say("agent: killed with SIGKILL");
+        agent.kill();
+        self.row("front, no agent", "pod", Tcp, "10.96.0.10:80", &Want::All("front-"))?;
+        self.row("prices, no agent", "pod", Udp, "10.96.0.50:5300", &Want::All("prices-"))?;
+        say("agent: another one takes over the pinned maps and links");
+        let agent = self.world.agent();
+        self.row("front, new agent", "pod", Tcp, "10.96.0.10:80", &Want::All("front-"))?;
+        Ok(agent)
+    }
+
+    fn row(
+        &mut self,
+        name: &str,
+        from: &'static str,
+        protocol: Protocol,
+        to: &str,
+        want: &Want<'_>,
+    ) -> Result<()> {
+        let pod = if from == "host" { self.world.node().clone() } else { self.world.find("visitor").clone() };
+        let outcome = dial::dial(&pod, protocol, to)?;
+        let dialled = format!("{to}/{}", protocol.name());
+        let verdict = self.world.json(&["explain", "--from", from, &dialled])["verdict"]
+            .as_str()
+            .unwrap_or("?")
+            .to_owned();
+        let ok = self.is_as_wanted(&outcome, &verdict, to, want);
+        self.rows.push(Row { name: name.to_owned(), dialled, from, outcome, verdict, ok });
+        Ok(())
+    }
+
+    fn is_as_wanted(&self, outcome: &Dialled, verdict: &str, to: &str, want: &Want<'_>) -> bool {
+        let answered: Vec<&str> = outcome.answers.keys().map(String::as_str).collect();
+        let own_peer = outcome.peers.len() == 1 && outcome.peers.contains(to);
+        match want {
+            Want::All(prefix) => {
+                let pods = self.world.pods().iter().map(|pod| pod.name.as_str());
+                let mut wanted: Vec<&str> = pods.filter(|pod| pod.starts_with(prefix)).collect();
+                wanted.sort_unstable();
+                answered == wanted && own_peer && verdict == "translate"
+            }
+            Want::One(pod) => {
+                let expected = if to.ends_with(":8080") { "pass" } else { "translate" };
+                answered == [*pod] && own_peer && verdict == expected
+            }
+            Want::Refused => outcome.refused && answered.is_empty() && verdict == "reject",
+        }
+    }
+
+    /// The world, to look around in.
+    pub const fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Whether every row is as it should be.
+    pub fn is_ok(&self) -> bool {
+        !self.rows.is_empty() && self.rows.iter().all(|row| row.ok)
+    }
+
+    /// The table for people.
+    pub fn table(&self) -> String {
+        table::render(&self.rows)
+    }
+
+    /// The rows for scripts.
+    pub fn json(&self) -> Value {
+        let row = |row: &Row| {
+            json!({
+                "name": row.name,
+                "from": row.from,
+                "dialled": row.dialled,
+                "answers": row.outcome.answers,
+                "peer": row.outcome.peer(),
+                "verdict": row.verdict,
+                "ok": row.ok,
+            })
+        };
+        json!({ "rows": self.rows.iter().map(row).collect::<Vec<_>>(), "ok": self.is_ok() })
+    }
+}
+
+/// Progress, apart from the results.
+pub fn say(what: &str) {
+    eprintln!("  … {what}");
+}
