@@ -1,6 +1,7 @@
 //! What end-to-end tests and the demo are built from. Everything here is real: namespaces, cgroups, processes,
 //! sockets and the `sluice` binary. Needs root; `cargo xtask test` provides the rest.
 
+pub mod apiserver;
 pub mod demo;
 pub mod manifest;
 pub mod peer;

@@ -1,17 +1,24 @@
 //! Objects from the API server: the only place that talks to one. Lists and watches Services, EndpointSlices and
 //! this Node; reconnects for ever; a relisting replaces the earlier one without a gap.
 
-use std::{fmt::Debug, path::PathBuf, sync::mpsc};
+use std::{
+    fmt::Debug,
+    path::PathBuf,
+    sync::{Arc, mpsc},
+};
 
 use anyhow::{Context as _, Result, bail};
 use futures::StreamExt as _;
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use kube::{
     Api, Client, Config, Resource, ResourceExt as _,
+    client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
     runtime::{WatchStreamExt as _, watcher},
 };
 use serde::de::DeserializeOwned;
+
+mod observe;
 
 use crate::{
     health::Shared,
@@ -38,10 +45,9 @@ pub async fn watch(
     options: &Options,
     node_name: &str,
     news: mpsc::Sender<Vec<Change>>,
-    shared: &Shared,
+    shared: &Arc<Shared>,
 ) -> Result<()> {
-    let client =
-        Client::try_from(config(options).await?).context("cannot use the Kubernetes configuration")?;
+    let client = client(config(options).await?, shared)?;
     let services = Listing::<core::Service>::new("services", shared, &news);
     let slices = Listing::<discovery::EndpointSlice>::new("endpointslices", shared, &news);
     let nodes = Listing::<core::Node>::new("node", shared, &news);
@@ -52,6 +58,22 @@ pub async fn watch(
         nodes.follow(Api::all(client), own_node),
     )?;
     Ok(())
+}
+
+/// A client that takes a source's problem back when the API server answers for it.
+fn client(config: Config, shared: &Arc<Shared>) -> Result<Client> {
+    let shared = Arc::clone(shared);
+    let observe = observe::Observe::new(move |path| {
+        let resource = path.rsplit('/').next().unwrap_or_default();
+        let source = if resource == "nodes" { "node" } else { resource };
+        shared.problem(&topic(source), None);
+    });
+    let builder = ClientBuilder::try_from(config).context("cannot use the Kubernetes configuration")?;
+    Ok(builder.with_layer(&observe).build())
+}
+
+fn topic(source: &str) -> String {
+    format!("source/{source}")
 }
 
 async fn config(options: &Options) -> Result<Config> {
@@ -112,21 +134,18 @@ where
         let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
             match event {
-                Ok(event) => {
-                    self.shared.problem(&self.topic(), None);
-                    self.take(event)?;
+                Ok(event) => self.take(event)?,
+                // The server has forgotten what we saw last: a new listing follows, and nothing is wrong.
+                Err(watcher::Error::WatchError(status)) if status.code == 410 => {
+                    tracing::debug!(source = self.source, "listing anew");
                 }
                 Err(error) => {
                     let text = format!("the API server does not give {}: {}", self.source, chain(&error));
-                    self.shared.problem(&self.topic(), Some(text));
+                    self.shared.problem(&topic(self.source), Some(text));
                 }
             }
         }
         bail!("the watch of {} ended", self.source)
-    }
-
-    fn topic(&self) -> String {
-        format!("source/{}", self.source)
     }
 
     fn take(&mut self, event: watcher::Event<K>) -> Result<()> {

@@ -1,0 +1,213 @@
+//! The HTTP side: one thread with its own runtime, listening in the node's network namespace.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::{SocketAddr, TcpListener},
+    os::fd::AsFd as _,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt as _, stream};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Frame, Incoming},
+    header::{CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::{Value, json};
+use tokio::sync::{oneshot, watch};
+
+use super::{RESOURCES, Shared};
+
+type Body = BoxBody<Bytes, Infallible>;
+
+/// Stops serving when dropped.
+#[derive(Debug)]
+pub struct Running {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _its_panic_was_printed = thread.join();
+        }
+    }
+}
+
+/// Serves `shared` at `address` in the namespace `netns`.
+///
+/// # Panics
+/// The address cannot be had.
+pub fn serve(netns: &str, address: SocketAddr, shared: Arc<Shared>) -> Running {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (ready, wait) = std::sync::mpsc::channel();
+    let netns = format!("/run/netns/{netns}");
+    let thread = std::thread::spawn(move || {
+        let file = std::fs::File::open(&netns).expect("the node's namespace");
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("setns");
+        // A port whose last connections are in TIME_WAIT is free for std's listeners: they set SO_REUSEADDR.
+        let listener = TcpListener::bind(address).expect("the API server's address");
+        listener.set_nonblocking(true).expect("a non-blocking listener");
+        ready.send(()).expect("somebody waits");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            tokio::select! {
+                () = accept(listener, shared) => {}
+                _ = stopped => {}
+            }
+        });
+        // Open watches end with their tasks.
+        runtime.shutdown_timeout(Duration::ZERO);
+    });
+    wait.recv().expect("the server listens");
+    Running { stop: Some(stop), thread: Some(thread) }
+}
+
+async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
+            let _client_left = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, Infallible> {
+    let query = query(request.uri().query().unwrap_or_default());
+    let Some((path, list)) = RESOURCES.into_iter().find(|(path, _)| *path == request.uri().path()) else {
+        return Ok(status(404, "NotFound"));
+    };
+    if query.get("watch").is_some_and(|value| value == "true" || value == "1") {
+        return Ok(watch_from(path, &query, &shared));
+    }
+    let mut changes = shared.changed.subscribe();
+    while shared.lock().stalled.contains(path) {
+        if changes.changed().await.is_err() {
+            break;
+        }
+    }
+    Ok(list_page(path, list, &query, &shared))
+}
+
+fn list_page(
+    path: &'static str,
+    list: &str,
+    query: &HashMap<String, String>,
+    shared: &Shared,
+) -> Response<Body> {
+    let mut state = shared.lock();
+    let from: usize = query.get("continue").and_then(|token| token.parse().ok()).unwrap_or(0);
+    if from == 0 {
+        *state.lists.entry(path).or_default() += 1;
+    }
+    let limit: usize = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
+    let objects = state.objects.iter().filter(|((of, _), object)| *of == path && selected(object, query));
+    let all: Vec<Value> = objects.map(|(_, object)| object.clone()).collect();
+    let end = from.saturating_add(limit).min(all.len());
+    let (version, kind) = list.split_once(' ').unwrap_or_default();
+    let mut metadata = json!({ "resourceVersion": state.version.to_string() });
+    if end < all.len() {
+        metadata["continue"] = json!(end.to_string());
+    }
+    let body = json!({ "apiVersion": version, "kind": kind, "metadata": metadata, "items": all[from..end] });
+    respond(StatusCode::OK, Full::new(Bytes::from(body.to_string())).boxed())
+}
+
+fn selected(object: &Value, query: &HashMap<String, String>) -> bool {
+    let selector = query.get("fieldSelector").and_then(|selector| selector.strip_prefix("metadata.name="));
+    selector.is_none_or(|name| object["metadata"]["name"] == name)
+}
+
+fn watch_from(path: &'static str, query: &HashMap<String, String>, shared: &Arc<Shared>) -> Response<Body> {
+    let from: u64 = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
+    let generation = shared.lock().generation;
+    if from < shared.lock().oldest {
+        return status(410, "Expired");
+    }
+    let watcher = Watcher {
+        path,
+        query: query.clone(),
+        next: from,
+        generation,
+        shared: Arc::clone(shared),
+        changes: shared.changed.subscribe(),
+    };
+    let frames = watcher.events().map(|line| Ok(Frame::data(Bytes::from(line))));
+    respond(StatusCode::OK, BodyExt::boxed(StreamBody::new(frames)))
+}
+
+struct Watcher {
+    path: &'static str,
+    query: HashMap<String, String>,
+    next: u64,
+    generation: u64,
+    shared: Arc<Shared>,
+    changes: watch::Receiver<u64>,
+}
+
+impl Watcher {
+    /// Lines of JSON until the generation changes or the events were compacted away.
+    fn events(self) -> impl Stream<Item = String> {
+        stream::unfold(self, |mut watcher| async move {
+            loop {
+                {
+                    let state = watcher.shared.lock();
+                    if state.generation != watcher.generation {
+                        return None;
+                    }
+                    if watcher.next < state.oldest {
+                        drop(state);
+                        watcher.next = u64::MAX;
+                        let error = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                            "message": "too old resource version", "reason": "Expired", "code": 410});
+                        return Some((json!({"type": "ERROR", "object": error}).to_string() + "\n", watcher));
+                    }
+                    let found = state.events.iter().find(|event| {
+                        let bookmark = event.kind == "BOOKMARK";
+                        event.path == watcher.path
+                            && event.version > watcher.next
+                            && (bookmark || selected(&event.object, &watcher.query))
+                    });
+                    if let Some(event) = found.cloned() {
+                        drop(state);
+                        watcher.next = event.version;
+                        let line = json!({ "type": event.kind, "object": event.object }).to_string() + "\n";
+                        return Some((line, watcher));
+                    }
+                }
+                watcher.changes.changed().await.ok()?;
+            }
+        })
+    }
+}
+
+fn status(code: u16, reason: &str) -> Response<Body> {
+    let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": reason, "reason": reason, "code": code});
+    let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    respond(code, Full::new(Bytes::from(body.to_string())).boxed())
+}
+
+fn respond(code: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// `a=b&c=d`, percent-encoding undone as far as the clients' selectors need it.
+fn query(text: &str) -> HashMap<String, String> {
+    let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.replace("%3D", "=").replace("%2C", ","))).collect()
+}

@@ -1,0 +1,203 @@
+//! A small API server that speaks the real protocol: lists in pages, watches with bookmarks, compacts (410), drops
+//! connections, stalls and goes away on command. Objects are what tests put in; nothing is validated.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::world::World;
+
+mod http;
+
+/// The resources served: path, kind of the list.
+const RESOURCES: [(&str, &str); 3] = [
+    ("/api/v1/services", "v1 ServiceList"),
+    ("/apis/discovery.k8s.io/v1/endpointslices", "discovery.k8s.io/v1 EndpointSliceList"),
+    ("/api/v1/nodes", "v1 NodeList"),
+];
+
+/// Something that happened to an object.
+#[derive(Clone, Debug)]
+struct Event {
+    version: u64,
+    path: &'static str,
+    kind: &'static str,
+    object: Value,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    version: u64,
+    objects: BTreeMap<(&'static str, String), Value>,
+    events: Vec<Event>,
+    /// Watches from an older version get 410.
+    oldest: u64,
+    /// Lists of these paths wait.
+    stalled: BTreeSet<&'static str>,
+    /// Raised to end every open watch.
+    generation: u64,
+    /// How often each path was listed.
+    lists: BTreeMap<&'static str, u32>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: watch::Sender<u64>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn edit<T>(&self, edit: impl FnOnce(&mut State) -> T) -> T {
+        let value = edit(&mut self.lock());
+        self.changed.send_modify(|count| *count += 1);
+        value
+    }
+}
+
+/// A server in the node's network, at a fixed port of the node's address.
+#[derive(Debug)]
+pub struct ApiServer {
+    shared: Arc<Shared>,
+    netns: String,
+    address: SocketAddr,
+    running: Option<http::Running>,
+    kubeconfig: PathBuf,
+}
+
+impl ApiServer {
+    /// A running server without objects.
+    pub fn start(world: &World) -> Self {
+        let address = SocketAddr::from((world.node().v4, 6443));
+        let kubeconfig = world.folder().join("kubeconfig");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": format!("http://{address}")}}],
+            "users": [{"name": "test", "user": {}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        });
+        std::fs::write(&kubeconfig, config.to_string()).expect("a kubeconfig can be written");
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: watch::channel(0).0 });
+        let netns = world.node().netns.clone();
+        let mut server = Self { shared, netns, address, running: None, kubeconfig };
+        server.up();
+        server
+    }
+
+    /// The kubeconfig that leads here.
+    pub fn kubeconfig(&self) -> String {
+        self.kubeconfig.display().to_string()
+    }
+
+    /// Starts serving, with what it knew before.
+    pub fn up(&mut self) {
+        self.running = Some(http::serve(&self.netns, self.address, Arc::clone(&self.shared)));
+    }
+
+    /// Stops serving: connections end, new ones are refused. Objects and versions stay.
+    pub fn down(&mut self) {
+        self.running = None;
+    }
+
+    /// Puts the objects of a YAML text in.
+    ///
+    /// # Panics
+    /// The text is not YAML, or of a kind that is not served.
+    pub fn apply(&self, text: &str) {
+        for document in text.split("---\n").filter(|document| !document.trim().is_empty()) {
+            let object: Value = serde_saphyr::from_str(document).expect("objects are YAML");
+            self.put(object);
+        }
+    }
+
+    fn put(&self, mut object: Value) {
+        let path = path_of(&object);
+        let key = key_of(&object);
+        self.shared.edit(|state| {
+            state.version += 1;
+            object["metadata"]["resourceVersion"] = json!(state.version.to_string());
+            let known = state.objects.insert((path, key), object.clone()).is_some();
+            let kind = if known { "MODIFIED" } else { "ADDED" };
+            state.events.push(Event { version: state.version, path, kind, object });
+        });
+    }
+
+    /// Deletes `Kind namespace/name`.
+    ///
+    /// # Panics
+    /// It is not there.
+    pub fn delete(&self, kind: &str, name: &str) {
+        let path = path_of(&json!({ "kind": kind }));
+        self.shared.edit(|state| {
+            let object = state.objects.remove(&(path, name.to_owned())).expect("a known object");
+            state.version += 1;
+            state.events.push(Event { version: state.version, path, kind: "DELETED", object });
+        });
+    }
+
+    /// Sends every watch a bookmark with the current version.
+    pub fn bookmark(&self) {
+        self.shared.edit(|state| {
+            state.version += 1;
+            for (path, list) in RESOURCES {
+                let (version, kind) = list.split_once(' ').expect("two words");
+                let object = json!({
+                    "apiVersion": version, "kind": kind.trim_end_matches("List"),
+                    "metadata": {"resourceVersion": state.version.to_string()}, "spec": {}, "addressType": "IPv4",
+                    "endpoints": [],
+                });
+                state.events.push(Event { version: state.version, path, kind: "BOOKMARK", object });
+            }
+        });
+    }
+
+    /// Forgets all events: whoever watches from before now is told 410.
+    pub fn compact(&self) {
+        self.shared.edit(|state| {
+            state.version += 1;
+            state.oldest = state.version;
+            state.events.clear();
+        });
+    }
+
+    /// Ends every open watch.
+    pub fn drop_watches(&self) {
+        self.shared.edit(|state| state.generation += 1);
+    }
+
+    /// Makes lists of a kind wait, or go on.
+    pub fn stall(&self, kind: &str, stalled: bool) {
+        let path = path_of(&json!({ "kind": kind }));
+        self.shared.edit(|state| match stalled {
+            true => drop(state.stalled.insert(path)),
+            false => drop(state.stalled.remove(path)),
+        });
+    }
+
+    /// How often a kind was listed from the start.
+    pub fn lists(&self, kind: &str) -> u32 {
+        let path = path_of(&json!({ "kind": kind }));
+        self.shared.lock().lists.get(path).copied().unwrap_or(0)
+    }
+}
+
+fn path_of(object: &Value) -> &'static str {
+    let kind = object["kind"].as_str().unwrap_or_default();
+    let found = RESOURCES.iter().find(|(_, list)| list.ends_with(&format!(" {kind}List")));
+    found.unwrap_or_else(|| panic!("kind {kind:?} is not served")).0
+}
+
+fn key_of(object: &Value) -> String {
+    let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
+    let (namespace, name) = (text("namespace"), text("name"));
+    if namespace.is_empty() { name } else { format!("{namespace}/{name}") }
+}

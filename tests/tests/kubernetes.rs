@@ -1,0 +1,233 @@
+//! The agent on an API server: lists, watches, reconnects, and never deletes on partial knowledge.
+
+use serde_json::json;
+use sluice_tests::{
+    apiserver::ApiServer,
+    manifest,
+    peer::Peer,
+    wait,
+    world::{Agent, Pod, World},
+};
+
+struct Cluster {
+    world: World,
+    api: ApiServer,
+    pods: Vec<(Pod, Peer)>,
+    client: Peer,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let mut world = World::new();
+        let pods = (1..=2).map(|index| world.server(&format!("cart-{index}"), &[(8080, false)])).collect();
+        let client_pod = world.pod("client");
+        let client = world.peer(&client_pod);
+        let api = ApiServer::start(&world);
+        Self { world, api, pods, client }
+    }
+
+    fn spawn(&self) -> Agent {
+        self.world.spawn_agent(&["--kubeconfig", &self.api.kubeconfig()])
+    }
+
+    fn agent(&self) -> Agent {
+        let agent = self.spawn();
+        self.world.wait_healthy();
+        agent
+    }
+
+    /// An EndpointSlice of `service` with the first `count` pods; `hints` are zones, one for each.
+    fn slice(&self, service: &str, count: usize, hints: &[&str]) -> String {
+        let endpoint = |(index, (pod, _)): (usize, &(Pod, Peer))| {
+            let mut endpoint =
+                json!({"addresses": [pod.v4], "conditions": {"ready": true}, "nodeName": "node-1"});
+            if let Some(zone) = hints.get(index) {
+                endpoint["hints"] = json!({"forZones": [{"name": zone}]});
+            }
+            endpoint
+        };
+        let endpoints: Vec<_> = self.pods[..count].iter().enumerate().map(endpoint).collect();
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {service}-1, namespace: shop, \
+             labels: {{kubernetes.io/service-name: {service}}}}}\naddressType: IPv4\n\
+             ports: [{{name: http, port: 8080, protocol: TCP}}]\nendpoints: {}\n",
+            json!(endpoints)
+        )
+    }
+
+    fn cart(&self, count: usize) {
+        self.api.apply(&manifest::service("cart", &["10.96.0.1"], &["http:80:8080"]));
+        self.api.apply(&self.slice("cart", count, &[]));
+    }
+
+    /// Dials until told to stop by `during`'s return; every connection must succeed.
+    fn never_fails(&mut self, during: impl FnOnce(&ApiServer, &World)) {
+        let (done, client, api, world) =
+            (std::sync::atomic::AtomicBool::new(false), &mut self.client, &self.api, &self.world);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    client.tcp("10.96.0.1:80").expect("no connection is lost");
+                }
+            });
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| during(api, world)));
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            if let Err(panic) = result {
+                std::panic::resume_unwind(panic);
+            }
+        });
+    }
+}
+
+#[test]
+fn services_and_slices_arrive_change_and_go() {
+    let mut cluster = Cluster::new();
+    cluster.cart(1);
+    let _agent = cluster.agent();
+    cluster.world.wait_verdict("10.96.0.1:80", "translate", 1);
+    assert_eq!(cluster.client.tcp("10.96.0.1:80").unwrap().by, "cart-1");
+    cluster.api.bookmark();
+    cluster.cart(2);
+    cluster.world.wait_verdict("10.96.0.1:80", "translate", 2);
+    cluster.api.delete("EndpointSlice", "shop/cart-1");
+    cluster.world.wait_verdict("10.96.0.1:80", "reject", 0);
+    assert_eq!(cluster.client.tcp("10.96.0.1:80"), Err("ECONNREFUSED".to_owned()));
+    cluster.api.delete("Service", "shop/cart");
+    cluster.world.wait_verdict("10.96.0.1:80", "pass", 0);
+    let sources = cluster.world.json(&["status"])["sources"].clone();
+    assert_eq!(sources.as_array().unwrap().len(), 3);
+    assert!(sources.as_array().unwrap().iter().all(|source| source["synced"] == true), "{sources}");
+}
+
+#[test]
+fn many_objects_arrive_over_several_pages() {
+    let cluster = Cluster::new();
+    for index in 0..1100 {
+        let address = format!("10.97.{}.{}", index / 250, index % 250 + 1);
+        cluster.api.apply(&manifest::service(&format!("s{index}"), &[&address], &["http:80:8080"]));
+    }
+    let _agent = cluster.agent();
+    assert_eq!(cluster.world.json(&["service"]).as_array().unwrap().len(), 1100);
+}
+
+#[test]
+fn nothing_is_deleted_before_the_first_complete_listing() {
+    let mut cluster = Cluster::new();
+    cluster.cart(2);
+    let agent = cluster.agent();
+    cluster.world.wait_verdict("10.96.0.1:80", "translate", 2);
+    agent.kill();
+    for stalled in ["EndpointSlice", "Service"] {
+        cluster.api.stall(stalled, true);
+        let other = if stalled == "Service" { "EndpointSlice" } else { "Service" };
+        let (lists, mut agent) = (cluster.api.lists(other), None);
+        cluster.never_fails(|api, world| {
+            agent = Some(world.spawn_agent(&["--kubeconfig", &api.kubeconfig()]));
+            wait::until("one source is listed", || {
+                if api.lists(other) > lists { Ok(()) } else { Err("not yet") }
+            });
+            wait::until("status says what is missing", || {
+                let status = world.json(&["status"]);
+                let text = status["problems"].to_string();
+                if text.contains("not listed completely yet: ") { Ok(()) } else { Err(status) }
+            });
+        });
+        cluster.world.wait_verdict("10.96.0.1:80", "translate", 2);
+        cluster.api.stall(stalled, false);
+        cluster.world.wait_healthy();
+        cluster.world.wait_verdict("10.96.0.1:80", "translate", 2);
+        agent.unwrap().kill();
+    }
+}
+
+#[test]
+fn an_api_server_that_is_absent_at_the_start_is_waited_for_and_named() {
+    let mut cluster = Cluster::new();
+    cluster.cart(1);
+    cluster.api.down();
+    let _agent = cluster.spawn();
+    wait::until("status names the API server", || {
+        let status = cluster.world.json(&["status"]);
+        let text = status["problems"].to_string();
+        if text.contains("the API server does not give services") { Ok(()) } else { Err(status) }
+    });
+    cluster.api.up();
+    cluster.world.wait_healthy();
+    assert!(cluster.client.tcp("10.96.0.1:80").is_ok());
+}
+
+#[test]
+fn lost_watches_compaction_and_restarts_are_caught_up_with_and_cause_no_flicker() {
+    let mut cluster = Cluster::new();
+    cluster.cart(2);
+    let _agent = cluster.agent();
+    cluster.world.wait_verdict("10.96.0.1:80", "translate", 2);
+    let more = manifest::service("more", &["10.96.0.2"], &["http:80:8080"]);
+    let less = cluster.slice("cart", 1, &[]);
+    let lists = cluster.api.lists("Service");
+    cluster.never_fails(|api, world| {
+        api.drop_watches();
+        api.apply(&more);
+        world.wait_verdict("10.96.0.2:80", "reject", 0);
+        api.compact();
+        api.delete("Service", "shop/more");
+        world.wait_verdict("10.96.0.2:80", "pass", 0);
+        assert!(api.lists("Service") > lists, "410 leads to a new listing");
+        api.apply(&less);
+        world.wait_verdict("10.96.0.1:80", "translate", 1);
+    });
+    cluster.api.down();
+    assert!(cluster.client.tcp("10.96.0.1:80").is_ok(), "without an API server the node serves on");
+    cluster.cart(2);
+    cluster.api.up();
+    cluster.world.wait_verdict("10.96.0.1:80", "translate", 2);
+    cluster.world.wait_healthy();
+}
+
+#[test]
+fn hints_follow_the_zone_of_this_node() {
+    let cluster = Cluster::new();
+    let node = |zone: &str| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: node-1, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n"
+        )
+    };
+    cluster.api.apply(&node("a"));
+    cluster.api.apply(
+        "apiVersion: v1\nkind: Node\nmetadata: {name: node-2, labels: {topology.kubernetes.io/zone: z}}\n",
+    );
+    cluster.cart(2);
+    cluster.api.apply(&cluster.slice("cart", 2, &["a", "b"]));
+    let _agent = cluster.agent();
+    for (zone, endpoint) in [("a", 0), ("b", 1)] {
+        cluster.api.apply(&node(zone));
+        let wanted = cluster.pods[endpoint].0.v4.to_string();
+        wait::until("the zone's endpoint", || {
+            let answer = cluster.world.json(&["explain", "10.96.0.1:80"]);
+            let excluded = answer["excluded"].as_array().unwrap();
+            let right = answer["endpoints"][0]["address"] == wanted
+                && answer["endpoints"].as_array().unwrap().len() == 1
+                && excluded.len() == 1
+                && excluded[0]["reason"] == "topology";
+            if right { Ok(()) } else { Err(answer) }
+        });
+    }
+}
+
+#[test]
+fn a_bad_object_is_named_and_the_good_ones_serve() {
+    let mut cluster = Cluster::new();
+    cluster.cart(1);
+    cluster.api.apply(&manifest::service("bad", &["10.96.0.999"], &["http:80:8080"]));
+    let _agent = cluster.agent();
+    assert!(cluster.client.tcp("10.96.0.1:80").is_ok());
+    let status = cluster.world.json(&["status"]);
+    let warnings = status["warnings"].to_string();
+    assert!(
+        warnings.contains("Service shop/bad: spec.clusterIPs[0]: \\\"10.96.0.999\\\" is not an IP address"),
+        "{warnings}"
+    );
+    cluster.api.apply(&manifest::service("bad", &["10.96.0.9"], &["http:80:8080"]));
+    cluster.world.wait_verdict("10.96.0.9:80", "reject", 0);
+    assert_eq!(cluster.world.json(&["status"])["warnings"], json!([]));
+}
