@@ -132,7 +132,10 @@ fn reading_commands_need_no_agent_and_status_says_that_none_runs() {
     let status = world.json(&["status"]);
     assert_eq!(status["healthy"], false);
     assert!(status["problems"][0].as_str().unwrap().starts_with("no agent runs on the pins in "), "{status}");
-    assert!(status["programs"].as_array().unwrap().iter().all(|program| program["attached"] == true));
+    let target = world.cgroup().display().to_string();
+    for program in status["programs"].as_array().unwrap() {
+        assert_eq!((&program["attached"], &program["target"]), (&true.into(), &target.clone().into()));
+    }
     assert_eq!(world.sluice(&["status"]).status.code(), Some(1));
 }
 

@@ -125,12 +125,9 @@ impl Loaded {
 
 /// What is attached, as the pins tell; needs no agent.
 pub fn attachments(pins: &Pins, cgroup: Option<&Path>) -> Vec<Attachment> {
-    let known = find_cgroup(cgroup).ok();
-    let place = |id: u64| {
-        let folder = known.as_ref()?;
-        let same = std::fs::metadata(folder).ok()?.ino() == id;
-        same.then(|| folder.clone())
-    };
+    let wanted = find_cgroup(cgroup).ok();
+    let root = find_cgroup(None).ok();
+    let place = |id: u64| [&wanted, &root].into_iter().flatten().find_map(|folder| cgroup_of(folder, id));
     HOOKS
         .map(|hook| {
             let info = sys::pinned(&pins.link(hook)).and_then(|link| sys::cgroup_link_info(link.as_fd()));
@@ -145,6 +142,16 @@ pub fn attachments(pins: &Pins, cgroup: Option<&Path>) -> Vec<Attachment> {
             }
         })
         .to_vec()
+}
+
+/// The folder at or below `folder` whose inode number is `id`.
+fn cgroup_of(folder: &Path, id: u64) -> Option<PathBuf> {
+    if std::fs::metadata(folder).ok()?.ino() == id {
+        return Some(folder.to_owned());
+    }
+    let entries = std::fs::read_dir(folder).ok()?.flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| entry.path()).find_map(|child| cgroup_of(&child, id))
 }
 
 fn program<'e>(ebpf: &'e mut Ebpf, hook: &str) -> Result<&'e mut CgroupSockAddr> {

@@ -1,0 +1,215 @@
+//! What is wrong gets one clear message, and all that is good goes on working.
+
+use std::process::Command;
+
+use sluice_tests::{
+    manifest, wait,
+    world::{World, sluice_binary, text, tool},
+};
+
+/// Runs `sluice run` behind `wrapper` (a program and its words) until it ends; returns what it printed.
+fn refused(world: &World, wrapper: &[&str], flags: &[&str]) -> String {
+    let (program, words) = wrapper.split_first().unwrap_or((&"env", &[]));
+    let mut command = world.node().command(program);
+    command.args(words).arg(sluice_binary()).arg("run").args(["--node-name", "node-1"]);
+    command.arg("--cgroup").arg(world.cgroup()).arg("--bpffs").arg(world.bpffs()).args(flags);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let printed = text(&output);
+    assert_eq!(printed.matches("error: ").count(), 1, "one message: {printed}");
+    printed
+}
+
+#[test]
+fn a_start_that_cannot_work_says_why() {
+    let world = World::new();
+    let manifests = world.manifests().display().to_string();
+    let good = ["--manifests", manifests.as_str()];
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    drop(busy);
+    let no_cgroup = format!("umount {} && exec \"$@\"", sluice::loader::find_cgroup(None).unwrap().display());
+    for (case, wrapper, flags, want) in [
+        (
+            "no capabilities",
+            vec!["setpriv", "--bounding-set", "-all"],
+            good.to_vec(),
+            "loading eBPF programs needs CAP_BPF (or CAP_SYS_ADMIN) and CAP_NET_ADMIN",
+        ),
+        (
+            "one missing",
+            vec!["setpriv", "--bounding-set", "-net_admin"],
+            good.to_vec(),
+            "loading eBPF programs needs CAP_NET_ADMIN; run as root",
+        ),
+        (
+            "old kernel",
+            vec!["setarch", std::env::consts::ARCH, "--uname-2.6"],
+            good.to_vec(),
+            "is too old: refusing connections needs bpf_set_retval in cgroup programs (Linux 5.18)",
+        ),
+        (
+            "no cgroup v2",
+            vec!["unshare", "--mount", "sh", "-c", &no_cgroup, "sh"],
+            good.to_vec(),
+            "no cgroup v2 hierarchy is mounted; mount one with",
+        ),
+        (
+            "no such path",
+            vec![],
+            vec!["--manifests", "/does/not/exist"],
+            "--manifests /does/not/exist: there is no such file or folder",
+        ),
+        (
+            "no such kubeconfig",
+            vec![],
+            vec!["--kubeconfig", "/does/not/exist"],
+            "cannot read the kubeconfig /does/not/exist",
+        ),
+        (
+            "no cluster",
+            vec![],
+            vec![],
+            "neither --manifests nor --kubeconfig is given, and this is not a pod",
+        ),
+        (
+            "not our address",
+            vec![],
+            vec!["--manifests", &manifests, "--admin", "192.0.2.1:1"],
+            "cannot listen on 192.0.2.1:1; choose another address with --admin",
+        ),
+    ] {
+        let printed = refused(&world, &wrapper, &flags);
+        assert!(printed.contains(want), "{case}: {printed}");
+    }
+    let wrong = Command::new(sluice_binary()).args(["run", "--no-such-flag"]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2), "wrong usage");
+    let wrong = Command::new(sluice_binary()).args(["run", "--max-slots", "0"]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2), "a size out of range");
+}
+
+#[test]
+fn reading_without_pins_says_where_it_looked() {
+    let world = World::new();
+    for command in ["service", "frontend", "backend"] {
+        let output = world.sluice(&[command]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            text(&output).contains("is Sluice running here, and with this --bpffs?"),
+            "{}",
+            text(&output)
+        );
+    }
+}
+
+#[test]
+fn a_broken_file_is_named_and_the_others_serve() {
+    let mut world = World::new();
+    let (pod, _server) = world.server("cart-1", &[(8080, false)]);
+    let client_pod = world.pod("client");
+    let mut client = world.peer(&client_pod);
+    let service = manifest::service("cart", &["10.96.0.1"], &["http:80:8080"]);
+    world.apply("good", &(service.clone() + &manifest::pod("cart-1", "cart", &[&pod.v4.to_string()])));
+    world.apply("broken", "kind: Service\nmetadata: [\n");
+    let _agent = world.agent();
+    assert!(client.tcp("10.96.0.1:80").is_ok());
+    let warning = world.json(&["status"])["warnings"][0].as_str().unwrap().to_owned();
+    assert!(warning.contains("broken.yaml:2: broken YAML"), "{warning}");
+    // What worked is broken by an edit: it stays as it was, and the message says so.
+    world.apply("good", &service.replace("port: 80", "port: no"));
+    wait::until("the edit is seen", || {
+        let warnings = world.json(&["status"])["warnings"].to_string();
+        if warnings.contains("spec.ports[0].port: invalid type") { Ok(()) } else { Err(warnings) }
+    });
+    assert!(client.tcp("10.96.0.1:80").is_ok());
+    world.apply("broken", "# mended\n");
+    world.apply("good", &service);
+    world.wait_verdict("10.96.0.1:80", "reject", 0);
+    assert_eq!(world.json(&["status"])["warnings"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn check_finds_the_same_offline() {
+    let world = World::new();
+    let file = world.folder().join("bad.yaml");
+    std::fs::write(&file, "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {clusterIP: 1.2.3, ports: [{port: 0}], typo: 1}\n").unwrap();
+    let output = world.sluice(&["check", &file.display().to_string()]);
+    let printed = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    for want in [
+        "bad.yaml:1: Service default/a: spec.clusterIP: \"1.2.3\" is not an IP address; left out",
+        "bad.yaml:1: Service default/a: spec.ports[0].port: 0 is not within 1 to 65535; the port is left out",
+        "warning: ",
+        "spec.typo: no such field; it has no effect",
+        "1 files, 1 objects, 2 errors, 1 warnings",
+    ] {
+        assert!(printed.contains(want), "{want}: {printed}");
+    }
+    let json = world.json(&["check", &file.display().to_string()]);
+    assert_eq!(json[0]["line"], 1);
+    assert_eq!(world.sluice(&["check", &world.manifests().display().to_string()]).status.code(), Some(0));
+}
+
+#[test]
+fn a_failing_self_probe_makes_the_agent_unhealthy_and_says_why() {
+    let mut world = World::new();
+    let other = world.pod("other");
+    let netns = world.node().netns.clone();
+    let loopback = |state: &str| {
+        assert!(tool("ip").args(["-n", &netns, "link", "set", "lo", state]).status().unwrap().success());
+    };
+    loopback("down");
+    let admin = format!("{}:10249", world.node().v4);
+    let _agent =
+        world.spawn_agent(&["--manifests", &world.manifests().display().to_string(), "--admin", &admin]);
+    // Without a loopback the node cannot reach itself, but its pods can reach it.
+    let status = || {
+        let mut command = other.command(&sluice_binary().display().to_string());
+        command.args(["status", "--admin", &admin, "--bpffs"]).arg(world.bpffs());
+        text(&command.output().unwrap())
+    };
+    wait::until("status says so", || {
+        let status = status();
+        if status.contains("✗ the self-probe failed: connections are not translated: ") {
+            Ok(())
+        } else {
+            Err(status)
+        }
+    });
+    loopback("up");
+    wait::until("a healthy agent", || {
+        let status = status();
+        if status.starts_with("healthy\n") { Ok(()) } else { Err(status) }
+    });
+}
+
+#[test]
+fn a_full_map_is_named_and_what_fits_serves() {
+    let mut world = World::new();
+    let (pod, _server) = world.server("cart-1", &[(8080, false)]);
+    let client_pod = world.pod("client");
+    let mut client = world.peer(&client_pod);
+    world.apply(
+        "a",
+        &(manifest::service("cart", &["10.96.0.1"], &["http:80:8080"])
+            + &manifest::pod("cart-1", "cart", &[&pod.v4.to_string()])),
+    );
+    let manifests = world.manifests().display().to_string();
+    let _agent = world.spawn_agent(&["--manifests", &manifests, "--max-frontends", "16"]);
+    world.wait_healthy();
+    let many: String = (0..40)
+        .map(|i| manifest::service(&format!("z{i}"), &[&format!("10.97.0.{}", i + 1)], &["http:80:8080"]))
+        .collect();
+    world.apply("many", &many);
+    wait::until("status names the flag", || {
+        let problems = world.json(&["status"])["problems"].to_string();
+        if problems.contains("FRONTENDS is full (16 entries); raise --max-frontends") {
+            Ok(())
+        } else {
+            Err(problems)
+        }
+    });
+    assert!(client.tcp("10.96.0.1:80").is_ok());
+    assert_eq!(world.json(&["frontend"]).as_array().map(Vec::len), Some(16));
+    world.apply("many", "");
+    world.wait_healthy();
+}
