@@ -5,5 +5,6 @@ pub mod apiserver;
 pub mod demo;
 pub mod manifest;
 pub mod peer;
+pub mod reference;
 pub mod wait;
 pub mod world;

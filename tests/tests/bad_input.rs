@@ -1,4 +1,5 @@
 //! What is wrong gets one clear message, and all that is good goes on working.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::process::Command;
 

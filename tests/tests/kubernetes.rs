@@ -1,4 +1,5 @@
 //! The agent on an API server: lists, watches, reconnects, and never deletes on partial knowledge.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use serde_json::json;
 use sluice_tests::{

@@ -1,4 +1,5 @@
 //! The agent may die at any moment, and another one takes over.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
     process::ExitStatus,

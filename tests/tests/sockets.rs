@@ -1,4 +1,5 @@
 //! What a socket on the node sees when it dials Services: each test is one rule.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 

@@ -16,7 +16,7 @@ mod net;
 mod sweep;
 
 pub use agent::{Agent, text};
-pub use net::{tool, tool_path};
+pub use net::{ip, tool, tool_path};
 
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 
