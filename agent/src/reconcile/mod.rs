@@ -55,6 +55,8 @@ struct Unit {
     current: Placed,
     /// Ranges that frontends may still name, because a write failed half-way.
     stale: Vec<Placed>,
+    /// Backends and nodes of a put that has not succeeded yet: kept until its next try.
+    held: Held,
     /// What was compiled last; `None` after adoption, until the first compile.
     compiled: Option<CompiledPort>,
 }
@@ -64,6 +66,13 @@ struct Unit {
 struct Placed {
     range: Range,
     slots: Vec<SlotValue>,
+}
+
+/// Ids that count as referred to while a put is under way.
+#[derive(Debug, Default)]
+struct Held {
+    backends: Vec<u32>,
+    nodes: Vec<u32>,
 }
 
 /// What a round of reconciling came to.
@@ -116,7 +125,7 @@ impl Reconciler {
         // Everything new goes in before anything old goes out, over all Services of this round.
         for (name, ports) in &work {
             for port in ports {
-                if let Err(error) = self.put(writer, port, &mut outcome) {
+                if let Err(error) = self.put(writer, port, now_ns, &mut outcome) {
                     outcome.failed.insert(name.clone(), error);
                 }
             }
@@ -129,10 +138,7 @@ impl Reconciler {
                 outcome.failed.insert(name.clone(), error);
             }
         }
-        if !outcome.failed.is_empty() {
-            self.backends.rest_unreferred(now_ns);
-            self.nodes.rest_unreferred(now_ns);
-        }
+
         outcome.looked_at = work.into_keys().collect();
         outcome.writes = self.writes - before;
         outcome

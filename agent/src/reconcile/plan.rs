@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Outcome, Placed, Reconciler, Unit,
+    Held, Outcome, Placed, Reconciler, Unit,
     encode::{self, Order},
     ranges::Range,
 };
@@ -21,11 +21,15 @@ impl Reconciler {
         &mut self,
         writer: &mut impl Writer,
         port: &CompiledPort,
+        now_ns: u64,
         outcome: &mut Outcome,
     ) -> Result<(), WriteError> {
         let service_id = self.unit_of(&port.id)?;
         let order = Order::of(port);
-        let backend_ids = self.put_backends(writer, port)?;
+        let earlier = self.units.get_mut(&port.id).map(|unit| std::mem::take(&mut unit.held));
+        let backend_ids = self.put_backends(writer, port);
+        self.let_go(earlier.unwrap_or_default(), now_ns);
+        let backend_ids = backend_ids?;
         let slots = encode::slots(port, &order, service_id, &backend_ids);
         let range = self.range_for(&port.id, &slots)?;
         for (index, slot) in (range.start..).zip(&slots) {
@@ -45,6 +49,8 @@ impl Reconciler {
         }
         if let Some(unit) = self.units.get_mut(&port.id) {
             unit.compiled = Some(port.clone());
+            let held = std::mem::take(&mut unit.held);
+            self.let_go(held, now_ns);
         }
         Ok(())
     }
@@ -62,6 +68,21 @@ impl Reconciler {
         Ok(service_id)
     }
 
+    fn let_go(&mut self, held: Held, now_ns: u64) {
+        held.backends.into_iter().for_each(|id| self.backends.unrefer(id, now_ns));
+        held.nodes.into_iter().for_each(|id| self.nodes.unrefer(id, now_ns));
+    }
+
+    /// Notes in the unit that a put needs these ids, until it succeeds.
+    fn hold(&mut self, id: &PortId, backend: Option<u32>, node: Option<u32>) {
+        backend.into_iter().for_each(|id| self.backends.refer(id));
+        node.into_iter().for_each(|id| self.nodes.refer(id));
+        if let Some(unit) = self.units.get_mut(id) {
+            unit.held.backends.extend(backend);
+            unit.held.nodes.extend(node);
+        }
+    }
+
     /// Puts nodes and backends in; returns the backend id of each endpoint.
     fn put_backends(
         &mut self,
@@ -76,6 +97,7 @@ impl Reconciler {
                     let capacity = self.nodes.capacity();
                     let full = WriteError::Full { map: "NODES", capacity, flag: "--max-nodes" };
                     let id = self.nodes.id_of(node).ok_or(full)?;
+                    self.hold(&port.id, None, Some(id));
                     self.write(writer, &Op::PutNode(id, node))?;
                     id
                 }
@@ -84,6 +106,7 @@ impl Reconciler {
             let full = WriteError::Full { map: "BACKENDS", capacity, flag: "--max-backends" };
             let value = encode::backend_value(endpoint, node_id);
             let id = self.backends.id_of(value).ok_or(full)?;
+            self.hold(&port.id, Some(id), None);
             self.write(writer, &Op::PutBackend(id, value))?;
             ids.push(id);
         }
@@ -168,6 +191,7 @@ impl Reconciler {
         for placed in unit.stale.into_iter().chain([unit.current]) {
             self.retire(placed, now_ns);
         }
+        self.let_go(unit.held, now_ns);
         self.service_ids.rest(service_id, now_ns);
         if let Some(ids) = self.by_service.get_mut(&id.service) {
             ids.remove(id);
