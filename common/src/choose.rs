@@ -2,8 +2,12 @@
 
 use crate::{
     Reason,
-    layout::{FLAG_HAS_ENDPOINTS, FLAG_INTERNAL_LOCAL, FrontendValue},
+    layout::{FLAG_HAS_ENDPOINTS, FLAG_INTERNAL_LOCAL, FrontendValue, SlotValue},
 };
+
+/// Steps of the search in [`find_backend`]: enough for 2^24 slots, the most that a map can be told to have.
+const SEARCH_STEPS: u32 = 24;
+const NANOS_PER_SEC: u64 = 1_000_000_000;
 
 /// The slot for a socket on this node that dials `frontend`.
 ///
@@ -13,11 +17,7 @@ use crate::{
 /// Source: kube-proxy `pkg/proxy/topology.go`, `CategorizeEndpoints`.
 #[inline(always)]
 pub const fn socket_slot(frontend: &FrontendValue, spread: u32) -> Result<u32, Reason> {
-    let (start, count) = if frontend.flags & FLAG_INTERNAL_LOCAL != 0 {
-        (frontend.local_start, frontend.local_count)
-    } else {
-        (frontend.cluster_start, frontend.cluster_count)
-    };
+    let (start, count) = socket_range(frontend);
     if count == 0 {
         return Err(if frontend.flags & FLAG_HAS_ENDPOINTS != 0 {
             Reason::NoLocalEndpoints
@@ -26,6 +26,57 @@ pub const fn socket_slot(frontend: &FrontendValue, spread: u32) -> Result<u32, R
         });
     }
     Ok(start.wrapping_add(scale(spread, count)))
+}
+
+/// First slot and number of slots that sockets on this node may be led to.
+#[inline(always)]
+pub const fn socket_range(frontend: &FrontendValue) -> (u32, u32) {
+    if frontend.flags & FLAG_INTERNAL_LOCAL != 0 {
+        (frontend.local_start, frontend.local_count)
+    } else {
+        (frontend.cluster_start, frontend.cluster_count)
+    }
+}
+
+/// The slot of `range` (first slot, number of slots) that names `backend_id`; the slots are sorted by backend id.
+///
+/// `slot` reads one. `None` if no slot names it, or if a slot is not the service's: then nothing is certain.
+#[inline(always)]
+pub fn find_backend(
+    range: (u32, u32),
+    service_id: u32,
+    backend_id: u32,
+    slot: impl Fn(u32) -> Option<SlotValue>,
+) -> Option<u32> {
+    let (mut low, mut high) = (range.0, range.0.saturating_add(range.1));
+    for _ in 0..SEARCH_STEPS {
+        if low >= high {
+            return None;
+        }
+        let middle = low + (high - low) / 2;
+        let found = slot(middle)?;
+        if found.service_id != service_id {
+            return None;
+        }
+        if found.backend_id == backend_id {
+            return Some(middle);
+        }
+        if found.backend_id < backend_id {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    None
+}
+
+/// Whether a choice made at `last_used_ns` still binds its client at `now_ns` (ns of `CLOCK_MONOTONIC`).
+///
+/// An age equal to the timeout has expired. A clock step back counts as age 0.
+/// Source: `Service.spec.sessionAffinityConfig.clientIP.timeoutSeconds` (1..=86400 s).
+#[inline(always)]
+pub const fn is_live(last_used_ns: u64, now_ns: u64, timeout_s: u32) -> bool {
+    now_ns.saturating_sub(last_used_ns) < timeout_s as u64 * NANOS_PER_SEC
 }
 
 /// Maps `spread` evenly onto `0..count` without a division (Lemire, ACM TOMACS 29(1), 2019). 0 if `count` is 0.
@@ -80,6 +131,44 @@ mod tests {
             ("unusable only", FLAG_HAS_ENDPOINTS, (0, 0), (0, 0), Err(Reason::NoLocalEndpoints)),
         ] {
             assert_eq!(socket_slot(&frontend(flags, cluster, local), u32::MAX / 2), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_backend_is_found_in_its_range_and_nowhere_else() {
+        let slot = |index: u32| {
+            // Slots 10 to 19 of service 7 name backends 100, 102, and so on; the others belong to service 8.
+            let service_id = if (10..20).contains(&index) { 7 } else { 8 };
+            let zero = <SlotValue as bytemuck::Zeroable>::zeroed();
+            Some(SlotValue { backend_id: 80 + index * 2, service_id, ..zero })
+        };
+        for (case, range, backend_id, want) in [
+            ("first", (10, 10), 100, Some(10)),
+            ("last", (10, 10), 118, Some(19)),
+            ("between two", (10, 10), 103, None),
+            ("before", (10, 10), 1, None),
+            ("after", (10, 10), 500, None),
+            ("only slot", (12, 1), 104, Some(12)),
+            ("empty", (12, 0), 104, None),
+            ("foreign slots", (30, 5), 142, None),
+            ("damaged range", (u32::MAX, u32::MAX), 104, None),
+        ] {
+            assert_eq!(find_backend(range, 7, backend_id, slot), want, "{case}");
+        }
+        assert_eq!(find_backend((10, 10), 7, 104, |_| None), None, "unreadable");
+    }
+
+    #[test]
+    fn affinity_lasts_for_its_timeout() {
+        for (case, last_s, now_s, timeout_s, want) in [
+            ("same instant", 5, 5, 10, true),
+            ("just before", 5, 14, 10, true),
+            ("at the timeout", 5, 15, 10, false),
+            ("longest", 0, 86_399, 86_400, true),
+            ("clock stepped back", 9, 5, 1, true),
+            ("switched off", 5, 5, 0, false),
+        ] {
+            assert_eq!(is_live(last_s * NANOS_PER_SEC, now_s * NANOS_PER_SEC, timeout_s), want, "{case}");
         }
     }
 

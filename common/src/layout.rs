@@ -308,6 +308,40 @@ pub struct RevnatValue {
 }
 const _: () = assert!(size_of::<RevnatValue>() == 24);
 
+/// A client of a service with session affinity. Key of `AFFINITY`.
+///
+/// Keyed by service port, not by address: all of a Service's addresses share one choice, as in kube-proxy.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Pod, Zeroable)]
+pub struct AffinityKey {
+    /// The client: see [`client_of_netns`].
+    pub client: Addr,
+    /// The service.
+    pub service_id: u32,
+}
+const _: () = assert!(size_of::<AffinityKey>() == 20);
+
+/// The client that all sockets of one network namespace are: a pod, or the node itself. A pod is one address of each
+/// family, so that this is kube-proxy's client address, known before a socket has one.
+///
+/// In the form of a multicast address, which no client has: real addresses are clients too, of the packet path.
+pub const fn client_of_netns(cookie: u64) -> Addr {
+    Addr { words_be: [u32::MAX, u32::MAX, (cookie >> 32) as u32, cookie as u32] }
+}
+
+/// A client's last choice. Value of `AFFINITY`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct AffinityValue {
+    /// Last new connection, ns of `CLOCK_MONOTONIC`.
+    pub last_used_ns: u64,
+    /// Key into `BACKENDS`; 0 is never used.
+    pub backend_id: u32,
+    /// Zero.
+    pub pad: u32,
+}
+const _: () = assert!(size_of::<AffinityValue>() == 16);
+
 /// What a connected socket's peer was before translation. Value of `SOCKETS` (socket storage).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]

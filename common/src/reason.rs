@@ -47,6 +47,8 @@ reasons! {
     BackendMissing = 9, "backend_missing";
     /// The reverse translation could not be stored, so the datagram was refused rather than answered by a stranger.
     RevnatFull = 10, "revnat_full";
+    /// Session affinity led a client to the backend it had before; counted besides the translation.
+    AffinityKept = 11, "affinity_kept";
 }
 
 /// Size of `REASONS`: room for growth without a change of layout.

@@ -7,8 +7,8 @@ use aya_ebpf::{
 };
 use sluice_common::{
     layout::{
-        BackendValue, FrontendKey, FrontendValue, NodeValue, RevnatKey, RevnatValue, ServiceValue, SlotValue,
-        SocketValue,
+        AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, NodeValue, RevnatKey,
+        RevnatValue, ServiceValue, SlotValue, SocketValue,
     },
     reason,
 };
@@ -35,6 +35,9 @@ pub static NODES: HashMap<u32, NodeValue, 16_384, BY_NEED> = HashMap::new();
 
 #[btf_map]
 pub static UDP_REVNAT: LruHashMap<RevnatKey, RevnatValue, 65_536> = LruHashMap::new();
+
+#[btf_map]
+pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue, 65_536> = LruHashMap::new();
 
 #[btf_map]
 pub static SOCKETS: SkStorage<SocketValue> = SkStorage::new();

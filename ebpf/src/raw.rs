@@ -6,7 +6,7 @@ use aya_ebpf::{
     btf_maps::{HashMap, LruHashMap},
     helpers::{
         bpf_get_prandom_u32,
-        generated::{bpf_get_socket_cookie, bpf_set_retval},
+        generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval},
     },
     programs::SockAddrContext,
 };
@@ -84,6 +84,20 @@ pub fn protocol(ctx: &SockAddrContext) -> u8 {
 pub fn cookie(ctx: &SockAddrContext) -> u64 {
     // SAFETY: the helper takes the program's own context.
     unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) }
+}
+
+/// The cookie of the socket's network namespace. Source: kernel commit f318903c0bf4, Linux 5.7.
+#[inline(always)]
+pub fn netns_cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the helper takes the program's own context.
+    unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: the helper has no arguments and no preconditions.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 /// A random number.

@@ -8,6 +8,7 @@ use sluice_common::{
 };
 
 use crate::{
+    affinity,
     maps::{BACKENDS, FRONTENDS, SLOTS, UDP_REVNAT},
     raw,
 };
@@ -81,20 +82,29 @@ fn dialled<F: Family>(ctx: &SockAddrContext) -> Option<FrontendKey> {
     Some(FrontendKey { addr: F::address(ctx), port_be: raw::port_be(ctx), protocol, pad: 0 })
 }
 
-/// The backend in the slot that `spread` leads to.
+/// The backend in the slot that `spread` leads to, with its id.
 #[inline(always)]
-fn backend(frontend: &FrontendValue, spread: u32) -> Result<BackendValue, Reason> {
+fn backend(frontend: &FrontendValue, spread: u32) -> Result<(u32, BackendValue), Reason> {
     let slot = SLOTS.get(choose::socket_slot(frontend, spread)?).ok_or(Reason::SlotMismatch)?;
     if slot.service_id != frontend.service_id {
         return Err(Reason::SlotMismatch);
     }
-    let backend = BACKENDS.get(slot.backend_id).copied().ok_or(Reason::BackendMissing)?;
+    backend_by_id(slot.backend_id).map(|backend| (slot.backend_id, backend))
+}
+
+#[inline(always)]
+pub fn backend_by_id(id: u32) -> Result<BackendValue, Reason> {
+    let backend = BACKENDS.get(id).copied().ok_or(Reason::BackendMissing)?;
     if backend.port_be == 0 { Err(Reason::BackendMissing) } else { Ok(backend) }
 }
 
 /// [`backend`], once more if the first try met a change under way.
 #[inline(always)]
-fn backend_of(key: &FrontendKey, frontend: &FrontendValue, spread: u32) -> Result<BackendValue, Reason> {
+fn backend_of(
+    key: &FrontendKey,
+    frontend: &FrontendValue,
+    spread: u32,
+) -> Result<(u32, BackendValue), Reason> {
     match backend(frontend, spread) {
         Err(Reason::SlotMismatch) => {
             let again = raw::get(&FRONTENDS, key).ok_or(Reason::SlotMismatch)?;
@@ -102,6 +112,20 @@ fn backend_of(key: &FrontendKey, frontend: &FrontendValue, spread: u32) -> Resul
         }
         result => result,
     }
+}
+
+/// The backend for this client: the one it had, where the service has affinity, else the one of `spread`.
+#[inline(always)]
+fn backend_for_client(
+    ctx: &SockAddrContext,
+    key: &FrontendKey,
+    frontend: &FrontendValue,
+    spread: u32,
+) -> Result<BackendValue, Reason> {
+    if frontend.affinity_timeout_s == 0 {
+        return backend_of(key, frontend, spread).map(|(_, backend)| backend);
+    }
+    affinity::backend(ctx, key, frontend, || backend_of(key, frontend, spread))
 }
 
 #[inline(always)]
@@ -120,7 +144,7 @@ pub fn connect<F: Family>(ctx: &SockAddrContext) -> Outcome {
         forget(ctx, &key);
         return (Verdict::Pass, Reason::NotOurs);
     };
-    match backend_of(&key, &frontend, raw::random()) {
+    match backend_for_client(ctx, &key, &frontend, raw::random()) {
         Ok(backend) => {
             if key.protocol == UDP && remember(ctx, &key, &frontend, &backend).is_err() {
                 return (Verdict::Refuse, Reason::RevnatFull);
@@ -157,7 +181,7 @@ pub fn send<F: Family>(ctx: &SockAddrContext) -> Outcome {
         return (Verdict::Pass, Reason::NotOurs);
     };
     let spread = choose::socket_hash(raw::cookie(ctx), frontend.service_id);
-    match backend_of(&key, &frontend, spread) {
+    match backend_for_client(ctx, &key, &frontend, spread) {
         Ok(backend) => {
             if remember(ctx, &key, &frontend, &backend).is_err() {
                 return (Verdict::Refuse, Reason::RevnatFull);
@@ -210,8 +234,15 @@ fn connection(ctx: &SockAddrContext, addr: &Addr, port_be: u16) -> Option<Socket
 }
 
 #[inline(always)]
-fn revnat_key(ctx: &SockAddrContext, addr: &Addr, port_be: u16) -> RevnatKey {
+pub fn revnat_key(ctx: &SockAddrContext, addr: &Addr, port_be: u16) -> RevnatKey {
     RevnatKey { cookie: raw::cookie(ctx), addr: *addr, port_be, pad: [0; 6] }
+}
+
+/// Whether the socket has sent a datagram to this backend already, for the address in `key`.
+#[inline(always)]
+pub fn has_asked(ctx: &SockAddrContext, key: &FrontendKey, backend: &BackendValue) -> bool {
+    let known = raw::get_lru(&UDP_REVNAT, &revnat_key(ctx, &backend.addr, backend.port_be));
+    known.is_some_and(|revnat| revnat.frontend == *key)
 }
 
 #[inline(always)]

@@ -1,11 +1,12 @@
 //! What a socket on the node sees when it dials Services: each test is one rule.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_tests::{
     manifest,
     peer::{Answer, Command, Outcome, Peer, address},
+    wait,
     world::{Pod, World},
 };
 
@@ -261,4 +262,98 @@ fn reasons_are_counted() {
     let after = read(&shop.world);
     let grown: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
     assert_eq!(grown, [1, 1, 1, 1, 1]);
+}
+
+/// Turns session affinity of shop/cart on, or off without a timeout.
+fn affinity(shop: &Shop, timeout_s: Option<u32>) {
+    let plain = manifest::service("cart", &["10.96.0.1", "fd00:96::1"], &["http:80:8080", "dns:53:5353/UDP"]);
+    let text = match timeout_s {
+        None => plain,
+        Some(timeout_s) => plain.replace(
+            "spec:\n",
+            &format!(
+                "spec:\n  sessionAffinity: ClientIP\n  externalIPs: [192.0.2.1]\n  \
+                 sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {timeout_s}}}}}\n"
+            ),
+        ),
+    };
+    shop.world.apply("shop", &text);
+    let wanted = timeout_s.unwrap_or(0);
+    wait::until("affinity is programmed", || {
+        let rows = shop.world.json(&["frontend"]);
+        let rows = rows.as_array().unwrap();
+        let right = rows.iter().all(|row| row["affinityTimeoutSeconds"] == wanted);
+        if right && !rows.is_empty() { Ok(()) } else { Err(rows.clone()) }
+    });
+}
+
+#[test]
+fn a_client_keeps_its_backend_over_all_addresses_of_a_service_port() {
+    let mut shop = shop(3);
+    affinity(&shop, Some(10_800));
+    let first = shop.client.tcp("10.96.0.1:80").unwrap().by;
+    for to in ["10.96.0.1:80", "192.0.2.1:80", "[::ffff:10.96.0.1]:80"].repeat(8) {
+        assert_eq!(shop.client.tcp(to).unwrap().by, first, "{to}");
+    }
+    for (dial, to) in [(TCP, "[fd00:96::1]:80"), (UDP, "10.96.0.1:53"), (UDP_CONNECTED, "[fd00:96::1]:53")] {
+        let other = dial(&mut shop.client, to).unwrap().by;
+        for _ in 0..8 {
+            assert_eq!(dial(&mut shop.client, to).unwrap().by, other, "{to}: a service port of its own");
+        }
+    }
+    let rows = shop.world.json(&["affinity"]);
+    assert_eq!(rows.as_array().unwrap().len(), 4, "{rows}");
+    assert_eq!((&rows[0]["service"], &rows[0]["live"]), (&"shop/cart".into(), &true.into()));
+    assert!(
+        shop.world.json(&["explain", "shop/cart:http"])["steps"]
+            .to_string()
+            .contains("keeps its endpoint for 10800 s")
+    );
+    // Twelve clients, three backends: all the same once in 3^11 runs.
+    let pods: Vec<Pod> = (0..12).map(|index| shop.world.pod(&format!("client-{index}"))).collect();
+    let by: BTreeSet<String> =
+        pods.iter().map(|pod| shop.world.peer(pod).tcp("10.96.0.1:80").unwrap().by).collect();
+    assert!(by.len() > 1, "clients are apart: {by:?}");
+}
+
+#[test]
+fn affinity_obeys_the_usable_set_and_ends_at_once_when_switched_off() {
+    let mut shop = shop(3);
+    affinity(&shop, Some(60));
+    let first = shop.client.tcp("10.96.0.1:80").unwrap().by;
+    let rest: Vec<String> =
+        shop.pods.iter().map(|(pod, _)| pod.name.clone()).filter(|name| *name != first).collect();
+    let only = |names: &[String]| {
+        let pods = shop.pods.iter().filter(|(pod, _)| names.contains(&pod.name));
+        let text: String =
+            pods.map(|(pod, _)| manifest::pod(&pod.name, "cart", &[&pod.v4.to_string()])).collect();
+        shop.world.apply("pods", &text);
+        shop.world.wait_verdict("10.96.0.1:80", "translate", names.len());
+    };
+    only(&rest);
+    let second = shop.client.tcp("10.96.0.1:80").unwrap().by;
+    assert_ne!(second, first, "the first is gone");
+    only(&[rest.clone(), vec![first]].concat());
+    for _ in 0..12 {
+        assert_eq!(shop.client.tcp("10.96.0.1:80").unwrap().by, second, "and does not come back");
+    }
+    affinity(&shop, None);
+    let by: BTreeSet<String> = (0..40).map(|_| shop.client.tcp("10.96.0.1:80").unwrap().by).collect();
+    assert_eq!(by.len(), 3, "one of three is missed by 40 even choices once in three million runs");
+}
+
+#[test]
+fn affinity_expires_after_its_timeout_without_a_new_connection() {
+    let mut shop = shop(3);
+    affinity(&shop, Some(1));
+    let mut by = BTreeSet::new();
+    wait::until("another backend after the timeout", || {
+        by.insert(shop.client.tcp("10.96.0.1:80").unwrap().by);
+        // Nothing but the passing of time ends it: the entry itself tells when.
+        wait::until("expiry", || {
+            let rows = shop.world.json(&["affinity"]);
+            if rows[0]["live"] == false { Ok(()) } else { Err(rows) }
+        });
+        if by.len() > 1 { Ok(()) } else { Err(by.clone()) }
+    });
 }

@@ -38,6 +38,10 @@ enum Command {
     Frontend(Reading),
     /// Pod addresses and ports that Services lead to
     Backend(Reading),
+    /// Which client keeps which endpoint
+    Affinity(Reading),
+    /// How often each outcome was counted, and what it means
+    Reasons(Reading),
     /// The decision for one connection, step by step
     Explain {
         /// Who dials: a pod's name, an address, or `host`
@@ -118,6 +122,8 @@ pub fn main() -> ExitCode {
         Command::Service { name, reading } => read::service(name.as_deref(), &reading).map(|()| true),
         Command::Frontend(reading) => read::frontend(&reading).map(|()| true),
         Command::Backend(reading) => read::backend(&reading).map(|()| true),
+        Command::Affinity(reading) => read::affinity(&reading).map(|()| true),
+        Command::Reasons(reading) => read::reasons(&reading).map(|()| true),
         Command::Explain { from, destination, reading } => {
             read::explain(from, destination, &reading).map(|()| true)
         }

@@ -107,6 +107,47 @@ pub fn backend(reading: &Reading) -> Result<()> {
     })
 }
 
+/// `sluice affinity`.
+pub fn affinity(reading: &Reading) -> Result<()> {
+    let entries = BpfMaps::affinities(&Pins::at(&reading.bpffs))?;
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now_ns = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
+    let rows = inspect::affinities(&tables(reading)?, &entries, now_ns);
+    output::print(reading.output, &rows, || {
+        let line = |row: &inspect::AffinityRow| {
+            let age = format!("{} s of {} s", row.age_seconds, row.timeout_seconds);
+            let live = if row.live { "" } else { "expired" }.to_owned();
+            [row.service.clone(), row.port_name.clone(), row.client.clone(), row.backend.clone(), age, live]
+        };
+        let lines: Vec<_> = rows.iter().map(line).collect();
+        output::table(["SERVICE", "PORT", "CLIENT", "BACKEND", "AGE", ""], &lines)
+    })
+}
+
+/// One line of `sluice reasons`.
+#[derive(serde::Serialize)]
+struct ReasonRow {
+    name: &'static str,
+    count: u64,
+    meaning: &'static str,
+}
+
+/// `sluice reasons`.
+pub fn reasons(reading: &Reading) -> Result<()> {
+    let counts = BpfMaps::open(&Pins::at(&reading.bpffs))?.reasons()?;
+    let rows: Vec<ReasonRow> = counts
+        .into_iter()
+        .map(|(reason, count)| ReasonRow { name: reason.name(), count, meaning: reason.meaning().trim() })
+        .collect();
+    output::print(reading.output, &rows, || {
+        let lines: Vec<_> = rows
+            .iter()
+            .map(|row| [row.name.to_owned(), row.count.to_string(), row.meaning.to_owned()])
+            .collect();
+        output::table(["REASON", "COUNT", "MEANING"], &lines)
+    })
+}
+
 /// `sluice explain`.
 pub fn explain(from: String, destination: Destination, reading: &Reading) -> Result<()> {
     let tables = tables(reading)?;

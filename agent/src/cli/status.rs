@@ -126,6 +126,7 @@ fn maps(pins: &Pins) -> Result<Vec<MapRow>> {
     let maps = BpfMaps::open(pins)?;
     let tables = maps.dump()?;
     let udp_flows = BpfMaps::udp_flows(pins)?;
+    let affinities = BpfMaps::affinities(pins)?.len();
     let entries = |name: &str| match name {
         "FRONTENDS" => Some(tables.frontends.len()),
         "SLOTS" => Some(tables.slots.len()),
@@ -133,6 +134,7 @@ fn maps(pins: &Pins) -> Result<Vec<MapRow>> {
         "SERVICES" => Some(tables.services.len()),
         "NODES" => Some(tables.nodes.len()),
         "UDP_REVNAT" => Some(udp_flows),
+        "AFFINITY" => Some(affinities),
         _ => None,
     };
     let rows = maps.capacities().iter().copied();

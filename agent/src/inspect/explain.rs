@@ -191,6 +191,13 @@ fn decide(
     if local {
         answer.steps.push("internalTrafficPolicy is Local: only endpoints on this node".to_owned());
     }
+    if frontend.affinity_timeout_s > 0 {
+        answer.steps.push(format!(
+            "session affinity: a client keeps its endpoint for {} s after its last new connection, while the endpoint \
+             may serve; `sluice affinity` shows who keeps which",
+            frontend.affinity_timeout_s
+        ));
+    }
     let udp = target.protocol == Protocol::Udp;
     let (verdict, reason, step) = match choose::socket_slot(frontend, 0) {
         Ok(_) if udp => (

@@ -9,7 +9,7 @@ mod explain;
 mod rows;
 
 pub use explain::{Destination, Explanation, Query, explain};
-pub use rows::{BackendRow, FrontendRow, ServiceRow, backends, frontends, services};
+pub use rows::{AffinityRow, BackendRow, FrontendRow, ServiceRow, affinities, backends, frontends, services};
 
 /// An endpoint that may be chosen.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]

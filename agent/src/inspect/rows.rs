@@ -3,13 +3,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use serde::Serialize;
-use sluice_common::layout::{
-    BackendValue, EndpointState, FLAG_INTERNAL_LOCAL, FrontendKey, FrontendKind, FrontendValue, ServiceKind,
-    ServiceValue, SlotValue,
+use sluice_common::{
+    Addr, choose,
+    layout::{
+        AffinityKey, AffinityValue, BackendValue, EndpointState, FLAG_INTERNAL_LOCAL, FrontendKey,
+        FrontendKind, FrontendValue, ServiceKind, ServiceValue, SlotValue, client_of_netns,
+    },
 };
 
 use super::{kind_name, state_name, type_name};
@@ -94,6 +97,57 @@ pub struct BackendRow {
     pub node: String,
     pub zone: String,
     pub services: BTreeSet<String>,
+}
+
+/// An entry of `AFFINITY`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AffinityRow {
+    pub service: String,
+    pub port_name: String,
+    /// `netns COOKIE` for sockets, an address for packets.
+    pub client: String,
+    pub backend: String,
+    /// Since the client's last new connection.
+    pub age_seconds: u64,
+    pub timeout_seconds: u32,
+    /// Whether it still binds the client.
+    pub live: bool,
+}
+
+/// The remembered choices of services that still have affinity, at `now_ns` of `CLOCK_MONOTONIC`.
+pub fn affinities(
+    tables: &Tables,
+    entries: &[(AffinityKey, AffinityValue)],
+    now_ns: u64,
+) -> Vec<AffinityRow> {
+    let timeouts: BTreeMap<u32, u32> =
+        tables.frontends.values().map(|value| (value.service_id, value.affinity_timeout_s)).collect();
+    let row = |(key, value): &(AffinityKey, AffinityValue)| {
+        let timeout_s = timeouts.get(&key.service_id).copied().filter(|timeout_s| *timeout_s > 0)?;
+        let service = tables.services.get(&key.service_id)?;
+        let backend = tables.backends.get(&value.backend_id)?;
+        Some(AffinityRow {
+            service: service_name(service),
+            port_name: service.port_name.as_str().to_owned(),
+            client: client_name(&key.client),
+            backend: SocketAddr::new(backend.addr.into(), u16::from_be(backend.port_be)).to_string(),
+            age_seconds: now_ns.saturating_sub(value.last_used_ns) / 1_000_000_000,
+            timeout_seconds: timeout_s,
+            live: choose::is_live(value.last_used_ns, now_ns, timeout_s),
+        })
+    };
+    let mut rows: Vec<AffinityRow> = entries.iter().filter_map(row).collect();
+    rows.sort();
+    rows
+}
+
+fn client_name(client: &Addr) -> String {
+    let cookie = u64::from(client.words_be[2]) << 32 | u64::from(client.words_be[3]);
+    if *client == client_of_netns(cookie) {
+        return format!("netns {cookie}");
+    }
+    IpAddr::from(*client).to_string()
 }
 
 /// All Services, sorted by namespace and name.

@@ -5,7 +5,10 @@ use std::{io, path::Path};
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use bytemuck::must_cast;
-use sluice_common::{Reason, layout::FrontendKey, layout::FrontendValue, layout::PROBE_ID};
+use sluice_common::{
+    Reason,
+    layout::{AffinityKey, AffinityValue, FrontendKey, FrontendValue, PROBE_ID},
+};
 
 use super::{Op, Pins, SPECS, Tables, WriteError, Writer};
 
@@ -119,6 +122,17 @@ impl BpfMaps {
         let map: HashMap<MapData, [u8; 32], [u8; 24]> =
             Map::LruHashMap(open(&pins.map("UDP_REVNAT"))?).try_into()?;
         Ok(map.keys().filter(Result::is_ok).count())
+    }
+
+    /// The choices of session affinity that are remembered, live or not.
+    ///
+    /// # Errors
+    /// The map cannot be opened or read.
+    pub fn affinities(pins: &Pins) -> Result<Vec<(AffinityKey, AffinityValue)>> {
+        let map: HashMap<MapData, [u8; 20], [u8; 16]> =
+            Map::LruHashMap(open(&pins.map("AFFINITY"))?).try_into()?;
+        let entries = map.iter().map(|entry| entry.map(|(key, value)| (must_cast(key), must_cast(value))));
+        entries.collect::<Result<_, _>>().context("cannot read AFFINITY")
     }
 
     /// How often each reason was counted, over all CPUs, since the map was made.

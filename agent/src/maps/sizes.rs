@@ -2,8 +2,8 @@
 
 use sluice_common::{
     layout::{
-        BackendValue, FrontendKey, FrontendValue, NodeValue, RevnatKey, RevnatValue, ServiceValue, SlotValue,
-        SocketValue,
+        AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, NodeValue, RevnatKey,
+        RevnatValue, ServiceValue, SlotValue, SocketValue,
     },
     reason,
 };
@@ -36,13 +36,14 @@ macro_rules! spec {
 }
 
 /// Every pinned map.
-pub const SPECS: [MapSpec; 8] = [
+pub const SPECS: [MapSpec; 9] = [
     spec!("FRONTENDS", FrontendKey, FrontendValue, |sizes| Some(sizes.max_frontends), "--max-frontends"),
     spec!("SLOTS", u32, SlotValue, |sizes| Some(sizes.max_slots), "--max-slots"),
     spec!("BACKENDS", u32, BackendValue, |sizes| Some(sizes.max_backends), "--max-backends"),
     spec!("SERVICES", u32, ServiceValue, |sizes| Some(sizes.max_services), "--max-services"),
     spec!("NODES", u32, NodeValue, |sizes| Some(sizes.max_nodes), "--max-nodes"),
     spec!("UDP_REVNAT", RevnatKey, RevnatValue, |sizes| Some(sizes.max_udp_flows), "--max-udp-flows"),
+    spec!("AFFINITY", AffinityKey, AffinityValue, |sizes| Some(sizes.max_affinities), "--max-affinities"),
     spec!("SOCKETS", u32, SocketValue, |_| None, ""),
     spec!("REASONS", u32, u64, |_| Some(reason::CAPACITY), ""),
 ];
@@ -68,6 +69,9 @@ pub struct Sizes {
     /// Remembered UDP exchanges; the least recently used make room
     #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
     pub max_udp_flows: u32,
+    /// Remembered choices of session affinity; the least recently used make room
+    #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
+    pub max_affinities: u32,
 }
 
 impl Default for Sizes {
@@ -79,6 +83,7 @@ impl Default for Sizes {
             max_services: 65_536,
             max_nodes: 16_384,
             max_udp_flows: 65_536,
+            max_affinities: 65_536,
         }
     }
 }

@@ -44,7 +44,8 @@ pub fn backend_value(endpoint: &CompiledEndpoint, node_id: u32) -> BackendValue 
     BackendValue { addr: Addr::from(endpoint.address), port_be: endpoint.port.to_be(), pad: 0, node_id }
 }
 
-/// Which of a port's endpoints stand in its range, in order: cluster, then local, then the excluded ones.
+/// Which of a port's endpoints stand in its range: cluster, then local, then the excluded ones. Each part is sorted by
+/// backend id, for session affinity looks a backend up in it.
 pub struct Order {
     /// Indices into `CompiledPort::endpoints`.
     pub endpoints: Vec<usize>,
@@ -53,12 +54,15 @@ pub struct Order {
 }
 
 impl Order {
-    pub fn of(port: &CompiledPort) -> Self {
+    pub fn of(port: &CompiledPort, backend_ids: &[u32]) -> Self {
         let pick = |want: fn(&CompiledEndpoint) -> bool| {
             let numbered = port.endpoints.iter().enumerate();
-            numbered.filter(move |(_, endpoint)| want(endpoint)).map(|(index, _)| index)
+            let mut picked: Vec<usize> =
+                numbered.filter(|(_, endpoint)| want(endpoint)).map(|(index, _)| index).collect();
+            picked.sort_by_key(|index| backend_ids[*index]);
+            picked
         };
-        let mut endpoints: Vec<usize> = pick(|endpoint| endpoint.in_cluster).collect();
+        let mut endpoints = pick(|endpoint| endpoint.in_cluster);
         let cluster = endpoints.len() as u32;
         endpoints.extend(pick(|endpoint| endpoint.in_local));
         let local = endpoints.len() as u32 - cluster;

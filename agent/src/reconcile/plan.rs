@@ -25,11 +25,12 @@ impl Reconciler {
         outcome: &mut Outcome,
     ) -> Result<(), WriteError> {
         let service_id = self.unit_of(&port.id)?;
-        let order = Order::of(port);
+
         let earlier = self.units.get_mut(&port.id).map(|unit| std::mem::take(&mut unit.held));
         let backend_ids = self.put_backends(writer, port);
         self.let_go(earlier.unwrap_or_default(), now_ns);
         let backend_ids = backend_ids?;
+        let order = Order::of(port, &backend_ids);
         let slots = encode::slots(port, &order, service_id, &backend_ids);
         let range = self.range_for(&port.id, &slots)?;
         for (index, slot) in (range.start..).zip(&slots) {
