@@ -17,7 +17,9 @@ use sluice::{
 };
 use sluice_tests::{
     peer::Outcome,
-    reference::{Cluster, Expectation, NODE, Random, Service, ZONE, mutate, random::PODS, random::PORTS},
+    reference::{
+        Cluster, Endpoint, Expectation, NODE, Random, Service, ZONE, mutate, random::PODS, random::PORTS,
+    },
     world::{World, ip},
 };
 
@@ -103,6 +105,9 @@ fn random_clusters_behave_as_the_reference_model_says() {
     let mut node = Node1 { store: Store::new(node), reconciler, maps, now_ns: 0 };
     let (mut cluster, mut random) = (Cluster::default(), Random::new(seed));
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
+    // Who a Service with affinity answered by last, by address: forgotten with the address, and with the endpoint,
+    // for one that comes back may be another pod.
+    let mut kept: BTreeMap<IpAddr, SocketAddr> = BTreeMap::new();
     for state in 0..states {
         for touched in mutate(&mut cluster, &mut random) {
             let service = cluster.services.iter().find(|service| service.number == touched);
@@ -114,15 +119,33 @@ fn random_clusters_behave_as_the_reference_model_says() {
             node.restart();
         }
         let tables = node.maps.dump().unwrap();
+        kept.retain(|address, by| {
+            let service = cluster.services.iter().find(|service| service.addresses().contains(address));
+            let pods = if address.is_ipv4() { &pods_v4 } else { &pods_v6 };
+            let is_by = |endpoint: &Endpoint| SocketAddr::new(pods[endpoint.pod], endpoint.port) == *by;
+            service.is_some_and(|service| service.endpoints.iter().any(is_by))
+        });
         for service in &cluster.services {
             for address in service.addresses() {
                 let pods = if address.is_ipv4() { &pods_v4 } else { &pods_v6 };
                 let wanted = service.expectation(pods);
                 let case = || format!("SLUICE_SEED={seed}, state {state}, {address}: {service:#?}");
                 assert_eq!(explained(&tables, service, address), wanted, "explain, {}", case());
+                let bound = kept.get(&address).filter(|_| service.affinity).copied();
+                let wanted = match (bound, wanted) {
+                    (Some(bound), Expectation::Answer(usable)) if usable.contains(&bound) => {
+                        Expectation::Answer(BTreeSet::from([bound]))
+                    }
+                    (_, wanted) => wanted,
+                };
                 let to = SocketAddr::new(address, service.port).to_string();
                 let met = if service.udp { client.udp(&to) } else { client.tcp(&to) };
                 assert!(agrees(&met, &wanted, pods, &to), "{met:?} instead of {wanted:?}, {}", case());
+                if let Ok(answer) = &met
+                    && service.affinity
+                {
+                    kept.insert(address, server(&answer.by, pods));
+                }
                 *seen.entry(name(&wanted)).or_default() += 1;
             }
         }
@@ -160,13 +183,17 @@ fn explained(tables: &Tables, service: &Service, address: IpAddr) -> Expectation
 fn agrees(met: &Outcome, wanted: &Expectation, pods: &[IpAddr], to: &str) -> bool {
     match (met, wanted) {
         (Ok(answer), Expectation::Answer(wanted)) => {
-            let (pod, port) = answer.by.split_once(':').unwrap();
-            let index: usize = pod.strip_prefix("pod-").unwrap().parse().unwrap();
-            let by = SocketAddr::new(pods[index], port.parse().unwrap());
-            wanted.contains(&by) && answer.peer == Some(to.parse().unwrap())
+            wanted.contains(&server(&answer.by, pods)) && answer.peer == Some(to.parse().unwrap())
         }
         (Err(error), Expectation::Refused) => error == "ECONNREFUSED",
         (Err(error), Expectation::Dropped) => error != "ECONNREFUSED",
         (Ok(_) | Err(_), _) => false,
     }
+}
+
+/// The address of the server that calls itself `pod-INDEX:PORT`.
+fn server(name: &str, pods: &[IpAddr]) -> SocketAddr {
+    let (pod, port) = name.split_once(':').unwrap();
+    let index: usize = pod.strip_prefix("pod-").unwrap().parse().unwrap();
+    SocketAddr::new(pods[index], port.parse().unwrap())
 }

@@ -36,6 +36,8 @@ pub struct Service {
     pub port: u16,
     /// internalTrafficPolicy Local.
     pub internal_local: bool,
+    /// sessionAffinity ClientIP, with a timeout longer than any run.
+    pub affinity: bool,
     /// Endpoints.
     pub endpoints: Vec<Endpoint>,
 }

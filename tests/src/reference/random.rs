@@ -68,6 +68,7 @@ fn service(number: u8, random: &mut Random) -> Service {
         udp: random.once_in(2),
         port: random.of(&[80, 8081]),
         internal_local: random.once_in(3),
+        affinity: random.once_in(3),
         endpoints: Vec::new(),
     };
     (0..count).for_each(|_| add(&mut service, random));
@@ -87,10 +88,12 @@ fn change_endpoints(service: &mut Service, random: &mut Random) {
 fn add(service: &mut Service, random: &mut Random) {
     let usual = |random: &mut Random| if random.once_in(2) { None } else { Some(true) };
     let ready = if random.once_in(3) { Some(false) } else { usual(random) };
+    let (pod, port) = (random.below(PODS as u64) as usize, random.of(&PORTS));
     let endpoint = Endpoint {
-        pod: random.below(PODS as u64) as usize,
-        port: random.of(&PORTS),
-        here: random.once_in(2),
+        pod,
+        port,
+        // A pod does not move: what comes back on another node is another pod.
+        here: (usize::from(service.number) + pod + usize::from(port)).is_multiple_of(2),
         ready,
         serving: random.of(&[None, Some(true), Some(false)]),
         terminating: random.of(&[None, Some(true), Some(false)]),

@@ -15,6 +15,7 @@ impl Service {
             "metadata": {"name": self.name(), "namespace": "random"},
             "spec": {
                 "clusterIP": addresses[0], "clusterIPs": addresses,
+                "sessionAffinity": if self.affinity { "ClientIP" } else { "None" },
                 "internalTrafficPolicy": if self.internal_local { "Local" } else { "Cluster" },
                 "ports": [{"port": self.port, "protocol": if self.udp { "UDP" } else { "TCP" }}],
             },
