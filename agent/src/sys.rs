@@ -93,6 +93,27 @@ pub fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Res
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
+/// The cookie of this thread's network namespace, as `bpf_get_netns_cookie` gives it.
+///
+/// # Errors
+/// The kernel's error; `SO_NETNS_COOKIE` needs Linux 5.14.
+pub fn netns_cookie() -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the option writes at most `length` bytes, the size of `cookie`, and both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<RawFd> {
     // SAFETY: `attr` is a live `repr(C)` prefix of `union bpf_attr` for this command, and its size is passed;
     // the addresses in it point to values that outlive the call.

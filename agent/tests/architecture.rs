@@ -21,7 +21,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("inspect", &["compile", "maps", "model", "reconcile"]),
     ("sys", &[]),
     ("loader", &["maps", "sys"]),
-    ("run", &["compile", "health", "k8s", "loader", "manifests", "maps", "model", "reconcile"]),
+    ("run", &["compile", "health", "k8s", "loader", "manifests", "maps", "model", "objects", "reconcile"]),
     ("cli", &["health", "inspect", "k8s", "loader", "manifests", "maps", "run"]),
     ("main", &["cli"]),
 ];

@@ -26,10 +26,23 @@ pub struct FrontendKey {
     pub port_be: u16,
     /// [`TCP`], [`UDP`] or [`SCTP`].
     pub protocol: u8,
-    /// Zero. Written out because hash keys compare raw bytes.
-    pub pad: u8,
+    /// 0: this very address. 1: every node address of the family that `addr`, an unspecified address, shows (NodePort).
+    pub scope: u8,
 }
 const _: () = assert!(size_of::<FrontendKey>() == 20);
+
+impl FrontendKey {
+    /// The key under which a NodePort is found for whoever dials this key's port on a node address.
+    pub const fn on_any_node_address(&self) -> Self {
+        let addr = if self.addr.is_v4() { Addr::from_v4_be(0) } else { Addr::UNSPECIFIED };
+        Self { addr, port_be: self.port_be, protocol: self.protocol, scope: 1 }
+    }
+}
+
+/// Value of `NODE_ADDRESSES`: reached over the network.
+pub const NODE_ADDRESS: u32 = 1;
+/// Value of `NODE_ADDRESSES`: a loopback address, which means this node only to processes in its own network.
+pub const NODE_LOOPBACK: u32 = 2;
 
 /// `FrontendValue::flags`: internalTrafficPolicy is Local, so sockets use the local range.
 pub const FLAG_INTERNAL_LOCAL: u16 = 1;

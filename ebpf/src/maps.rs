@@ -6,6 +6,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_common::{
+    Addr,
     layout::{
         AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, NodeValue, RevnatKey,
         RevnatValue, ServiceValue, SlotValue, SocketValue,
@@ -32,6 +33,14 @@ pub static SERVICES: HashMap<u32, ServiceValue, 65_536, BY_NEED> = HashMap::new(
 /// Written for people and for the next agent; no program reads it.
 #[btf_map]
 pub static NODES: HashMap<u32, NodeValue, 16_384, BY_NEED> = HashMap::new();
+
+/// The addresses on which NodePorts are served.
+#[btf_map]
+pub static NODE_ADDRESSES: HashMap<Addr, u32, 1_024, BY_NEED> = HashMap::new();
+
+/// Entry 0: cookie of the node's own network namespace.
+#[btf_map]
+pub static CONFIG: Array<u64, 1> = Array::new();
 
 #[btf_map]
 pub static UDP_REVNAT: LruHashMap<RevnatKey, RevnatValue, 65_536> = LruHashMap::new();

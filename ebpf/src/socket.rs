@@ -4,12 +4,15 @@ use aya_ebpf::programs::SockAddrContext;
 use bytemuck::Zeroable;
 use sluice_common::{
     Addr, Reason, choose,
-    layout::{BackendValue, FrontendKey, FrontendValue, RevnatKey, RevnatValue, SocketValue, TCP, UDP},
+    layout::{
+        BackendValue, FrontendKey, FrontendValue, NODE_LOOPBACK, RevnatKey, RevnatValue, SocketValue, TCP,
+        UDP,
+    },
 };
 
 use crate::{
     affinity,
-    maps::{BACKENDS, FRONTENDS, SLOTS, UDP_REVNAT},
+    maps::{BACKENDS, CONFIG, FRONTENDS, NODE_ADDRESSES, SLOTS, UDP_REVNAT},
     raw,
 };
 
@@ -79,7 +82,21 @@ fn dialled<F: Family>(ctx: &SockAddrContext) -> Option<FrontendKey> {
     if protocol != TCP && protocol != UDP {
         return None;
     }
-    Some(FrontendKey { addr: F::address(ctx), port_be: raw::port_be(ctx), protocol, pad: 0 })
+    Some(FrontendKey { addr: F::address(ctx), port_be: raw::port_be(ctx), protocol, scope: 0 })
+}
+
+/// The frontend that `key` dials: by its address, or as a NodePort on one of the node's addresses.
+#[inline(always)]
+fn frontend(ctx: &SockAddrContext, key: &FrontendKey) -> Option<FrontendValue> {
+    if let Some(frontend) = raw::get(&FRONTENDS, key) {
+        return Some(frontend);
+    }
+    let kind = raw::get(&NODE_ADDRESSES, &key.addr)?;
+    // In a pod, the loopback is the pod's own.
+    if kind == NODE_LOOPBACK && CONFIG.get(0).copied() != Some(raw::netns_cookie(ctx)) {
+        return None;
+    }
+    raw::get(&FRONTENDS, &key.on_any_node_address())
 }
 
 /// The backend in the slot that `spread` leads to, with its id.
@@ -101,13 +118,14 @@ pub fn backend_by_id(id: u32) -> Result<BackendValue, Reason> {
 /// [`backend`], once more if the first try met a change under way.
 #[inline(always)]
 fn backend_of(
+    ctx: &SockAddrContext,
     key: &FrontendKey,
-    frontend: &FrontendValue,
+    value: &FrontendValue,
     spread: u32,
 ) -> Result<(u32, BackendValue), Reason> {
-    match backend(frontend, spread) {
+    match backend(value, spread) {
         Err(Reason::SlotMismatch) => {
-            let again = raw::get(&FRONTENDS, key).ok_or(Reason::SlotMismatch)?;
+            let again = frontend(ctx, key).ok_or(Reason::SlotMismatch)?;
             backend(&again, spread)
         }
         result => result,
@@ -123,9 +141,9 @@ fn backend_for_client(
     spread: u32,
 ) -> Result<BackendValue, Reason> {
     if frontend.affinity_timeout_s == 0 {
-        return backend_of(key, frontend, spread).map(|(_, backend)| backend);
+        return backend_of(ctx, key, frontend, spread).map(|(_, backend)| backend);
     }
-    affinity::backend(ctx, key, frontend, || backend_of(key, frontend, spread))
+    affinity::backend(ctx, key, frontend, || backend_of(ctx, key, frontend, spread))
 }
 
 #[inline(always)]
@@ -140,22 +158,22 @@ pub fn connect<F: Family>(ctx: &SockAddrContext) -> Outcome {
     let Some(key) = dialled::<F>(ctx) else {
         return (Verdict::Pass, Reason::NotOurs);
     };
-    let Some(frontend) = raw::get(&FRONTENDS, &key) else {
+    let Some(value) = frontend(ctx, &key) else {
         forget(ctx, &key);
         return (Verdict::Pass, Reason::NotOurs);
     };
-    match backend_for_client(ctx, &key, &frontend, raw::random()) {
+    match backend_for_client(ctx, &key, &value, raw::random()) {
         Ok(backend) => {
-            if key.protocol == UDP && remember(ctx, &key, &frontend, &backend).is_err() {
+            if key.protocol == UDP && remember(ctx, &key, &value, &backend).is_err() {
                 return (Verdict::Refuse, Reason::RevnatFull);
             }
-            let value = SocketValue {
+            let socket = SocketValue {
                 frontend: key,
                 backend_addr: backend.addr,
                 backend_port_be: backend.port_be,
                 pad: 0,
             };
-            raw::set_socket(ctx, value, true);
+            raw::set_socket(ctx, socket, true);
             redirect::<F>(ctx, &backend);
             (Verdict::Pass, Reason::ConnectTranslated)
         }
@@ -172,7 +190,7 @@ pub fn send<F: Family>(ctx: &SockAddrContext) -> Outcome {
     let Some(key) = dialled::<F>(ctx) else {
         return (Verdict::Pass, Reason::NotOurs);
     };
-    let Some(frontend) = raw::get(&FRONTENDS, &key) else {
+    let Some(value) = frontend(ctx, &key) else {
         // A dual-stack socket connected to an IPv4 backend comes by with that backend's address at each send:
         // udpv6_sendmsg hands its own peer to udp_sendmsg as if the caller had named it.
         if connection(ctx, &key.addr, key.port_be).is_none() {
@@ -180,10 +198,10 @@ pub fn send<F: Family>(ctx: &SockAddrContext) -> Outcome {
         }
         return (Verdict::Pass, Reason::NotOurs);
     };
-    let spread = choose::socket_hash(raw::cookie(ctx), frontend.service_id);
-    match backend_for_client(ctx, &key, &frontend, spread) {
+    let spread = choose::socket_hash(raw::cookie(ctx), value.service_id);
+    match backend_for_client(ctx, &key, &value, spread) {
         Ok(backend) => {
-            if remember(ctx, &key, &frontend, &backend).is_err() {
+            if remember(ctx, &key, &value, &backend).is_err() {
                 return (Verdict::Refuse, Reason::RevnatFull);
             }
             redirect::<F>(ctx, &backend);
@@ -202,7 +220,7 @@ pub fn receive<F: Family>(ctx: &SockAddrContext) -> Outcome {
         return (Verdict::Pass, Reason::NotOurs);
     };
     // A frontend that is gone or serves another Service by now has no claim on this reply.
-    match raw::get(&FRONTENDS, &revnat.frontend) {
+    match frontend(ctx, &revnat.frontend) {
         Some(frontend) if frontend.service_id == revnat.service_id => {
             F::set_address(ctx, &revnat.frontend.addr);
             raw::set_port_be(ctx, revnat.frontend.port_be);

@@ -6,5 +6,6 @@ pub mod demo;
 pub mod manifest;
 pub mod peer;
 pub mod reference;
+pub mod shop;
 pub mod wait;
 pub mod world;

@@ -1,83 +1,15 @@
 //! What a socket on the node sees when it dials Services: each test is one rule.
+
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use sluice_tests::{
     manifest,
-    peer::{Answer, Command, Outcome, Peer, address},
-    wait,
-    world::{Pod, World},
+    peer::{Command, address},
+    shop::{TCP, UDP, UDP_CONNECTED, WAYS, assert_peer, shop},
+    world::World,
 };
-
-const HTTP: (u16, bool) = (8080, false);
-const DNS: (u16, bool) = (5353, true);
-
-/// The Service shop/cart, dual-stack, TCP 80 and UDP 53, with this many pods; a client in a pod of its own.
-struct Shop {
-    world: World,
-    pods: Vec<(Pod, Peer)>,
-    client: Peer,
-    _agent: sluice_tests::world::Agent,
-}
-
-fn shop(count: usize) -> Shop {
-    let mut world = World::new();
-    let pods: Vec<(Pod, Peer)> =
-        (1..=count).map(|index| world.server(&format!("cart-{index}"), &[HTTP, DNS])).collect();
-    let client_pod = world.pod("client");
-    let client = world.peer(&client_pod);
-    world.apply(
-        "shop",
-        &(manifest::service("cart", &["10.96.0.1", "fd00:96::1"], &["http:80:8080", "dns:53:5353/UDP"])
-            + &manifest::service(
-                "empty",
-                &["10.96.0.2", "fd00:96::2"],
-                &["http:80:8080", "dns:53:5353/UDP"],
-            )),
-    );
-    let shop = Shop { _agent: world.agent(), world, pods, client };
-    shop.scale(count);
-    shop
-}
-
-impl Shop {
-    /// Makes the first `count` pods the Service's endpoints.
-    fn scale(&self, count: usize) {
-        let pods = self.pods[..count].iter().map(|(pod, _)| {
-            let addresses = pod.addresses();
-            manifest::pod(&pod.name, "cart", &[&addresses[0], &addresses[1]])
-        });
-        self.world.apply("pods", &pods.collect::<String>());
-        let verdict = if count == 0 { "reject" } else { "translate" };
-        for destination in ["10.96.0.1:80", "[fd00:96::1]:80", "10.96.0.1:53/udp", "[fd00:96::1]:53/udp"] {
-            self.world.wait_verdict(destination, verdict, count);
-        }
-    }
-}
-
-type Dial = fn(&mut Peer, &str) -> Outcome;
-const TCP: Dial = Peer::tcp;
-const UDP: Dial = Peer::udp;
-const UDP_CONNECTED: Dial = Peer::udp_connected;
-
-/// Every way to dial the Service: name, how, address.
-const WAYS: [(&str, Dial, &str); 9] = [
-    ("TCP over IPv4", TCP, "10.96.0.1:80"),
-    ("TCP over IPv6", TCP, "[fd00:96::1]:80"),
-    ("TCP, IPv4 mapped", TCP, "[::ffff:10.96.0.1]:80"),
-    ("UDP over IPv4", UDP, "10.96.0.1:53"),
-    ("UDP over IPv6", UDP, "[fd00:96::1]:53"),
-    ("UDP, IPv4 mapped", UDP, "[::ffff:10.96.0.1]:53"),
-    ("connected UDP over IPv4", UDP_CONNECTED, "10.96.0.1:53"),
-    ("connected UDP over IPv6", UDP_CONNECTED, "[fd00:96::1]:53"),
-    ("connected UDP, IPv4 mapped", UDP_CONNECTED, "[::ffff:10.96.0.1]:53"),
-];
-
-fn assert_peer(case: &str, answer: &Answer, dialled: &str) {
-    let peer = answer.peer.expect("a peer");
-    assert_eq!(peer, address(dialled), "{case}: the client sees the address it dialled");
-}
 
 #[test]
 fn pods_and_host_reach_every_endpoint_and_see_the_address_they_dialled() {
@@ -262,98 +194,4 @@ fn reasons_are_counted() {
     let after = read(&shop.world);
     let grown: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
     assert_eq!(grown, [1, 1, 1, 1, 1]);
-}
-
-/// Turns session affinity of shop/cart on, or off without a timeout.
-fn affinity(shop: &Shop, timeout_s: Option<u32>) {
-    let plain = manifest::service("cart", &["10.96.0.1", "fd00:96::1"], &["http:80:8080", "dns:53:5353/UDP"]);
-    let text = match timeout_s {
-        None => plain,
-        Some(timeout_s) => plain.replace(
-            "spec:\n",
-            &format!(
-                "spec:\n  sessionAffinity: ClientIP\n  externalIPs: [192.0.2.1]\n  \
-                 sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {timeout_s}}}}}\n"
-            ),
-        ),
-    };
-    shop.world.apply("shop", &text);
-    let wanted = timeout_s.unwrap_or(0);
-    wait::until("affinity is programmed", || {
-        let rows = shop.world.json(&["frontend"]);
-        let rows = rows.as_array().unwrap();
-        let right = rows.iter().all(|row| row["affinityTimeoutSeconds"] == wanted);
-        if right && !rows.is_empty() { Ok(()) } else { Err(rows.clone()) }
-    });
-}
-
-#[test]
-fn a_client_keeps_its_backend_over_all_addresses_of_a_service_port() {
-    let mut shop = shop(3);
-    affinity(&shop, Some(10_800));
-    let first = shop.client.tcp("10.96.0.1:80").unwrap().by;
-    for to in ["10.96.0.1:80", "192.0.2.1:80", "[::ffff:10.96.0.1]:80"].repeat(8) {
-        assert_eq!(shop.client.tcp(to).unwrap().by, first, "{to}");
-    }
-    for (dial, to) in [(TCP, "[fd00:96::1]:80"), (UDP, "10.96.0.1:53"), (UDP_CONNECTED, "[fd00:96::1]:53")] {
-        let other = dial(&mut shop.client, to).unwrap().by;
-        for _ in 0..8 {
-            assert_eq!(dial(&mut shop.client, to).unwrap().by, other, "{to}: a service port of its own");
-        }
-    }
-    let rows = shop.world.json(&["affinity"]);
-    assert_eq!(rows.as_array().unwrap().len(), 4, "{rows}");
-    assert_eq!((&rows[0]["service"], &rows[0]["live"]), (&"shop/cart".into(), &true.into()));
-    assert!(
-        shop.world.json(&["explain", "shop/cart:http"])["steps"]
-            .to_string()
-            .contains("keeps its endpoint for 10800 s")
-    );
-    // Twelve clients, three backends: all the same once in 3^11 runs.
-    let pods: Vec<Pod> = (0..12).map(|index| shop.world.pod(&format!("client-{index}"))).collect();
-    let by: BTreeSet<String> =
-        pods.iter().map(|pod| shop.world.peer(pod).tcp("10.96.0.1:80").unwrap().by).collect();
-    assert!(by.len() > 1, "clients are apart: {by:?}");
-}
-
-#[test]
-fn affinity_obeys_the_usable_set_and_ends_at_once_when_switched_off() {
-    let mut shop = shop(3);
-    affinity(&shop, Some(60));
-    let first = shop.client.tcp("10.96.0.1:80").unwrap().by;
-    let rest: Vec<String> =
-        shop.pods.iter().map(|(pod, _)| pod.name.clone()).filter(|name| *name != first).collect();
-    let only = |names: &[String]| {
-        let pods = shop.pods.iter().filter(|(pod, _)| names.contains(&pod.name));
-        let text: String =
-            pods.map(|(pod, _)| manifest::pod(&pod.name, "cart", &[&pod.v4.to_string()])).collect();
-        shop.world.apply("pods", &text);
-        shop.world.wait_verdict("10.96.0.1:80", "translate", names.len());
-    };
-    only(&rest);
-    let second = shop.client.tcp("10.96.0.1:80").unwrap().by;
-    assert_ne!(second, first, "the first is gone");
-    only(&[rest.clone(), vec![first]].concat());
-    for _ in 0..12 {
-        assert_eq!(shop.client.tcp("10.96.0.1:80").unwrap().by, second, "and does not come back");
-    }
-    affinity(&shop, None);
-    let by: BTreeSet<String> = (0..40).map(|_| shop.client.tcp("10.96.0.1:80").unwrap().by).collect();
-    assert_eq!(by.len(), 3, "one of three is missed by 40 even choices once in three million runs");
-}
-
-#[test]
-fn affinity_expires_after_its_timeout_without_a_new_connection() {
-    let mut shop = shop(3);
-    affinity(&shop, Some(1));
-    let mut by = BTreeSet::new();
-    wait::until("another backend after the timeout", || {
-        by.insert(shop.client.tcp("10.96.0.1:80").unwrap().by);
-        // Nothing but the passing of time ends it: the entry itself tells when.
-        wait::until("expiry", || {
-            let rows = shop.world.json(&["affinity"]);
-            if rows[0]["live"] == false { Ok(()) } else { Err(rows) }
-        });
-        if by.len() > 1 { Ok(()) } else { Err(by.clone()) }
-    });
 }

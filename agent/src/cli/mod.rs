@@ -96,6 +96,9 @@ struct RunArgs {
     /// Address for health checks
     #[arg(long, default_value = "0.0.0.0:10256")]
     healthz: SocketAddr,
+    /// Serve NodePorts on these addresses of the node: `primary`, or networks such as 10.0.0.0/8,fd00::/8
+    #[arg(long, default_value = "primary")]
+    nodeport_addresses: run::Selector,
     #[command(flatten)]
     sizes: Sizes,
 }
@@ -159,6 +162,7 @@ fn agent(args: RunArgs) -> anyhow::Result<()> {
         bpffs: args.bpffs,
         admin: args.admin,
         healthz: args.healthz,
+        nodeport_addresses: args.nodeport_addresses,
         sizes: args.sizes,
     })
 }

@@ -1,6 +1,10 @@
 //! From the model to what the maps must say. Pure: same input, same output; no ids, no I/O, no clock.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use sluice_common::layout::{Excluded, FrontendKind};
 
@@ -142,12 +146,30 @@ fn frontends(
         (FrontendKind::LoadBalancer, &service.load_balancer_ips),
         (FrontendKind::ExternalIp, &service.external_ips),
     ] {
-        for address in addresses.iter().filter(|address| Family::of(**address) == family) {
+        for address in
+            addresses.iter().filter(|address| Family::of(**address) == family && !address.is_unspecified())
+        {
             let dialled = Dialled { address: *address, port: port.port, protocol: port.protocol };
             frontends.entry(dialled).or_insert(Frontend { kind, only: None });
         }
     }
+    let has_family = service.cluster_ips.iter().any(|address| Family::of(*address) == family);
+    if port.node_port != 0
+        && has_family
+        && matches!(service.kind, ServiceKind::NodePort | ServiceKind::LoadBalancer)
+    {
+        let dialled = Dialled { address: any_address(family), port: port.node_port, protocol: port.protocol };
+        frontends.insert(dialled, Frontend { kind: FrontendKind::NodePort, only: None });
+    }
     frontends
+}
+
+/// What stands for every address of the node.
+const fn any_address(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
 }
 
 /// A headless Service's port, at each endpoint's own address, where the pod listens on another port and

@@ -10,7 +10,9 @@ use std::{
 use serde::Serialize;
 use sluice_common::{
     Reason, choose,
-    layout::{Excluded, FLAG_INTERNAL_LOCAL, FrontendKey, FrontendKind, FrontendValue, ServiceValue},
+    layout::{
+        Excluded, FLAG_INTERNAL_LOCAL, FrontendKey, FrontendKind, FrontendValue, NODE_LOOPBACK, ServiceValue,
+    },
 };
 
 use super::{
@@ -143,7 +145,7 @@ pub fn explain(tables: &Tables, query: &Query) -> Result<Explanation, String> {
         Destination::Address(target) => *target,
         Destination::Service { namespace, name, port } => resolve(tables, namespace, name, port.as_deref())?,
     };
-    let key = frontend_key(&target);
+    let key = key_of(tables, &target, &query.from);
     let mut answer = Explanation {
         from: query.from.clone(),
         destination: target.to_string(),
@@ -164,6 +166,20 @@ pub fn explain(tables: &Tables, query: &Query) -> Result<Explanation, String> {
         Some((frontend, service)) => decide(tables, &target, frontend, service, &mut answer),
     }
     Ok(answer)
+}
+
+/// The entry that the programs would find: the address's own, else a NodePort on a node address.
+fn key_of(tables: &Tables, target: &Dialled, from: &str) -> FrontendKey {
+    let mut key = frontend_key(target);
+    key.scope = 0;
+    if tables.frontends.contains_key(&key) {
+        return key;
+    }
+    match tables.node_addresses.get(&key.addr) {
+        Some(&NODE_LOOPBACK) if from != "host" => key,
+        Some(_) => key.on_any_node_address(),
+        None => key,
+    }
 }
 
 fn decide(
@@ -314,6 +330,8 @@ fn resolve(tables: &Tables, namespace: &str, name: &str, port: Option<&str>) -> 
             "no Service {namespace}/{name} is in the maps; `sluice service` lists those that are"
         ));
     }
+    // A NodePort has no address of its own to dial.
+    candidates.retain(|(_, key, _)| key.scope == 0);
     candidates.sort_by_key(|(kind, key, service)| (service.family, *kind, *key));
     let matches = |service: &ServiceValue| {
         port.is_none_or(|port| {

@@ -11,7 +11,7 @@ use sluice_common::{
     Addr, choose,
     layout::{
         AffinityKey, AffinityValue, BackendValue, EndpointState, FLAG_INTERNAL_LOCAL, FrontendKey,
-        FrontendKind, FrontendValue, ServiceKind, ServiceValue, SlotValue, client_of_netns,
+        FrontendKind, FrontendValue, NODE_ADDRESS, ServiceKind, ServiceValue, SlotValue, client_of_netns,
     },
 };
 
@@ -173,12 +173,14 @@ pub fn services(tables: &Tables) -> Vec<ServiceRow> {
         let mut frontends = frontends_of.remove(id).unwrap_or_default();
         frontends.sort_by_key(|(key, value)| (value.kind, **key));
         row.endpoints.extend(endpoints(tables, value, &frontends));
-        row.frontends.extend(frontends.into_iter().map(|(key, value)| PortFrontendRow {
-            kind: FrontendKind::try_from(value.kind).map_or("?", kind_name),
-            address: key.addr.into(),
-            port: u16::from_be(key.port_be),
-            path: "kernel",
-        }));
+        for (key, value) in frontends {
+            row.frontends.extend(addresses(tables, key).into_iter().map(|address| PortFrontendRow {
+                kind: FrontendKind::try_from(value.kind).map_or("?", kind_name),
+                address,
+                port: u16::from_be(key.port_be),
+                path: "kernel",
+            }));
+        }
     }
     let row = |(name, (kind, ports)): (ObjectName, (u8, BTreeMap<String, PortRow>))| ServiceRow {
         namespace: name.namespace,
@@ -187,6 +189,18 @@ pub fn services(tables: &Tables) -> Vec<ServiceRow> {
         ports: ports.into_values().collect(),
     };
     ports.into_iter().map(row).collect()
+}
+
+/// The addresses that a frontend stands for: its own, or those of the node for a NodePort.
+fn addresses(tables: &Tables, key: &FrontendKey) -> Vec<IpAddr> {
+    if key.scope == 0 {
+        return vec![key.addr.into()];
+    }
+    let of_family = tables.node_addresses.iter().filter(|(address, _)| address.is_v4() == key.addr.is_v4());
+    let mut addresses: Vec<IpAddr> =
+        of_family.filter(|(_, kind)| **kind == NODE_ADDRESS).map(|(address, _)| (*address).into()).collect();
+    addresses.sort();
+    addresses
 }
 
 /// The endpoints of one service port, each once.

@@ -22,11 +22,9 @@ mod observe;
 
 use crate::{
     health::Shared,
-    model::{Change, Node, ObjectName},
+    model::{Change, ObjectName},
     objects::{self, Converted, Problem},
 };
-
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// How to reach the API server.
 #[derive(Clone, Debug, Default)]
@@ -239,8 +237,8 @@ impl Followed for core::Node {
     }
 
     fn one(object: &Self) -> (Vec<Change>, Vec<Problem>) {
-        let zone = object.labels().get(ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned();
-        (vec![Change::Node(Node { name: object.name_any(), zone })], Vec::new())
+        let converted = objects::node(object);
+        (converted.value.map(Change::Node).into_iter().collect(), converted.problems)
     }
 
     /// A node that is deleted while its agent runs keeps what is known of it.

@@ -123,6 +123,14 @@ impl Loaded {
     }
 }
 
+/// The cookie of this process's network namespace, by which programs know the node's own processes.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn netns_cookie() -> Result<u64> {
+    sys::netns_cookie().context("cannot learn the cookie of this network namespace")
+}
+
 /// What is attached, as the pins tell; needs no agent.
 pub fn attachments(pins: &Pins, cgroup: Option<&Path>) -> Vec<Attachment> {
     let wanted = find_cgroup(cgroup).ok();

@@ -14,7 +14,7 @@ pub fn assemble<'c>(
     files: impl Iterator<Item = &'c FileContents>,
     node_name: &str,
 ) -> (Vec<Change>, Vec<Finding>) {
-    let mut all = All { node: Node { name: node_name.to_owned(), zone: None }, ..All::default() };
+    let mut all = All { node: Node { name: node_name.to_owned(), ..Node::default() }, ..All::default() };
     for placed in files.flat_map(|file| &file.objects) {
         all.add(placed, node_name);
     }

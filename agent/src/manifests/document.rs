@@ -2,17 +2,14 @@
 
 use std::path::Path;
 
-use k8s_openapi::api::core::v1 as core;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{FileContents, Finding, Object, Placed, Severity};
 use crate::{
-    model::{Node, ObjectName},
+    model::ObjectName,
     objects::{self, Converted},
 };
-
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// Reads the documents of a file. Never fails: whatever is wrong becomes a finding.
 pub fn read_text(file: &Path, bytes: &[u8]) -> FileContents {
@@ -116,7 +113,9 @@ impl Reader<'_> {
                 self.convert(value, &title, objects::slice, |value| Object::Slice(name, value));
             }
             ("v1", "Pod") => self.convert(value, &title, objects::pod_facts, |value| Object::Pod(name, value)),
-            ("v1", "Node") => self.node(value, &title),
+            ("v1", "Node") => {
+                self.convert(value, &title, objects::node, |node| Object::Node(node.unwrap_or_default()));
+            }
             (_, "") => self.add(&title, "kind", Severity::Error, "is missing; this is no Kubernetes object".to_owned()),
             (version, "Service" | "Pod" | "Node" | "EndpointSlice") => self.add(
                 &title,
@@ -136,16 +135,6 @@ impl Reader<'_> {
             Some(Value::Array(items)) => items.iter().for_each(|item| self.value(item.clone())),
             Some(_) | None => self.add("List", "items", Severity::Error, "is missing or no list".to_owned()),
         }
-    }
-
-    fn node(&mut self, value: Value, title: &str) {
-        let convert = |node: &core::Node| {
-            let labels = node.metadata.labels.clone().unwrap_or_default();
-            let name = node.metadata.name.clone().unwrap_or_default();
-            let zone = labels.get(ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned();
-            Converted { value: Some(Node { name, zone }), problems: Vec::new() }
-        };
-        self.convert(value, title, convert, |node| Object::Node(node.unwrap_or_default()));
     }
 
     /// Gives the value its type, then converts it; complains about what neither step could use.

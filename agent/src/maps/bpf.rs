@@ -19,6 +19,8 @@ pub struct BpfMaps {
     backends: Array<MapData, [u8; 24]>,
     services: HashMap<MapData, u32, [u8; 208]>,
     nodes: HashMap<MapData, u32, [u8; 128]>,
+    node_addresses: HashMap<MapData, [u8; 16], u32>,
+    config: Array<MapData, u64>,
     reasons: PerCpuArray<MapData, u64>,
     capacities: Vec<(&'static str, u32)>,
 }
@@ -49,6 +51,8 @@ impl BpfMaps {
             backends: Map::Array(data("BACKENDS")?).try_into()?,
             services: Map::HashMap(data("SERVICES")?).try_into()?,
             nodes: Map::HashMap(data("NODES")?).try_into()?,
+            node_addresses: Map::HashMap(data("NODE_ADDRESSES")?).try_into()?,
+            config: Map::Array(data("CONFIG")?).try_into()?,
             reasons: Map::PerCpuArray(data("REASONS")?).try_into()?,
             capacities,
         })
@@ -79,6 +83,10 @@ impl BpfMaps {
         for entry in self.nodes.iter() {
             let (id, value) = entry.context("cannot read NODES")?;
             tables.nodes.insert(id, must_cast(value));
+        }
+        for entry in self.node_addresses.iter() {
+            let (address, kind) = entry.context("cannot read NODE_ADDRESSES")?;
+            tables.node_addresses.insert(must_cast(address), kind);
         }
         self.dump_slots(&mut tables)?;
         Ok(tables)
@@ -147,6 +155,14 @@ impl BpfMaps {
         Reason::ALL.iter().map(count).collect()
     }
 
+    /// Tells the programs which network namespace is the node's own.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_host_netns(&mut self, cookie: u64) -> Result<()> {
+        self.config.set(0, cookie, 0).context("cannot write to CONFIG")
+    }
+
     /// Sets the self-probe's frontend; slot and backend 0 are its own.
     ///
     /// # Errors
@@ -209,6 +225,12 @@ impl Writer for BpfMaps {
             Op::DeleteService(id) => ("SERVICES", deleted(self.services.remove(&id))),
             Op::DeleteBackend(id) => ("BACKENDS", self.backends.set(id, [0; 24], 0)),
             Op::DeleteNode(id) => ("NODES", deleted(self.nodes.remove(&id))),
+            Op::PutNodeAddress(address, kind) => {
+                ("NODE_ADDRESSES", self.node_addresses.insert(must_cast::<_, [u8; 16]>(address), kind, 0))
+            }
+            Op::DeleteNodeAddress(address) => {
+                ("NODE_ADDRESSES", deleted(self.node_addresses.remove(&must_cast(address))))
+            }
         };
         result.map_err(|error| self.explain(map, error))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use sluice_common::Addr;
 use sluice_common::layout::{BackendValue, FrontendKey, FrontendValue, NodeValue, ServiceValue, SlotValue};
 
 pub mod bpf;
@@ -24,6 +25,8 @@ pub struct Tables {
     pub backends: HashMap<u32, BackendValue>,
     /// `NODES`.
     pub nodes: HashMap<u32, NodeValue>,
+    /// `NODE_ADDRESSES`.
+    pub node_addresses: HashMap<Addr, u32>,
 }
 
 /// One write to one map.
@@ -47,6 +50,10 @@ pub enum Op {
     DeleteBackend(u32),
     /// Removes a node.
     DeleteNode(u32),
+    /// Serves NodePorts on an address.
+    PutNodeAddress(Addr, u32),
+    /// Does so no more.
+    DeleteNodeAddress(Addr),
 }
 
 /// A write that did not happen.
@@ -95,6 +102,8 @@ impl Tables {
             Op::DeleteService(id) => drop(self.services.remove(&id)),
             Op::DeleteBackend(id) => drop(self.backends.remove(&id)),
             Op::DeleteNode(id) => drop(self.nodes.remove(&id)),
+            Op::PutNodeAddress(address, kind) => drop(self.node_addresses.insert(address, kind)),
+            Op::DeleteNodeAddress(address) => drop(self.node_addresses.remove(&address)),
         }
     }
 
@@ -110,6 +119,8 @@ impl Tables {
             Op::DeleteService(id) => self.services.contains_key(&id),
             Op::DeleteBackend(id) => self.backends.contains_key(&id),
             Op::DeleteNode(id) => self.nodes.contains_key(&id),
+            Op::PutNodeAddress(address, kind) => self.node_addresses.get(&address) != Some(&kind),
+            Op::DeleteNodeAddress(address) => self.node_addresses.contains_key(&address),
         }
     }
 }

@@ -175,6 +175,8 @@ pub struct Node {
     pub name: String,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
+    /// `status.addresses`: internal ones first, then external ones.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A port that a pod says it listens on: keeps headless port translation off that address and port.

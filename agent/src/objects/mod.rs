@@ -5,11 +5,13 @@ use std::net::IpAddr;
 use crate::model::ObjectName;
 
 mod address;
+mod node;
 mod pods;
 mod service;
 mod slice;
 
 pub use address::{parse_ip, parse_port};
+pub use node::node;
 pub use pods::{PodFacts, pod_facts, slices_from_pods};
 pub use service::{ServiceWithSelector, service};
 pub use slice::slice;

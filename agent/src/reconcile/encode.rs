@@ -16,13 +16,13 @@ use crate::{
     model::{Family, ObjectName, Protocol, ServiceKind},
 };
 
-/// The key for what a client dials.
+/// The key for what a client dials; the unspecified address stands for every address of the node (NodePort).
 pub fn frontend_key(dialled: &Dialled) -> FrontendKey {
     FrontendKey {
         addr: Addr::from(dialled.address),
         port_be: dialled.port.to_be(),
         protocol: dialled.protocol as u8,
-        pad: 0,
+        scope: u8::from(dialled.address.is_unspecified()),
     }
 }
 

@@ -21,7 +21,10 @@ mod ranges;
 
 use interner::Interner;
 use ranges::{Range, Ranges};
-use sluice_common::layout::{FrontendKey, SlotValue};
+use sluice_common::{
+    Addr,
+    layout::{FrontendKey, SlotValue},
+};
 
 pub use encode::{dialled, frontend_key, port_id};
 
@@ -142,6 +145,25 @@ impl Reconciler {
         outcome.looked_at = work.into_keys().collect();
         outcome.writes = self.writes - before;
         outcome
+    }
+
+    /// Serves NodePorts on these addresses (and kinds) and on no others.
+    ///
+    /// # Errors
+    /// A write failed; it is safe to call again.
+    pub fn set_node_addresses(
+        &mut self,
+        writer: &mut impl Writer,
+        wanted: &BTreeMap<Addr, u32>,
+    ) -> Result<(), WriteError> {
+        for (address, kind) in wanted {
+            self.write(writer, &Op::PutNodeAddress(*address, *kind))?;
+        }
+        let gone = self.actual.node_addresses.keys().filter(|address| !wanted.contains_key(address)).copied();
+        for address in gone.collect::<BTreeSet<_>>() {
+            self.write(writer, &Op::DeleteNodeAddress(address))?;
+        }
+        Ok(())
     }
 
     /// Frees what has rested long enough. Returns whether anything still rests.

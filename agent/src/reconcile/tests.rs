@@ -59,7 +59,7 @@ impl World {
     }
 
     fn with_sizes(sizes: Sizes) -> Self {
-        let store = Store::new(Node { name: "here".into(), zone: None });
+        let store = Store::new(Node { name: "here".into(), zone: None, addresses: Vec::new() });
         Self {
             store,
             reconciler: Reconciler::new(Tables::default(), sizes),
@@ -252,7 +252,7 @@ fn a_restart_keeps_ids_and_writes_nothing() {
     world.settle();
     let before = world.table.tables.clone();
     world.reconciler = Reconciler::new(before.clone(), Sizes::default());
-    world.store = Store::new(Node { name: "here".into(), zone: None });
+    world.store = Store::new(Node { name: "here".into(), zone: None, addresses: Vec::new() });
     let mut list = changes();
     list[1] = slice("cart", &[2, 3]);
     assert_eq!(world.round(list).writes, 0);

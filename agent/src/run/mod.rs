@@ -18,9 +18,11 @@ use crate::{
 };
 
 mod admin;
+mod nodeport;
 mod probe;
 mod programmer;
 
+pub use nodeport::Selector;
 pub use probe::connect_from_cgroup;
 
 /// How often manifests are looked at.
@@ -43,6 +45,8 @@ pub struct Options {
     pub admin: SocketAddr,
     /// Health.
     pub healthz: SocketAddr,
+    /// On which addresses NodePorts are served.
+    pub nodeport_addresses: Selector,
     /// Map capacities.
     pub sizes: Sizes,
 }

@@ -31,7 +31,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 pub fn probe(maps: &mut BpfMaps, cgroup: &Path) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on 127.0.0.1")?;
     let port_be = listener.local_addr()?.port().to_be();
-    let key = FrontendKey { addr: Addr::from(IpAddr::V4(PROBE_ADDRESS)), port_be, protocol: TCP, pad: 0 };
+    let key = FrontendKey { addr: Addr::from(IpAddr::V4(PROBE_ADDRESS)), port_be, protocol: TCP, scope: 0 };
     let value = FrontendValue {
         service_id: PROBE_ID,
         flags: FLAG_HAS_ENDPOINTS,

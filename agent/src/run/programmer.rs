@@ -9,11 +9,11 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use tokio::sync::oneshot;
 
-use super::{Options, probe};
+use super::{Options, Selector, nodeport, probe};
 use crate::{
     compile,
     health::Shared,
-    loader::Loaded,
+    loader::{self, Loaded},
     maps::bpf::BpfMaps,
     model::{Change, Node, ObjectName, Store},
     reconcile::Reconciler,
@@ -37,6 +37,7 @@ struct Programmer {
     collect_at: Option<Instant>,
     first_round_done: bool,
     attached: bool,
+    nodeport_addresses: Selector,
 }
 
 /// Adopts what the maps hold and starts the thread. The receiver yields when the thread ends.
@@ -46,7 +47,8 @@ pub fn spawn(
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Vec<Change>>,
 ) -> Result<oneshot::Receiver<()>> {
-    let maps = loaded.maps()?;
+    let mut maps = loaded.maps()?;
+    maps.set_host_netns(loader::netns_cookie()?)?;
     let adopted = maps.dump()?;
     tracing::info!(
         services = adopted.services.len(),
@@ -54,7 +56,7 @@ pub fn spawn(
         "adopted pinned maps"
     );
     let mut programmer = Programmer {
-        store: Store::new(Node { name: options.node_name.clone(), zone: None }),
+        store: Store::new(Node { name: options.node_name.clone(), zone: None, addresses: Vec::new() }),
         reconciler: Reconciler::new(adopted, options.sizes),
         maps,
         loaded,
@@ -65,6 +67,7 @@ pub fn spawn(
         collect_at: None,
         first_round_done: false,
         attached: false,
+        nodeport_addresses: options.nodeport_addresses.clone(),
     };
     let (ended, receiver) = oneshot::channel();
     std::thread::Builder::new().name("programmer".to_owned()).spawn(move || {
@@ -102,7 +105,7 @@ impl Programmer {
 
     fn work(&mut self) {
         let now = Instant::now();
-        let complete = self.program();
+        let complete = self.serve_node_ports() && self.program();
         if complete && !self.first_round_done {
             match self.reconciler.purge(&mut self.maps) {
                 Ok(()) => self.first_round_done = true,
@@ -156,6 +159,16 @@ impl Programmer {
         }
         self.shared.update(|state| state.writes += outcome.writes);
         outcome.failed.is_empty()
+    }
+
+    /// Addresses come and go with interfaces: looked at whenever there is something to do, and with each probe.
+    fn serve_node_ports(&mut self) -> bool {
+        let interfaces = nodeport::interfaces();
+        let wanted = nodeport::addresses(&self.nodeport_addresses, &self.store.node().addresses, &interfaces);
+        let result = self.reconciler.set_node_addresses(&mut self.maps, &wanted);
+        let problem = result.as_ref().err().map(|error| format!("NodePort addresses: {}", describe(error)));
+        self.shared.problem("nodeport", problem);
+        result.is_ok()
     }
 
     fn attach(&mut self) {

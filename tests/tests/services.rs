@@ -1,0 +1,159 @@
+//! What Services promise beyond an address: affinity, NodePorts.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeSet;
+
+use sluice_tests::{
+    manifest,
+    shop::{Shop, TCP, UDP, UDP_CONNECTED, assert_peer, shop},
+    wait,
+    world::Pod,
+};
+
+/// Turns session affinity of shop/cart on, or off without a timeout.
+fn affinity(shop: &Shop, timeout_s: Option<u32>) {
+    let plain = manifest::service("cart", &["10.96.0.1", "fd00:96::1"], &["http:80:8080", "dns:53:5353/UDP"]);
+    let text = match timeout_s {
+        None => plain,
+        Some(timeout_s) => plain.replace(
+            "spec:\n",
+            &format!(
+                "spec:\n  sessionAffinity: ClientIP\n  externalIPs: [192.0.2.1]\n  \
+                 sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {timeout_s}}}}}\n"
+            ),
+        ),
+    };
+    shop.world.apply("shop", &text);
+    let wanted = timeout_s.unwrap_or(0);
+    wait::until("affinity is programmed", || {
+        let rows = shop.world.json(&["frontend"]);
+        let rows = rows.as_array().unwrap();
+        let right = rows.iter().all(|row| row["affinityTimeoutSeconds"] == wanted);
+        if right && !rows.is_empty() { Ok(()) } else { Err(rows.clone()) }
+    });
+}
+
+#[test]
+fn a_client_keeps_its_backend_over_all_addresses_of_a_service_port() {
+    let mut shop = shop(3);
+    affinity(&shop, Some(10_800));
+    let first = shop.client.tcp("10.96.0.1:80").unwrap().by;
+    for to in ["10.96.0.1:80", "192.0.2.1:80", "[::ffff:10.96.0.1]:80"].repeat(8) {
+        assert_eq!(shop.client.tcp(to).unwrap().by, first, "{to}");
+    }
+    for (dial, to) in [(TCP, "[fd00:96::1]:80"), (UDP, "10.96.0.1:53"), (UDP_CONNECTED, "[fd00:96::1]:53")] {
+        let other = dial(&mut shop.client, to).unwrap().by;
+        for _ in 0..8 {
+            assert_eq!(dial(&mut shop.client, to).unwrap().by, other, "{to}: a service port of its own");
+        }
+    }
+    let rows = shop.world.json(&["affinity"]);
+    assert_eq!(rows.as_array().unwrap().len(), 4, "{rows}");
+    assert_eq!((&rows[0]["service"], &rows[0]["live"]), (&"shop/cart".into(), &true.into()));
+    assert!(
+        shop.world.json(&["explain", "shop/cart:http"])["steps"]
+            .to_string()
+            .contains("keeps its endpoint for 10800 s")
+    );
+    // Twelve clients, three backends: all the same once in 3^11 runs.
+    let pods: Vec<Pod> = (0..12).map(|index| shop.world.pod(&format!("client-{index}"))).collect();
+    let by: BTreeSet<String> =
+        pods.iter().map(|pod| shop.world.peer(pod).tcp("10.96.0.1:80").unwrap().by).collect();
+    assert!(by.len() > 1, "clients are apart: {by:?}");
+}
+
+#[test]
+fn affinity_obeys_the_usable_set_and_ends_at_once_when_switched_off() {
+    let mut shop = shop(3);
+    affinity(&shop, Some(60));
+    let first = shop.client.tcp("10.96.0.1:80").unwrap().by;
+    let rest: Vec<String> =
+        shop.pods.iter().map(|(pod, _)| pod.name.clone()).filter(|name| *name != first).collect();
+    let only = |names: &[String]| {
+        let pods = shop.pods.iter().filter(|(pod, _)| names.contains(&pod.name));
+        let text: String =
+            pods.map(|(pod, _)| manifest::pod(&pod.name, "cart", &[&pod.v4.to_string()])).collect();
+        shop.world.apply("pods", &text);
+        shop.world.wait_verdict("10.96.0.1:80", "translate", names.len());
+    };
+    only(&rest);
+    let second = shop.client.tcp("10.96.0.1:80").unwrap().by;
+    assert_ne!(second, first, "the first is gone");
+    only(&[rest.clone(), vec![first]].concat());
+    for _ in 0..12 {
+        assert_eq!(shop.client.tcp("10.96.0.1:80").unwrap().by, second, "and does not come back");
+    }
+    affinity(&shop, None);
+    let by: BTreeSet<String> = (0..40).map(|_| shop.client.tcp("10.96.0.1:80").unwrap().by).collect();
+    assert_eq!(by.len(), 3, "one of three is missed by 40 even choices once in three million runs");
+}
+
+#[test]
+fn affinity_expires_after_its_timeout_without_a_new_connection() {
+    let mut shop = shop(3);
+    affinity(&shop, Some(1));
+    let mut by = BTreeSet::new();
+    wait::until("another backend after the timeout", || {
+        by.insert(shop.client.tcp("10.96.0.1:80").unwrap().by);
+        // Nothing but the passing of time ends it: the entry itself tells when.
+        wait::until("expiry", || {
+            let rows = shop.world.json(&["affinity"]);
+            if rows[0]["live"] == false { Ok(()) } else { Err(rows) }
+        });
+        if by.len() > 1 { Ok(()) } else { Err(by.clone()) }
+    });
+}
+
+#[test]
+fn node_ports_are_served_on_the_nodes_addresses_and_on_its_own_loopback() {
+    let mut shop = shop(2);
+    let node_port =
+        manifest::service("cart", &["10.96.0.1", "fd00:96::1"], &["http:80:8080", "dns:53:5353/UDP"])
+            .replace("spec:\n", "spec:\n  type: NodePort\n")
+            .replace("port: 80,", "port: 80, nodePort: 30080,")
+            .replace("port: 53,", "port: 53, nodePort: 30053,");
+    shop.world.apply("shop", &node_port);
+    shop.world.wait_verdict("127.0.0.1:30080", "translate", 2);
+    let mut host = shop.world.peer(shop.world.node());
+    let node = shop.world.node().clone();
+    for (case, dial, port) in
+        [("TCP", TCP, 30080), ("UDP", UDP, 30053), ("connected UDP", UDP_CONNECTED, 30053)]
+    {
+        for to in [
+            format!("{}:{port}", node.v4),
+            format!("[{}]:{port}", node.v6),
+            format!("[::ffff:{}]:{port}", node.v4),
+        ] {
+            for client in [&mut shop.client, &mut host] {
+                let answer = dial(client, &to).unwrap_or_else(|error| panic!("{case} {to}: {error}"));
+                assert_peer(case, &answer, &to);
+            }
+        }
+        for to in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+            let answer = dial(&mut host, &to).unwrap_or_else(|error| panic!("{case} {to}: {error}"));
+            assert_peer(case, &answer, &to);
+            assert!(dial(&mut shop.client, &to).is_err(), "{case} {to}: a pod's loopback is its own");
+        }
+    }
+    let unspecified = shop.client.tcp("0.0.0.0:30080");
+    assert!(unspecified.is_err(), "0.0.0.0 is the pod's own loopback too: {unspecified:?}");
+    assert_eq!(shop.world.json(&["explain", "--from", "client", "127.0.0.1:30080"])["verdict"], "pass");
+    assert_eq!(
+        shop.world.json(&["explain", "--from", "client", &format!("{}:30080", node.v4)])["verdict"],
+        "translate"
+    );
+    let rows = shop.world.json(&["service", "shop/cart"]);
+    let frontends = rows[0]["ports"][1]["frontends"].to_string();
+    assert!(
+        frontends.contains(&format!(
+            "{{\"address\":\"{}\",\"kind\":\"nodePort\",\"path\":\"kernel\",\"port\":30080}}",
+            node.v4
+        )),
+        "{frontends}"
+    );
+    let plain = node_port.replace("type: NodePort", "type: ClusterIP");
+    shop.world.apply("shop", &plain);
+    shop.world.wait_verdict("127.0.0.1:30080", "pass", 0);
+    assert!(host.tcp("127.0.0.1:30080").is_err());
+}
