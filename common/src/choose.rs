@@ -110,7 +110,7 @@ mod tests {
             cluster_count: cluster.1,
             local_start: local.0,
             local_count: local.1,
-            pad2: 0,
+            check: 0,
         }
     }
 
@@ -128,7 +128,13 @@ mod tests {
                 Err(Reason::NoLocalEndpoints),
             ),
             ("local wanted, nothing anywhere", FLAG_INTERNAL_LOCAL, (0, 0), (0, 0), Err(Reason::NoEndpoints)),
-            ("unusable only", FLAG_HAS_ENDPOINTS, (0, 0), (0, 0), Err(Reason::NoLocalEndpoints)),
+            (
+                "hints or policy exclude every one",
+                FLAG_HAS_ENDPOINTS,
+                (0, 0),
+                (0, 0),
+                Err(Reason::NoLocalEndpoints),
+            ),
         ] {
             assert_eq!(socket_slot(&frontend(flags, cluster, local), u32::MAX / 2), want, "{case}");
         }

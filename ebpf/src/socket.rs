@@ -88,7 +88,7 @@ fn dialled<F: Family>(ctx: &SockAddrContext) -> Option<FrontendKey> {
 /// The frontend that `key` dials: by its address, or as a NodePort on one of the node's addresses.
 #[inline(always)]
 fn frontend(ctx: &SockAddrContext, key: &FrontendKey) -> Option<FrontendValue> {
-    if let Some(frontend) = raw::get(&FRONTENDS, key) {
+    if let Some(frontend) = entry(key) {
         return Some(frontend);
     }
     let kind = raw::get(&NODE_ADDRESSES, &key.addr)?;
@@ -96,7 +96,17 @@ fn frontend(ctx: &SockAddrContext, key: &FrontendKey) -> Option<FrontendValue> {
     if kind == NODE_LOOPBACK && CONFIG.get(0).copied() != Some(raw::netns_cookie(ctx)) {
         return None;
     }
-    raw::get(&FRONTENDS, &key.on_any_node_address())
+    entry(&key.on_any_node_address())
+}
+
+/// What `FRONTENDS` has for `key`: looked up again if the element was reused for another key meanwhile.
+#[inline(always)]
+fn entry(key: &FrontendKey) -> Option<FrontendValue> {
+    let value = raw::get(&FRONTENDS, key)?;
+    if value.check == key.check() {
+        return Some(value);
+    }
+    raw::get(&FRONTENDS, key).filter(|value| value.check == key.check())
 }
 
 /// The backend in the slot that `spread` leads to, with its id.
@@ -215,18 +225,23 @@ pub fn send<F: Family>(ctx: &SockAddrContext) -> Outcome {
 /// recvmsg: shows the frontend as the source of a backend's datagram.
 #[inline(always)]
 pub fn receive<F: Family>(ctx: &SockAddrContext) -> Outcome {
-    let key = revnat_key(ctx, &F::address(ctx), raw::port_be(ctx));
-    let Some(revnat) = raw::get_lru(&UDP_REVNAT, &key) else {
-        return (Verdict::Pass, Reason::NotOurs);
-    };
+    let (addr, port_be) = (F::address(ctx), raw::port_be(ctx));
+    let revnat = raw::get_lru(&UDP_REVNAT, &revnat_key(ctx, &addr, port_be));
     // A frontend that is gone or serves another Service by now has no claim on this reply.
-    match frontend(ctx, &revnat.frontend) {
-        Some(frontend) if frontend.service_id == revnat.service_id => {
-            F::set_address(ctx, &revnat.frontend.addr);
-            raw::set_port_be(ctx, revnat.frontend.port_be);
+    let valid = revnat.filter(|revnat| {
+        frontend(ctx, &revnat.frontend).is_some_and(|value| value.service_id == revnat.service_id)
+    });
+    // A connected socket remembers by itself: its entry is written once, and may be gone long before it is.
+    let shown = valid
+        .map(|revnat| revnat.frontend)
+        .or_else(|| connection(ctx, &addr, port_be).map(|socket| socket.frontend));
+    match shown {
+        Some(shown) => {
+            F::set_address(ctx, &shown.addr);
+            raw::set_port_be(ctx, shown.port_be);
             (Verdict::Pass, Reason::ReplyTranslated)
         }
-        Some(_) | None => (Verdict::Pass, Reason::NotOurs),
+        None => (Verdict::Pass, Reason::NotOurs),
     }
 }
 

@@ -1,13 +1,17 @@
-//! Who owns an address that two Services want: the older one, then the first by name.
+//! Who owns an address that two Services want: whose cluster IP it is, then the older one, then the first by name.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_common::layout::FrontendKind;
 
 use super::{CompiledPort, Dialled};
 use crate::model::ObjectName;
 
-/// A wish for an address; the order of claims is their precedence.
+/// A wish for an address; the order of claims is their precedence. A cluster IP comes first, whatever its age: those
+/// are allocated once, so that anybody else who claims one does so in the hope of its traffic (CVE-2020-8554).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Claim {
+    kind: FrontendKind,
     created_s: i64,
     service: ObjectName,
 }
@@ -16,7 +20,7 @@ struct Claim {
 #[derive(Debug, Default)]
 pub struct Claims {
     by_address: BTreeMap<Dialled, BTreeSet<Claim>>,
-    by_service: BTreeMap<ObjectName, (i64, BTreeSet<Dialled>)>,
+    by_service: BTreeMap<ObjectName, (i64, BTreeMap<Dialled, FrontendKind>)>,
 }
 
 impl Claims {
@@ -24,18 +28,19 @@ impl Claims {
     /// lost an address by it, which must be planned again.
     pub fn update(&mut self, service: &ObjectName, ports: &[CompiledPort]) -> BTreeSet<ObjectName> {
         let created_s = ports.first().map_or(0, |port| port.created_s);
-        let wanted: BTreeSet<Dialled> =
-            ports.iter().flat_map(|port| port.frontends.keys().copied()).collect();
+        let frontends = ports.iter().flat_map(|port| &port.frontends);
+        let wanted: BTreeMap<Dialled, FrontendKind> =
+            frontends.map(|(dialled, frontend)| (*dialled, frontend.kind)).collect();
         let (old_created_s, old) = self.by_service.remove(service).unwrap_or_default();
         let mut touched = BTreeSet::new();
-        for dialled in &old {
-            let claim = Claim { created_s: old_created_s, service: service.clone() };
+        for (dialled, kind) in &old {
+            let claim = Claim { kind: *kind, created_s: old_created_s, service: service.clone() };
             self.change(*dialled, &mut touched, |claims| {
                 claims.remove(&claim);
             });
         }
-        for dialled in &wanted {
-            let claim = Claim { created_s, service: service.clone() };
+        for (dialled, kind) in &wanted {
+            let claim = Claim { kind: *kind, created_s, service: service.clone() };
             self.change(*dialled, &mut touched, |claims| {
                 claims.insert(claim);
             });

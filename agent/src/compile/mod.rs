@@ -141,6 +141,10 @@ fn frontends(
 ) -> BTreeMap<Dialled, Frontend> {
     let mut frontends = BTreeMap::new();
     // In the order of precedence: an address that stands in two lists is what the first list says.
+    // As in kube-proxy, a Service has no addresses of a family in which it has no cluster IP.
+    if !service.cluster_ips.iter().any(|address| Family::of(*address) == family) {
+        return frontends;
+    }
     for (kind, addresses) in [
         (FrontendKind::ClusterIp, &service.cluster_ips),
         (FrontendKind::LoadBalancer, &service.load_balancer_ips),
@@ -153,11 +157,7 @@ fn frontends(
             frontends.entry(dialled).or_insert(Frontend { kind, only: None });
         }
     }
-    let has_family = service.cluster_ips.iter().any(|address| Family::of(*address) == family);
-    if port.node_port != 0
-        && has_family
-        && matches!(service.kind, ServiceKind::NodePort | ServiceKind::LoadBalancer)
-    {
+    if port.node_port != 0 && matches!(service.kind, ServiceKind::NodePort | ServiceKind::LoadBalancer) {
         let dialled = Dialled { address: any_address(family), port: port.node_port, protocol: port.protocol };
         frontends.insert(dialled, Frontend { kind: FrontendKind::NodePort, only: None });
     }
@@ -183,7 +183,7 @@ fn headless_frontends(
     let mut frontends = BTreeMap::new();
     for (index, endpoint) in endpoints.iter().enumerate().filter(|_| wanted) {
         let free = store.pod_uses(endpoint.address, port.protocol, port.port) == Some(false);
-        if free && endpoint.port != port.port && endpoint.in_cluster {
+        if free && endpoint.port != port.port && endpoint.state != EndpointState::NotReady {
             let dialled = Dialled { address: endpoint.address, port: port.port, protocol: port.protocol };
             frontends.entry(dialled).or_insert(Frontend { kind: FrontendKind::Headless, only: Some(index) });
         }

@@ -48,6 +48,8 @@ pub enum Destination {
         name: String,
         /// Port number or name; the first port if absent.
         port: Option<String>,
+        /// Transport; any if absent.
+        protocol: Option<Protocol>,
     },
 }
 
@@ -121,7 +123,7 @@ impl FromStr for Destination {
         };
         match names {
             Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
-                Ok(Self::Service { namespace: namespace.to_owned(), name: name.to_owned(), port })
+                Ok(Self::Service { namespace: namespace.to_owned(), name: name.to_owned(), port, protocol })
             }
             Some(_) | None => Err(format!(
                 "{text:?} is neither ADDRESS:PORT[/PROTOCOL] nor NAMESPACE/NAME[:PORT] nor NAME.NAMESPACE[.svc][:PORT]"
@@ -143,7 +145,9 @@ impl fmt::Display for Dialled {
 pub fn explain(tables: &Tables, query: &Query) -> Result<Explanation, String> {
     let target = match &query.destination {
         Destination::Address(target) => *target,
-        Destination::Service { namespace, name, port } => resolve(tables, namespace, name, port.as_deref())?,
+        Destination::Service { namespace, name, port, protocol } => {
+            resolve(tables, namespace, name, port.as_deref(), *protocol)?
+        }
     };
     let key = key_of(tables, &target, &query.from);
     let mut answer = Explanation {
@@ -163,6 +167,10 @@ pub fn explain(tables: &Tables, query: &Query) -> Result<Explanation, String> {
         tables.frontends.get(&key).and_then(|value| Some((value, tables.services.get(&value.service_id)?)));
     match found {
         None => answer.steps.push(not_ours(tables, &target)),
+        Some((_, service)) if target.protocol == Protocol::Sctp => answer.steps.push(format!(
+            "{target} belongs to {}, but the socket programs do not translate SCTP: the socket connects as it asks",
+            service_name(service)
+        )),
         Some((frontend, service)) => decide(tables, &target, frontend, service, &mut answer),
     }
     Ok(answer)
@@ -235,7 +243,8 @@ fn decide(
         Err(reason @ Reason::NoLocalEndpoints) => (
             "drop",
             reason,
-            "endpoints exist, but none that may serve this client: nothing answers".to_owned(),
+            "endpoints exist, but none that may serve this client: the socket is not refused, and nothing answers for the Service"
+                .to_owned(),
         ),
         Err(reason) => {
             let step = if udp {
@@ -318,7 +327,13 @@ fn not_ours(tables: &Tables, target: &Dialled) -> String {
     )
 }
 
-fn resolve(tables: &Tables, namespace: &str, name: &str, port: Option<&str>) -> Result<Dialled, String> {
+fn resolve(
+    tables: &Tables,
+    namespace: &str,
+    name: &str,
+    port: Option<&str>,
+    protocol: Option<Protocol>,
+) -> Result<Dialled, String> {
     let mut candidates: Vec<(u8, FrontendKey, &ServiceValue)> = tables
         .frontends
         .iter()
@@ -334,9 +349,11 @@ fn resolve(tables: &Tables, namespace: &str, name: &str, port: Option<&str>) -> 
     candidates.retain(|(_, key, _)| key.scope == 0);
     candidates.sort_by_key(|(kind, key, service)| (service.family, *kind, *key));
     let matches = |service: &ServiceValue| {
-        port.is_none_or(|port| {
-            port == service.port_name.as_str() || port.parse() == Ok(u16::from_be(service.port_be))
-        })
+        let right = protocol.is_none_or(|protocol| protocol as u8 == service.protocol);
+        right
+            && port.is_none_or(|port| {
+                port == service.port_name.as_str() || port.parse() == Ok(u16::from_be(service.port_be))
+            })
     };
     let chosen =
         candidates.iter().find(|(_, _, service)| matches(service)).and_then(|(_, key, _)| dialled(key));

@@ -211,12 +211,15 @@ fn endpoints(
 ) -> Vec<EndpointRow> {
     let mut rows: BTreeMap<u32, EndpointRow> = BTreeMap::new();
     let mut weights: BTreeMap<u32, u32> = BTreeMap::new();
-    // Of headless Services each endpoint has a frontend of its own; of others all frontends lead to one range.
-    let headless = service.kind == ServiceKind::Headless as u8;
-    let leading = if headless { frontends.len() } else { frontends.len().min(1) };
-    for (_, frontend) in &frontends[..leading] {
+    // Frontends of one service may lead to different ranges: an endpoint is used if one of them leads to it.
+    for (_, frontend) in frontends {
+        let mut own: BTreeMap<u32, u32> = BTreeMap::new();
         for slot in used_slots(tables, frontend) {
-            *weights.entry(slot.backend_id).or_default() += 1;
+            *own.entry(slot.backend_id).or_default() += 1;
+        }
+        for (id, weight) in own {
+            let known = weights.entry(id).or_default();
+            *known = weight.max(*known);
         }
     }
     let range = service.range_start..service.range_start.saturating_add(service.range_count);

@@ -233,7 +233,7 @@ impl Followed for discovery::EndpointSlice {
 
 impl Followed for core::Node {
     fn all(objects: Vec<Self>) -> (Vec<Change>, Vec<Problem>) {
-        objects.first().map_or_else(|| (Vec::new(), Vec::new()), Self::one)
+        objects.first().map_or_else(|| (vec![Change::NoNode], Vec::new()), Self::one)
     }
 
     fn one(object: &Self) -> (Vec<Change>, Vec<Problem>) {

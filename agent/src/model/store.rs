@@ -22,6 +22,8 @@ pub enum Change {
     Slice(ObjectName, Option<Box<EndpointSlice>>),
     /// This node.
     Node(Node),
+    /// There is no object for this node.
+    NoNode,
 }
 
 /// Objects by name, with an index from Service to slices and from address to slices.
@@ -36,6 +38,7 @@ pub struct Store {
     dirty: BTreeSet<ObjectName>,
     services_listed: bool,
     slices_listed: bool,
+    node_looked_up: bool,
 }
 
 impl Store {
@@ -44,9 +47,10 @@ impl Store {
         Self { node, ..Self::default() }
     }
 
-    /// Whether Services **and** EndpointSlices were listed completely: before that nothing may be deleted.
+    /// Whether Services **and** EndpointSlices were listed completely and this node is known, which hints are about:
+    /// before that nothing may be deleted or changed.
     pub const fn is_listed(&self) -> bool {
-        self.services_listed && self.slices_listed
+        self.services_listed && self.slices_listed && self.node_looked_up
     }
 
     /// Takes `change` in and remembers which Services it touches.
@@ -57,7 +61,9 @@ impl Store {
             Change::AllPodPorts(ports) => self.replace_pod_ports(ports),
             Change::Service(name, service) => self.set_service(name, service.map(|service| *service)),
             Change::Slice(name, slice) => self.set_slice(name, slice.map(|slice| *slice)),
+            Change::NoNode => self.node_looked_up = true,
             Change::Node(node) => {
+                self.node_looked_up = true;
                 if node != self.node {
                     self.node = node;
                     self.dirty.extend(self.services.keys().cloned());

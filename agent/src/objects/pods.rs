@@ -129,9 +129,10 @@ fn slices_of_pod(service: &ServiceWithSelector, pod: &PodFacts) -> Vec<EndpointS
         let address = pod.addresses.iter().find(|address| Family::of(**address) == family)?;
         let owner = &service.service.name;
         Some(EndpointSlice {
+            // No name holds a slash, so that no two of these are the same.
             name: ObjectName::new(
                 owner.namespace.clone(),
-                format!("{}-{}-v{}", owner.name, pod.name.name, family as u8),
+                format!("{}/{}/v{}", owner.name, pod.name.name, family as u8),
             ),
             service: owner.clone(),
             ports: ports.clone(),

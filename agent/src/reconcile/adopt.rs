@@ -43,11 +43,9 @@ pub fn adopt(actual: Tables, sizes: Sizes) -> Reconciler {
     for (service_id, value) in in_order(&reconciler.actual.services) {
         adopt_unit(&mut reconciler, service_id, &value);
     }
-    let used: BTreeSet<u32> = reconciler
-        .units
-        .values()
-        .flat_map(|unit| unit.current.range.start..unit.current.range.start + unit.current.range.count)
-        .collect();
+    let placed = reconciler.units.values().flat_map(|unit| unit.stale.iter().chain([&unit.current]));
+    let used: BTreeSet<u32> =
+        placed.flat_map(|placed| placed.range.start..placed.range.start + placed.range.count).collect();
     reconciler.actual.slots.retain(|index, _| used.contains(index));
     reconciler.backends.rest_unreferred(0);
     reconciler.nodes.rest_unreferred(0);
@@ -64,8 +62,35 @@ fn adopt_unit(reconciler: &mut Reconciler, service_id: u32, value: &ServiceValue
     let current =
         placed(reconciler, service_id, Range { start: value.range_start, count: value.range_count });
     reconciler.refer(&current.slots);
+    let stale = named_by_frontends(reconciler, service_id, current.range);
     reconciler.by_service.entry(id.service.clone()).or_default().insert(id.clone());
-    reconciler.units.insert(id, Unit { service_id, current, ..Unit::default() });
+    reconciler.units.insert(id, Unit { service_id, current, stale, ..Unit::default() });
+}
+
+/// The ranges that the service's frontends still name and that are not `current`: an agent died between writing the
+/// service and switching its frontends. They are taken, so that nobody writes there, until the frontends are switched.
+fn named_by_frontends(reconciler: &mut Reconciler, service_id: u32, current: Range) -> Vec<Placed> {
+    let mut named = BTreeSet::new();
+    for key in reconciler.frontends_of.get(&service_id).into_iter().flatten() {
+        if let Some(value) = reconciler.actual.frontends.get(key) {
+            named.extend(value.cluster_start..value.cluster_start.saturating_add(value.cluster_count));
+            named.extend(value.local_start..value.local_start.saturating_add(value.local_count));
+        }
+    }
+    let elsewhere =
+        named.into_iter().filter(|index| !(current.start..current.start + current.count).contains(index));
+    let mut stale = Vec::new();
+    for index in elsewhere.collect::<Vec<_>>() {
+        let range = Range { start: index, count: 1 };
+        let slot = reconciler.actual.slots.get(&index).copied().filter(|slot| slot.service_id == service_id);
+        if reconciler.slots.reserve(range) {
+            let slots: Vec<SlotValue> =
+                slot.filter(|slot| reconciler.backends.has(slot.backend_id)).into_iter().collect();
+            reconciler.refer(&slots);
+            stale.push(Placed { range, slots });
+        }
+    }
+    stale
 }
 
 /// The slots of `range` if all of them are there, belong to the service and name backends; else nothing.

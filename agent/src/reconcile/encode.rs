@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use sluice_common::{
     Addr,
     layout::{
-        BackendValue, FLAG_HAS_ENDPOINTS, FLAG_INTERNAL_LOCAL, FrontendKey, FrontendValue, Name, NodeValue,
-        ServiceValue, SlotValue,
+        BackendValue, EndpointState, FLAG_HAS_ENDPOINTS, FLAG_INTERNAL_LOCAL, FrontendKey, FrontendKind,
+        FrontendValue, Name, NodeValue, ServiceValue, SlotValue,
     },
 };
 
@@ -89,6 +89,7 @@ pub fn slots(port: &CompiledPort, order: &Order, service_id: u32, backend_ids: &
 }
 
 pub fn frontend_value(
+    key: &FrontendKey,
     port: &CompiledPort,
     frontend: &Frontend,
     order: &Order,
@@ -96,7 +97,7 @@ pub fn frontend_value(
     range: Range,
 ) -> FrontendValue {
     let mut flags = 0;
-    if !port.endpoints.is_empty() {
+    if port.endpoints.iter().any(|endpoint| endpoint.state != EndpointState::NotReady) {
         flags |= FLAG_HAS_ENDPOINTS;
     }
     let (mut cluster_start, mut cluster_count) = (range.start, order.cluster);
@@ -109,10 +110,14 @@ pub fn frontend_value(
             cluster_count = u32::from(position.is_some());
             (local_start, local_count) = (cluster_start, cluster_count);
         }
-        None if port.internal_local => flags |= FLAG_INTERNAL_LOCAL,
+        // The internal policy is about the cluster IP: the other addresses are external ones, even from inside.
+        None if port.internal_local && frontend.kind == FrontendKind::ClusterIp => {
+            flags |= FLAG_INTERNAL_LOCAL
+        }
         None => {}
     }
     FrontendValue {
+        check: key.check(),
         service_id,
         flags,
         kind: frontend.kind as u8,
@@ -122,7 +127,6 @@ pub fn frontend_value(
         cluster_count,
         local_start,
         local_count,
-        pad2: 0,
     }
 }
 

@@ -136,7 +136,7 @@ impl Reconciler {
         for (name, ports) in &work {
             let wanted: BTreeSet<&PortId> = ports.iter().map(|port| &port.id).collect();
             if !outcome.failed.contains_key(name)
-                && let Err(error) = self.remove_unwanted(writer, name, &wanted, now_ns)
+                && let Err(error) = self.remove_unwanted(writer, name, &wanted, now_ns, &outcome.failed)
             {
                 outcome.failed.insert(name.clone(), error);
             }

@@ -1,6 +1,6 @@
 //! The writes of one service port, and those that remove what nobody wants.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Held, Outcome, Placed, Reconciler, Unit,
@@ -10,7 +10,7 @@ use super::{
 use sluice_common::layout::SlotValue;
 
 use crate::{
-    compile::{CompiledPort, PortId},
+    compile::{CompiledPort, Dialled, PortId},
     maps::{Op, WriteError, Writer},
     model::ObjectName,
 };
@@ -43,8 +43,9 @@ impl Reconciler {
                     outcome.conflicts.push((port.id.service.clone(), *dialled, owner.clone()));
                 }
                 Some(_) | None => {
-                    let value = encode::frontend_value(port, frontend, &order, service_id, range);
-                    self.write(writer, &Op::PutFrontend(encode::frontend_key(dialled), value))?;
+                    let key = encode::frontend_key(dialled);
+                    let value = encode::frontend_value(&key, port, frontend, &order, service_id, range);
+                    self.write(writer, &Op::PutFrontend(key, value))?;
                 }
             }
         }
@@ -148,10 +149,11 @@ impl Reconciler {
         name: &ObjectName,
         wanted: &BTreeSet<&PortId>,
         now_ns: u64,
+        failed: &BTreeMap<ObjectName, WriteError>,
     ) -> Result<(), WriteError> {
         for id in self.by_service.get(name).cloned().unwrap_or_default() {
             let keep = wanted.contains(&id);
-            self.remove_frontends(writer, &id, keep)?;
+            self.remove_frontends(writer, &id, keep, failed)?;
             if keep {
                 self.retire_stale(&id, now_ns);
             } else {
@@ -161,24 +163,25 @@ impl Reconciler {
         Ok(())
     }
 
+    /// Removes the port's frontends that it should not have. What a failed Service has won but not taken over yet
+    /// stays with the loser, for one that answers is better than none.
     fn remove_frontends(
         &mut self,
         writer: &mut impl Writer,
         id: &PortId,
         keep: bool,
+        failed: &BTreeMap<ObjectName, WriteError>,
     ) -> Result<(), WriteError> {
         let Some(unit) = self.units.get(id) else { return Ok(()) };
-        let desired: BTreeSet<_> = unit
-            .compiled
-            .iter()
-            .filter(|_| keep)
-            .flat_map(|port| port.frontends.keys())
-            .filter(|dialled| self.claims.owner(dialled).is_none_or(|owner| *owner == id.service))
-            .map(encode::frontend_key)
-            .collect();
+        let stays = |dialled: &&Dialled| {
+            let owner = self.claims.owner(dialled);
+            owner.is_none_or(|owner| *owner == id.service || failed.contains_key(owner))
+        };
+        let ports = unit.compiled.iter().filter(|_| keep);
+        let desired: BTreeSet<_> =
+            ports.flat_map(|port| port.frontends.keys()).filter(stays).map(encode::frontend_key).collect();
         let present = self.frontends_of.get(&unit.service_id).into_iter().flatten();
-        let mut unwanted: Vec<_> = present.filter(|key| !desired.contains(key)).copied().collect();
-        unwanted.sort_unstable();
+        let unwanted: BTreeSet<_> = present.filter(|key| !desired.contains(key)).copied().collect();
         for key in unwanted {
             self.write(writer, &Op::DeleteFrontend(key))?;
         }

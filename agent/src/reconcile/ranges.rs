@@ -36,6 +36,12 @@ impl Ranges {
         self.capacity
     }
 
+    /// How many numbers are free.
+    #[cfg(test)]
+    pub fn free(&self) -> u32 {
+        self.free.iter().map(|(start, end)| end - start).sum()
+    }
+
     /// A free range; the empty range for a count of 0.
     pub fn allocate(&mut self, count: u32) -> Option<Range> {
         if count == 0 {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_common::{
     choose,
-    layout::{BackendValue, FrontendKey},
+    layout::{BackendValue, FrontendKey, FrontendValue},
 };
 
 use super::*;
@@ -32,6 +32,17 @@ impl Writer for Table {
         self.attempts += 1;
         if self.fail_every.is_some_and(|every| self.attempts.is_multiple_of(every)) {
             return Err(WriteError::Refused { map: "TEST", source: std::io::Error::other("test") });
+        }
+        if let Op::PutSlot(index, value) = op {
+            let named = |start: u32, count: u32| (start..start + count).contains(index);
+            let live = |value: &FrontendValue| {
+                named(value.cluster_start, value.cluster_count) || named(value.local_start, value.local_count)
+            };
+            let same = self.tables.slots.get(index) == Some(value);
+            assert!(
+                same || !self.tables.frontends.values().any(live),
+                "{op:?} rewrites a slot that a frontend names"
+            );
         }
         self.tables.apply(op);
         self.log.push(*op);
@@ -260,6 +271,56 @@ fn a_restart_keeps_ids_and_writes_nothing() {
     world.reconciler.purge(&mut world.table).unwrap();
     world.settle();
     assert_eq!(world.table.tables, before);
+}
+
+#[test]
+fn an_agent_that_died_after_any_write_is_followed_by_one_that_finishes() {
+    let rounds = || {
+        let service_of = service;
+        let service = || service_of("cart", [10, 96, 0, 1], 0);
+        let other = || vec![service_of("pay", [10, 96, 0, 2], 0), slice("pay", &[7, 8])];
+        vec![
+            [vec![service(), slice("cart", &[1, 2])], other()].concat(),
+            vec![slice("cart", &[2, 3, 4])],
+            vec![slice("cart", &[5])],
+        ]
+    };
+    let mut whole = World::new();
+    for round in rounds() {
+        whole.round(round);
+    }
+    let log = std::mem::take(&mut whole.table.log);
+    let (first, last) = (rounds().remove(1), rounds().remove(2));
+    for written in 0..=log.len() {
+        let mut tables = Tables::default();
+        log[..written].iter().for_each(|op| tables.apply(op));
+        let mut world = World::new();
+        world.table.tables = tables.clone();
+        world.reconciler = Reconciler::new(tables, Sizes::default());
+        // What the dead agent was about to write, and something else: neither may touch what is live.
+        let mut changes = rounds().remove(0);
+        changes.extend(if written % 2 == 0 { first.clone() } else { last.clone() });
+        world.round(changes);
+        world.reconciler.purge(&mut world.table).unwrap();
+        world.round(last.clone());
+        world.settle();
+        assert_eq!(world.seen(), whole.seen(), "after {written} writes");
+        assert_eq!(world.table.tables.services.len(), 2);
+        assert_eq!(world.table.tables.backends.len(), 3, "no backend leaks");
+        assert_eq!(world.reconciler.slots.free(), 262_143 - 3, "no slot leaks after {written} writes");
+    }
+}
+
+#[test]
+fn a_service_that_wins_an_address_and_does_not_fit_leaves_it_to_the_loser() {
+    let mut world = World::with_sizes(Sizes { max_slots: 4, ..Sizes::default() });
+    world.round(vec![service("young", [10, 96, 0, 1], 9), slice("young", &[1])]);
+    let outcome = world.round(vec![service("old", [10, 96, 0, 1], 1), slice("old", &[2, 3, 4])]);
+    assert!(outcome.failed.contains_key(&ObjectName::new("shop", "old")));
+    let dialled = "Dialled { address: 10.96.0.1, port: 80, protocol: Tcp }";
+    assert_eq!(world.seen()[dialled], ["10.0.0.1:8080"], "better than nobody");
+    world.round(vec![slice("old", &[2])]);
+    assert_eq!(world.seen()[dialled], ["10.0.0.2:8080"]);
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub fn probe(maps: &mut BpfMaps, cgroup: &Path) -> Result<()> {
         cluster_count: 1,
         local_start: 0,
         local_count: 0,
-        pad2: 0,
+        check: key.check(),
     };
     let slot = SlotValue {
         backend_id: PROBE_ID,

@@ -106,7 +106,8 @@ impl Service {
                 chosen.iter().map(|e| SocketAddr::new(pods[e.pod], e.port)).collect(),
             );
         }
-        if self.endpoints.is_empty() { Expectation::Refused } else { Expectation::Dropped }
+        let any = self.endpoints.iter().any(|e| ready(&e) || fallback(&e));
+        if any { Expectation::Dropped } else { Expectation::Refused }
     }
 }
 

@@ -6,6 +6,10 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::Addr;
 
+mod names;
+
+pub use names::{NAME_MAX, Name, NodeValue, ServiceKind, ServiceValue};
+
 /// Reserved in `SLOTS`, `BACKENDS` and as a service id: the agent's self-probe, and "none" elsewhere.
 pub const PROBE_ID: u32 = 0;
 
@@ -32,6 +36,18 @@ pub struct FrontendKey {
 const _: () = assert!(size_of::<FrontendKey>() == 20);
 
 impl FrontendKey {
+    /// A number that differs for keys that differ, but for one pair in four thousand million.
+    #[inline(always)]
+    pub const fn check(&self) -> u32 {
+        let words = self.addr.words_be;
+        let ends = (self.port_be as u32) | (self.protocol as u32) << 16 | (self.scope as u32) << 24;
+        let mut check = ends.wrapping_mul(0x9e37_79b1);
+        check = (check ^ words[0]).rotate_left(7).wrapping_mul(0x85eb_ca6b);
+        check = (check ^ words[1]).rotate_left(7).wrapping_mul(0x85eb_ca6b);
+        check = (check ^ words[2]).rotate_left(7).wrapping_mul(0x85eb_ca6b);
+        (check ^ words[3]).rotate_left(7).wrapping_mul(0x85eb_ca6b)
+    }
+
     /// The key under which a NodePort is found for whoever dials this key's port on a node address.
     pub const fn on_any_node_address(&self) -> Self {
         let addr = if self.addr.is_v4() { Addr::from_v4_be(0) } else { Addr::UNSPECIFIED };
@@ -46,7 +62,8 @@ pub const NODE_LOOPBACK: u32 = 2;
 
 /// `FrontendValue::flags`: internalTrafficPolicy is Local, so sockets use the local range.
 pub const FLAG_INTERNAL_LOCAL: u16 = 1;
-/// `FrontendValue::flags`: some endpoint exists, so an empty range means drop and not reject.
+/// `FrontendValue::flags`: some endpoint is ready, or serves while it terminates, so an empty range means drop and not
+/// reject.
 /// Source: kube-proxy `CategorizeEndpoints`, `hasAnyEndpoints`.
 pub const FLAG_HAS_ENDPOINTS: u16 = 2;
 
@@ -72,8 +89,9 @@ pub struct FrontendValue {
     pub local_start: u32,
     /// How many slots that range has.
     pub local_count: u32,
-    /// Zero.
-    pub pad2: u32,
+    /// [`FrontendKey::check`] of its own key. The kernel may reuse a hash element for another key while a hook reads
+    /// it: a value whose check is another key's is looked up again.
+    pub check: u32,
 }
 const _: () = assert!(size_of::<FrontendValue>() == 32);
 
@@ -194,105 +212,6 @@ pub struct BackendValue {
 }
 const _: () = assert!(size_of::<BackendValue>() == 24);
 
-/// Longest name that Kubernetes allows for a namespace, a Service or a port, in bytes.
-pub const NAME_MAX: usize = 63;
-
-/// A name in a map: its length, then its bytes, then zeros.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Pod, Zeroable)]
-pub struct Name {
-    /// Bytes used.
-    pub len: u8,
-    /// UTF-8.
-    pub bytes: [u8; NAME_MAX],
-}
-const _: () = assert!(size_of::<Name>() == 64);
-
-impl Name {
-    /// `text`, cut at [`NAME_MAX`] bytes (longer names do not pass Kubernetes' validation).
-    pub fn new(text: &str) -> Self {
-        let mut end = text.len().min(NAME_MAX);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        let mut bytes = [0; NAME_MAX];
-        bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
-        Self { len: end as u8, bytes }
-    }
-
-    /// The text; empty when the bytes are no name.
-    pub fn as_str(&self) -> &str {
-        let end = usize::from(self.len).min(NAME_MAX);
-        core::str::from_utf8(&self.bytes[..end]).unwrap_or_default()
-    }
-}
-
-/// Names and extent of a service port. Value of `SERVICES`; read by people and by a starting agent only.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
-pub struct ServiceValue {
-    /// Namespace of the Service.
-    pub namespace: Name,
-    /// Name of the Service.
-    pub name: Name,
-    /// Name of the port; often empty.
-    pub port_name: Name,
-    /// First slot of the service's whole range: cluster, local, then excluded endpoints.
-    pub range_start: u32,
-    /// How many slots that range has.
-    pub range_count: u32,
-    /// The Service's port, network byte order.
-    pub port_be: u16,
-    /// [`TCP`], [`UDP`] or [`SCTP`].
-    pub protocol: u8,
-    /// [`ServiceKind`] as a number.
-    pub kind: u8,
-    /// IP version, 4 or 6: a dual-stack Service has one service port for each.
-    pub family: u8,
-    /// Zero.
-    pub pad: [u8; 3],
-}
-const _: () = assert!(size_of::<ServiceValue>() == 208);
-
-/// `spec.type`, with headless as a type of its own.
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum ServiceKind {
-    /// `ClusterIP`.
-    ClusterIp = 1,
-    /// `NodePort`.
-    NodePort = 2,
-    /// `LoadBalancer`.
-    LoadBalancer = 3,
-    /// `ClusterIP` with `clusterIP: None`.
-    Headless = 4,
-}
-
-impl TryFrom<u8> for ServiceKind {
-    type Error = u8;
-
-    fn try_from(number: u8) -> Result<Self, u8> {
-        match number {
-            1 => Ok(Self::ClusterIp),
-            2 => Ok(Self::NodePort),
-            3 => Ok(Self::LoadBalancer),
-            4 => Ok(Self::Headless),
-            other => Err(other),
-        }
-    }
-}
-
-/// A node that endpoints name. Value of `NODES`; read by people only.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Pod, Zeroable)]
-pub struct NodeValue {
-    /// `endpoints[].nodeName`.
-    pub name: Name,
-    /// `endpoints[].zone`.
-    pub zone: Name,
-}
-const _: () = assert!(size_of::<NodeValue>() == 128);
-
 /// A datagram's way back. Key of `UDP_REVNAT`.
 ///
 /// Not keyed by the socket alone: one socket may talk to several Services and to pods directly.
@@ -373,16 +292,6 @@ const _: () = assert!(size_of::<SocketValue>() == 40);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_cut_at_a_character_and_read_back() {
-        let long = [b'a'; 80];
-        let long = core::str::from_utf8(&long).unwrap();
-        assert_eq!(Name::new("shop").as_str(), "shop");
-        assert_eq!(Name::new("").as_str(), "");
-        assert_eq!(Name::new(long).as_str().len(), NAME_MAX);
-        assert_eq!(Name { len: 200, bytes: [0xff; NAME_MAX] }.as_str(), "", "garbage in a map");
-    }
 
     #[test]
     fn enums_decode_exactly_what_they_encode() {
