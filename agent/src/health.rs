@@ -65,6 +65,7 @@ impl Shared {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             cgroup: cgroup.to_owned(),
+
             ..State::default()
         }))
     }
@@ -96,6 +97,12 @@ impl Shared {
                 state.problems.insert(topic.to_owned(), text);
             }
         }
+    }
+
+    /// Takes back the problems below `prefix` that are not among `topics`.
+    pub fn keep_problems(&self, prefix: &str, topics: impl Iterator<Item = String>) {
+        let keep: std::collections::BTreeSet<String> = topics.collect();
+        self.lock().problems.retain(|topic, _| !topic.starts_with(prefix) || keep.contains(topic));
     }
 
     /// Notes what is wrong with an object.

@@ -29,7 +29,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
 /// Which module alone may use a crate.
 const CRATES: [(&str, &[&str]); 5] = [
     ("aya", &["loader/mod.rs", "maps/bpf.rs"]),
-    ("kube", &["k8s/mod.rs"]),
+    ("kube", &["k8s/"]),
     ("k8s_openapi", &["k8s/", "objects/", "manifests/document.rs"]),
     ("tokio", &["run/", "k8s/mod.rs"]),
     ("libc", &["sys.rs", "maps/bpf.rs"]),

@@ -95,7 +95,7 @@ fn reading_without_pins_says_where_it_looked() {
         let output = world.sluice(&[command]);
         assert_eq!(output.status.code(), Some(1));
         assert!(
-            text(&output).contains("is Sluice running here, and with this --bpffs?"),
+            text(&output).contains("are you root, is Sluice running here, and with this --bpffs?"),
             "{}",
             text(&output)
         );
@@ -141,7 +141,7 @@ fn check_finds_the_same_offline() {
         "bad.yaml:1: Service default/a: spec.ports[0].port: 0 is not within 1 to 65535; the port is left out",
         "warning: ",
         "spec.typo: no such field; it has no effect",
-        "1 files, 1 objects, 2 errors, 1 warnings",
+        "1 files, 1 objects, 2 errors, 2 warnings",
     ] {
         assert!(printed.contains(want), "{want}: {printed}");
     }

@@ -78,7 +78,8 @@ fn random_clusters_behave_as_the_reference_model_says() {
     let states = number("SLUICE_STATES", STATES);
     println!("SLUICE_SEED={seed} SLUICE_STATES={states}");
     let mut world = World::new();
-    let mut loaded = loader::load(&world.bpffs(), Some(world.cgroup()), &Sizes::default()).unwrap();
+    let claim = loader::claim(&world.bpffs(), Some(world.cgroup())).unwrap();
+    let mut loaded = loader::load(claim, &Sizes::default()).unwrap();
     loaded.attach().unwrap();
     let servers: Vec<_> = (0..PODS)
         .map(|index| {

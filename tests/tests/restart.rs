@@ -213,3 +213,40 @@ fn links_that_somebody_removed_are_noticed_and_put_back() {
     });
     world.wait_healthy();
 }
+
+#[test]
+fn a_file_that_was_broken_before_a_restart_takes_nothing_away() {
+    let mut world = World::new();
+    let _pods = shop(&mut world, 1);
+    let client_pod = world.pod("client");
+    let mut client = world.peer(&client_pod);
+    let agent = world.agent();
+    let good = std::fs::read_to_string(world.manifests().join("shop.yaml")).unwrap();
+    world.apply("shop", &format!("\t{good}"));
+    wait::until("the edit is seen", || {
+        let warnings = world.json(&["status"])["warnings"].to_string();
+        if warnings.contains("stays in force as it was before") { Ok(()) } else { Err(warnings) }
+    });
+    agent.kill();
+    let agent = world.agent();
+    assert!(client.tcp("10.96.0.1:80").is_ok(), "the kernel's state is kept while the file is broken");
+    world.apply("shop", "# gone\n");
+    world.wait_verdict("10.96.0.1:80", "pass", 0);
+    drop(agent);
+}
+
+#[test]
+fn a_removed_folder_of_pins_is_put_back() {
+    let mut world = World::new();
+    let _pods = shop(&mut world, 1);
+    let client_pod = world.pod("client");
+    let _agent = world.agent();
+    std::fs::remove_dir_all(world.bpffs().join("links")).unwrap();
+    std::fs::remove_dir_all(world.bpffs().join("maps")).unwrap();
+    wait::until_within(Duration::from_secs(30), "pinned again", || {
+        let output = world.sluice(&["status"]);
+        if output.status.success() { Ok(()) } else { Err(text(&output)) }
+    });
+    assert_eq!(world.json(&["explain", "shop/cart:http"])["verdict"], "translate");
+    assert!(world.peer(&client_pod).tcp("10.96.0.1:80").is_ok());
+}

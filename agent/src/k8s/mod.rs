@@ -18,6 +18,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
+mod backoff;
 mod observe;
 
 use crate::{
@@ -35,17 +36,16 @@ pub struct Options {
     pub api_servers: Vec<String>,
 }
 
-/// Feeds `news` until the receiver is gone.
+/// Feeds `news` until the receiver is gone. An API server that is away is no error: it is waited for.
 ///
 /// # Errors
-/// The configuration is unusable. An API server that is away is no error: it is waited for.
+/// A watch ended, which it never does by itself.
 pub async fn watch(
-    options: &Options,
+    client: Client,
     node_name: &str,
     news: mpsc::Sender<Vec<Change>>,
     shared: &Arc<Shared>,
 ) -> Result<()> {
-    let client = client(config(options).await?, shared)?;
     let services = Listing::<core::Service>::new("services", shared, &news);
     let slices = Listing::<discovery::EndpointSlice>::new("endpointslices", shared, &news);
     let nodes = Listing::<core::Node>::new("node", shared, &news);
@@ -59,7 +59,11 @@ pub async fn watch(
 }
 
 /// A client that takes a source's problem back when the API server answers for it.
-fn client(config: Config, shared: &Arc<Shared>) -> Result<Client> {
+///
+/// # Errors
+/// The configuration cannot be found, read or used.
+pub async fn client(options: &Options, shared: &Arc<Shared>) -> Result<Client> {
+    let config = config(options).await?;
     let shared = Arc::clone(shared);
     let observe = observe::Observe::new(move |path| {
         let resource = path.rsplit('/').next().unwrap_or_default();
@@ -128,7 +132,7 @@ where
     }
 
     async fn follow(mut self, api: Api<K>, config: watcher::Config) -> Result<()> {
-        let events = watcher(api, config).default_backoff();
+        let events = watcher(api, config).backoff(backoff::Patience::new());
         let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
             match event {

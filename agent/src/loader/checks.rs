@@ -2,10 +2,14 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
+
+/// Inode number of the root of the cgroup v2 hierarchy, in every kernel (kernfs, `kernfs_create_root`).
+const ROOT_CGROUP_ID: u64 = 1;
 
 /// The newest feature that we cannot do without: `bpf_set_retval` in cgroup programs.
 /// Source: kernel commit b44123b4a3dc.
@@ -72,12 +76,23 @@ pub fn find_cgroup(wanted: Option<&Path>) -> Result<PathBuf> {
         );
     };
     let Some(wanted) = wanted else {
+        let id = fs::metadata(root).with_context(|| format!("cannot look at {}", root.display()))?.ino();
+        if id != ROOT_CGROUP_ID {
+            bail!(
+                "the cgroup v2 hierarchy at {} is not the host's but a container's own; mount the host's one here, or \
+                 name a cgroup with --cgroup",
+                root.display()
+            );
+        }
         return Ok(root.clone());
     };
     let folder =
         fs::canonicalize(wanted).with_context(|| format!("cannot find the cgroup {}", wanted.display()))?;
     if !roots.iter().any(|root| folder.starts_with(root)) {
         bail!("{} is not below the cgroup v2 hierarchy at {}", wanted.display(), root.display());
+    }
+    if !folder.is_dir() {
+        bail!("{} is not a cgroup but a file", wanted.display());
     }
     Ok(folder)
 }

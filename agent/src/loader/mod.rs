@@ -40,6 +40,7 @@ pub struct Loaded {
     ebpf: Ebpf,
     pins: Pins,
     cgroup: PathBuf,
+    replaces: bool,
     _lock: Lock,
 }
 
@@ -54,11 +55,25 @@ pub struct Attachment {
     pub program_id: Option<u32>,
 }
 
-/// Checks the machine, takes the lock on the pins and loads the programs. Nothing that runs changes yet.
+/// The right to load: the machine has what it takes, and no other agent runs on these pins.
+pub struct Claim {
+    pins: Pins,
+    cgroup: PathBuf,
+    lock: Lock,
+}
+
+impl Claim {
+    /// The cgroup that will be attached to.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+}
+
+/// Checks the machine and takes the lock on the pins. Nothing that runs changes yet.
 ///
 /// # Errors
-/// What is missing on this machine, which other agent holds the pins, or what the kernel's verifier said.
-pub fn load(bpffs: &Path, cgroup: Option<&Path>, sizes: &Sizes) -> Result<Loaded> {
+/// What is missing on this machine, or which other agent holds the pins.
+pub fn claim(bpffs: &Path, cgroup: Option<&Path>) -> Result<Claim> {
     if OBJECT.is_empty() {
         bail!("this binary was built without its eBPF programs; build it with `cargo xtask build`");
     }
@@ -67,7 +82,16 @@ pub fn load(bpffs: &Path, cgroup: Option<&Path>, sizes: &Sizes) -> Result<Loaded
     let cgroup = find_cgroup(cgroup)?;
     let pins = pins::create(bpffs)?;
     let lock = Lock::take(bpffs)?;
-    drop_misfits(&pins, sizes)?;
+    Ok(Claim { pins, cgroup, lock })
+}
+
+/// Loads the programs and makes or adopts their maps. What runs goes on as it did.
+///
+/// # Errors
+/// What the kernel or its verifier said.
+pub fn load(claim: Claim, sizes: &Sizes) -> Result<Loaded> {
+    let Claim { pins, cgroup, lock } = claim;
+    let replaces = drop_misfits(&pins, sizes)? && HOOKS.iter().any(|hook| pins.link(hook).exists());
     let mut loader = EbpfLoader::new();
     let paths: Vec<PathBuf> = SPECS.iter().map(|spec| pins.map(spec.name)).collect();
     for (spec, path) in SPECS.iter().zip(&paths) {
@@ -80,7 +104,7 @@ pub fn load(bpffs: &Path, cgroup: Option<&Path>, sizes: &Sizes) -> Result<Loaded
     for hook in HOOKS {
         program(&mut ebpf, hook)?.load().with_context(|| format!("the kernel refused the program {hook}"))?;
     }
-    Ok(Loaded { ebpf, pins, cgroup, _lock: lock })
+    Ok(Loaded { ebpf, pins, cgroup, replaces, _lock: lock })
 }
 
 impl Loaded {
@@ -97,12 +121,29 @@ impl Loaded {
         &self.cgroup
     }
 
+    /// Puts back folders and map pins that somebody removed: the maps themselves live on in the programs.
+    fn restore_pins(&self) -> Result<()> {
+        pins::create(self.pins.root())?;
+        for spec in SPECS {
+            let path = self.pins.map(spec.name);
+            if let Some(map) = self.ebpf.map(spec.name).filter(|_| !path.exists()) {
+                map.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The hooks that are not attached, or not to our cgroup.
     pub fn missing(&self) -> Vec<&'static str> {
         let attachments = attachments(&self.pins, Some(&self.cgroup));
         let missing =
             attachments.iter().filter(|item| item.program_id.is_none() || item.target != self.cgroup);
         missing.map(|item| item.hook).collect()
+    }
+
+    /// Whether an earlier agent's programs run on maps that ours replaced, because a size or layout differs.
+    pub const fn has_predecessor(&self) -> bool {
+        self.replaces
     }
 
     /// Makes every hook run this binary's programs: in place where a link exists, by a new link elsewhere.
@@ -113,6 +154,7 @@ impl Loaded {
         let folder = std::fs::File::open(&self.cgroup)
             .with_context(|| format!("cannot open the cgroup {}", self.cgroup.display()))?;
         let cgroup_id = folder.metadata()?.ino();
+        self.restore_pins()?;
         for hook in HOOKS {
             let pin = self.pins.link(hook);
             let program = program(&mut self.ebpf, hook)?;
@@ -195,7 +237,7 @@ fn attach_one(
 
 /// Removes the pins of maps whose layout or size is not what this binary wants. The maps themselves live on
 /// with the programs that use them, until those are replaced.
-fn drop_misfits(pins: &Pins, sizes: &Sizes) -> Result<()> {
+fn drop_misfits(pins: &Pins, sizes: &Sizes) -> Result<bool> {
     let misfit = |name: &str| {
         let spec = SPECS.iter().find(|spec| spec.name == name)?;
         let info = MapInfo::from_pin(pins.map(name)).ok()?;
@@ -209,6 +251,7 @@ fn drop_misfits(pins: &Pins, sizes: &Sizes) -> Result<()> {
     }
     names.sort_unstable();
     names.dedup();
+    let connected = names.iter().any(|name| CONNECTED.contains(&name.as_str()));
     for name in names {
         tracing::warn!(map = %name, "the pinned map has another layout or size; making it anew");
         let path = pins.map(&name);
@@ -216,5 +259,5 @@ fn drop_misfits(pins: &Pins, sizes: &Sizes) -> Result<()> {
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
     }
-    Ok(())
+    Ok(connected)
 }

@@ -46,11 +46,16 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>> {
             Err(error) => return Err(error).with_context(|| format!("cannot remove {}", file.display())),
         }
     }
+    let mount_of_ours = !root.starts_with(SYSTEM_BPFFS);
     for folder in [root.join("maps"), root.join("links"), root.to_owned()] {
         match fs::remove_dir(&folder) {
             Ok(()) => removed.push(folder),
             Err(error) => tracing::debug!(%error, folder = %folder.display(), "left in place"),
         }
+    }
+    // The lock is held through the folder, which a mount lives as long as: detach it lazily.
+    if mount_of_ours && rustix::mount::unmount(root, rustix::mount::UnmountFlags::DETACH).is_ok() {
+        removed.push(root.to_owned());
     }
     Ok(removed)
 }
@@ -62,6 +67,13 @@ fn mount(root: &Path) -> Result<()> {
     }
     let target = if root.starts_with(SYSTEM_BPFFS) { Path::new(SYSTEM_BPFFS) } else { root };
     fs::create_dir_all(target).with_context(|| format!("cannot create {}", target.display()))?;
+    let mut entries = fs::read_dir(target).with_context(|| format!("cannot read {}", target.display()))?;
+    if entries.next().is_some() {
+        bail!(
+            "{} is not on a bpffs, and mounting one there would hide what is in it; name another folder",
+            target.display()
+        );
+    }
     let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
     match rustix::mount::mount("bpf", target, "bpf", flags, None) {
         Ok(()) => {

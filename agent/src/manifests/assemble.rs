@@ -1,10 +1,13 @@
 //! All files together: duplicates, endpoints from Pods, complete listings. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use super::{FileContents, Finding, Object, Placed, Severity};
 use crate::{
-    model::{Change, EndpointSlice, Node, ObjectName},
+    model::{Change, EndpointSlice, Node, ObjectName, ServiceKind},
     objects::{PodFacts, ServiceWithSelector, slices_from_pods},
 };
 
@@ -18,6 +21,7 @@ pub fn assemble<'c>(
     for placed in files.flat_map(|file| &file.objects) {
         all.add(placed, node_name);
     }
+    all.services_without_address();
     let named: BTreeSet<&ObjectName> = all.slices.iter().map(|slice| &slice.service).collect();
     let made: Vec<EndpointSlice> = all
         .services
@@ -43,11 +47,31 @@ struct All {
     slices: Vec<EndpointSlice>,
     pods: Vec<PodFacts>,
     node: Node,
-    places: BTreeMap<(&'static str, ObjectName), String>,
+    places: BTreeMap<(&'static str, ObjectName), (PathBuf, usize)>,
     findings: Vec<Finding>,
 }
 
 impl All {
+    /// Nobody allocates cluster IPs here, as an API server would.
+    fn services_without_address(&mut self) {
+        for service in &self.services {
+            let model = &service.service;
+            if model.kind != ServiceKind::Headless && model.cluster_ips.is_empty() {
+                let (file, line) =
+                    self.places.get(&("Service", model.name.clone())).cloned().unwrap_or_default();
+                self.findings.push(Finding {
+                    file,
+                    line,
+                    object: format!("Service {}", model.name),
+                    path: "spec.clusterIP".to_owned(),
+                    severity: Severity::Warning,
+                    message:
+                        "is missing, and with manifests nothing allocates one; the Service is not served"
+                            .to_owned(),
+                });
+            }
+        }
+    }
     fn add(&mut self, placed: &Placed, node_name: &str) {
         let (kind, name) = match &placed.object {
             Object::Service(name, _) => ("Service", name.clone()),
@@ -55,15 +79,18 @@ impl All {
             Object::Pod(name, _) => ("Pod", name.clone()),
             Object::Node(node) => ("Node", ObjectName::new("", node.name.clone())),
         };
-        let place = format!("{}:{}", placed.file.display(), placed.line);
-        if let Some(first) = self.places.get(&(kind, name.clone())) {
+        let place = (placed.file.clone(), placed.line);
+        if let Some((first, line)) = self.places.get(&(kind, name.clone())) {
             self.findings.push(Finding {
                 file: placed.file.clone(),
                 line: placed.line,
                 object: format!("{kind} {name}"),
                 path: "metadata.name".to_owned(),
                 severity: Severity::Error,
-                message: format!("is defined at {first} already; that one counts, this one is left out"),
+                message: format!(
+                    "is defined at {}:{line} already; that one counts, this one is left out",
+                    first.display()
+                ),
             });
             return;
         }

@@ -44,6 +44,25 @@ fn documents(text: &str) -> Vec<(usize, String)> {
     documents
 }
 
+/// The parser's limits: enough for the listing of a large cluster, and still safe from documents made to explode.
+fn options() -> serde_saphyr::Options {
+    let mut options = serde_saphyr::Options::default();
+    if let Some(budget) = &mut options.budget {
+        budget.max_nodes = 50_000_000;
+        budget.max_events = 100_000_000;
+    }
+    options
+}
+
+/// Whether Kubernetes would accept `name`: an RFC 1123 subdomain.
+fn is_name(name: &str) -> bool {
+    let label = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        !label.is_empty() && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
 struct Reader<'f> {
     file: &'f Path,
     line: usize,
@@ -63,7 +82,12 @@ impl Reader<'_> {
     }
 
     fn document(&mut self, text: &str) {
-        match serde_saphyr::from_str::<Value>(text) {
+        if text.trim_start().starts_with('{')
+            && let Ok(value) = serde_json::from_str::<Value>(text)
+        {
+            return self.value(value);
+        }
+        match serde_saphyr::from_str_with_options::<Value>(text, options()) {
             Ok(value) => self.value(value),
             Err(error) => {
                 let start = self.line;
@@ -102,6 +126,16 @@ impl Reader<'_> {
                 Severity::Error,
                 "is missing; the object is left out".to_owned(),
             );
+            return;
+        }
+        let bad = [&name.namespace, &name.name]
+            .into_iter()
+            .find(|part| !part.is_empty() && !is_name(part))
+            .cloned();
+        if let Some(bad) = bad.filter(|_| known) {
+            let message =
+                format!("{bad:?} is no name that Kubernetes accepts (RFC 1123); the object is left out");
+            self.add(&kind, "metadata", Severity::Error, message);
             return;
         }
         match (version.as_str(), kind.as_str()) {

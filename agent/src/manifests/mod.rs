@@ -1,7 +1,7 @@
 //! Objects from YAML files and folders, watched for changes. Reads; the API server's work is done in `objects`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
     path::{Path, PathBuf},
 };
@@ -98,6 +98,10 @@ pub struct Manifests {
     seen: BTreeMap<PathBuf, Vec<u8>>,
     good: BTreeMap<PathBuf, FileContents>,
     findings: BTreeMap<PathBuf, Vec<Finding>>,
+    /// Files and folders that could not be read at the last look.
+    unreadable: Vec<Finding>,
+    /// Files with errors that were never seen without.
+    incomplete: BTreeSet<PathBuf>,
     started: bool,
 }
 
@@ -127,50 +131,74 @@ impl Manifests {
             seen: BTreeMap::new(),
             good: BTreeMap::new(),
             findings: BTreeMap::new(),
+            unreadable: Vec::new(),
+            incomplete: BTreeSet::new(),
             started: false,
         })
     }
 
     /// Reads what changed since the last call; `None` if nothing did.
     ///
-    /// A file with an error keeps its last good contents; when it has none yet, its good objects are used.
+    /// A file with an error keeps its last good contents; when it has none yet, its good objects are used. A file or
+    /// folder that cannot be read keeps what it held. Only a file that is gone from a folder that is there is gone.
     pub fn poll(&mut self) -> Option<Reading> {
-        let (files, mut unreadable) = self.list();
-        let mut changed = !self.started;
+        let (files, unreadable) = self.list();
+        let mut changed = !self.started || unreadable != self.unreadable;
         self.started = true;
-        let gone: Vec<PathBuf> = self
-            .seen
-            .keys()
-            .filter(|file| !files.contains_key(*file) && !unreadable.iter().any(|f| f.file == **file))
-            .cloned()
-            .collect();
-        for file in gone {
-            changed = true;
-            self.seen.remove(&file);
-            self.good.remove(&file);
-            self.findings.remove(&file);
-        }
+        self.unreadable = unreadable;
+        changed |= self.forget_missing(&files);
         for (file, bytes) in files {
             if self.seen.get(&file) == Some(&bytes) {
                 continue;
             }
             changed = true;
-            let contents = read_text(&file, &bytes);
-            let broken = contents.findings.iter().any(|finding| finding.severity == Severity::Error);
-            self.findings.insert(file.clone(), contents.findings.clone());
-            if !broken || !self.good.contains_key(&file) {
-                self.good.insert(file.clone(), contents);
-            }
+            self.take(&file, &bytes);
             self.seen.insert(file, bytes);
         }
         if !changed {
             return None;
         }
-        let (changes, mut findings) = assemble(self.good.values(), &self.node_name);
+        let (mut changes, mut findings) = assemble(self.good.values(), &self.node_name);
+        let partial = !self.unreadable.is_empty() || !self.incomplete.is_empty();
+        changes.insert(0, Change::Partial(partial));
         findings.extend(self.findings.values().flatten().cloned());
-        findings.append(&mut unreadable);
+        findings.extend(self.unreadable.iter().cloned());
         findings.sort();
         Some(Reading { changes, findings })
+    }
+
+    fn forget_missing(&mut self, files: &BTreeMap<PathBuf, Vec<u8>>) -> bool {
+        let kept = |file: &PathBuf| self.unreadable.iter().any(|finding| file.starts_with(&finding.file));
+        let gone = self.seen.keys().filter(|file| !files.contains_key(*file) && !kept(file));
+        let gone: Vec<PathBuf> = gone.cloned().collect();
+        for file in &gone {
+            self.seen.remove(file);
+            self.good.remove(file);
+            self.findings.remove(file);
+            self.incomplete.remove(file);
+        }
+        !gone.is_empty()
+    }
+
+    fn take(&mut self, file: &Path, bytes: &[u8]) {
+        let contents = read_text(file, bytes);
+        let is_error = |finding: &&mut Finding| finding.severity == Severity::Error;
+        let broken = contents.findings.iter().any(|finding| finding.severity == Severity::Error);
+        let mut findings = contents.findings.clone();
+        if broken && self.good.contains_key(file) {
+            for finding in findings.iter_mut().filter(is_error) {
+                finding.message += ". The whole file stays in force as it was before this edit";
+            }
+        } else {
+            // What is not understood and was never seen whole may be something that an earlier agent served.
+            if broken {
+                self.incomplete.insert(file.to_owned())
+            } else {
+                self.incomplete.remove(file)
+            };
+            self.good.insert(file.to_owned(), contents);
+        }
+        self.findings.insert(file.to_owned(), findings);
     }
 
     /// Every file's bytes, and a finding for each that cannot be read.

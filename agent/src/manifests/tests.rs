@@ -66,6 +66,24 @@ fn findings_say_where_and_what() {
             vec!["f.yaml:1: Service shop/cart: spec.clusterIP: \"10.96.0.400\" is not an IP address"],
         ),
         (
+            "loopback address",
+            SERVICE.replace("10.96.0.1", "127.0.0.1"),
+            vec!["f.yaml:1: Service shop/cart: spec.clusterIP: 127.0.0.1 is a loopback"],
+        ),
+        (
+            "policy",
+            SERVICE.replace("selector", "internalTrafficPolicy: local\n  selector"),
+            vec![
+                "f.yaml:1: Service shop/cart: spec.internalTrafficPolicy: \"local\" is neither Cluster nor Local",
+            ],
+        ),
+        (
+            "a name that breaks terminals",
+            SERVICE.replace("name: cart", "name: \"a\\u202eb\""),
+            vec!["f.yaml:1: Service: metadata: \"a\\u{202e}b\" is no name that Kubernetes accepts"],
+        ),
+        ("JSON", "{\"kind\": \"List\", \"apiVersion\": \"v1\", \"items\": []}".to_owned(), vec![]),
+        (
             "no name",
             SERVICE.replace("name: cart, ", ""),
             vec!["f.yaml:1: Service: metadata.name: is missing"],
@@ -120,6 +138,29 @@ fn a_broken_edit_keeps_the_last_good_version_of_the_file() {
     assert_eq!(endpoints(reading), 1, "as before");
     fs::remove_file(&pod).unwrap();
     assert_eq!(endpoints(manifests.poll().unwrap()), 0);
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_folder_that_vanishes_keeps_what_it_held_and_says_so() {
+    let folder = folder_for("vanish");
+    write(&folder, "a.yaml", &format!("{SERVICE}---\n{POD}"));
+    let mut manifests = Manifests::new(vec![folder.clone()], "here".into()).unwrap();
+    assert_eq!(endpoints(manifests.poll().unwrap()), 1);
+    let away = folder.with_extension("away");
+    fs::rename(&folder, &away).unwrap();
+    let reading = manifests.poll().expect("that is news");
+    assert!(
+        reading.findings[0].message.contains("what it held before stays in force"),
+        "{:?}",
+        reading.findings
+    );
+    assert_eq!(endpoints(reading), 1);
+    assert!(manifests.poll().is_none(), "said once");
+    fs::rename(&away, &folder).unwrap();
+    let reading = manifests.poll().unwrap();
+    assert!(reading.findings.is_empty());
+    assert_eq!(endpoints(reading), 1);
     fs::remove_dir_all(folder).unwrap();
 }
 

@@ -28,7 +28,7 @@ pub struct BpfMaps {
 fn open(path: &Path) -> Result<MapData> {
     MapData::from_pin(path).with_context(|| {
         format!(
-            "cannot open the pinned map {}; is Sluice running here, and with this --bpffs?",
+            "cannot open the pinned map {}; are you root, is Sluice running here, and with this --bpffs?",
             path.display()
         )
     })

@@ -24,6 +24,8 @@ pub enum Change {
     Node(Node),
     /// There is no object for this node.
     NoNode,
+    /// Whether a part of the listings cannot be read, so that what they lack may yet be there.
+    Partial(bool),
 }
 
 /// Objects by name, with an index from Service to slices and from address to slices.
@@ -39,6 +41,7 @@ pub struct Store {
     services_listed: bool,
     slices_listed: bool,
     node_looked_up: bool,
+    partial: bool,
 }
 
 impl Store {
@@ -53,6 +56,11 @@ impl Store {
         self.services_listed && self.slices_listed && self.node_looked_up
     }
 
+    /// Whether something of the listings could not be read: what an earlier agent knew may not be deleted then.
+    pub const fn is_partial(&self) -> bool {
+        self.partial
+    }
+
     /// Takes `change` in and remembers which Services it touches.
     pub fn apply(&mut self, change: Change) {
         match change {
@@ -62,6 +70,7 @@ impl Store {
             Change::Service(name, service) => self.set_service(name, service.map(|service| *service)),
             Change::Slice(name, slice) => self.set_slice(name, slice.map(|slice| *slice)),
             Change::NoNode => self.node_looked_up = true,
+            Change::Partial(partial) => self.partial = partial,
             Change::Node(node) => {
                 self.node_looked_up = true;
                 if node != self.node {

@@ -67,10 +67,36 @@ impl Complaints {
             match parse_ip(text) {
                 Some(address) => addresses.push(address),
                 None => {
-                    self.add(format!("{path}[{index}]"), format!("{text:?} is not an IP address; left out"))
+                    // `spec.clusterIP` is no list.
+                    let place =
+                        if path.ends_with("IP") { path.to_owned() } else { format!("{path}[{index}]") };
+                    self.add(place, format!("{text:?} is not an IP address; left out"));
                 }
             }
         }
+        addresses
+    }
+
+    /// Addresses of a Service: those that only their own machine or a group of machines has cannot be one's own.
+    fn service_addresses(&mut self, path: &str, texts: &[String]) -> Vec<IpAddr> {
+        let mut addresses = self.addresses(path, texts);
+        addresses.retain(|address| {
+            let link_local = match address {
+                IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+                IpAddr::V6(v6) => v6.is_unicast_link_local(),
+            };
+            let bad =
+                address.is_loopback() || address.is_unspecified() || address.is_multicast() || link_local;
+            if bad {
+                self.add(
+                    path,
+                    format!(
+                        "{address} is a loopback, unspecified, link-local or multicast address; left out"
+                    ),
+                );
+            }
+            !bad
+        });
         addresses
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as core;
 
-use super::{Complaints, Converted, parse_ip, parse_port};
+use super::{Complaints, Converted, parse_port};
 use crate::model::{ObjectName, Protocol, Service, ServiceKind, ServicePort};
 
 /// Labels that tell every proxy, or every proxy but one, to leave a Service alone.
@@ -58,6 +58,18 @@ pub fn service(object: &core::Service) -> Converted<ServiceWithSelector> {
         return complaints.done(None);
     };
     let (ports, target_ports) = ports(spec, &mut complaints);
+    for (path, value, known) in [
+        ("spec.internalTrafficPolicy", &spec.internal_traffic_policy, ["Cluster", "Local"]),
+        ("spec.externalTrafficPolicy", &spec.external_traffic_policy, ["Cluster", "Local"]),
+        ("spec.sessionAffinity", &spec.session_affinity, ["None", "ClientIP"]),
+    ] {
+        if let Some(value) = value.as_deref().filter(|value| !known.contains(value) && !value.is_empty()) {
+            complaints.add(
+                path,
+                format!("{value:?} is neither {} nor {}; {} is used", known[0], known[1], known[0]),
+            );
+        }
+    }
     let annotations = meta.annotations.iter().flatten();
     let translate = annotations.clone().find(|(key, _)| *key == HEADLESS_ANNOTATION).map(|(_, value)| value);
     let service = Service {
@@ -108,14 +120,10 @@ fn cluster_ips(
         return Vec::new();
     }
     match (spec.cluster_ips.as_deref(), spec.cluster_ip.as_deref()) {
-        (Some(list), _) if !list.is_empty() => complaints.addresses("spec.clusterIPs", list),
-        (_, Some(one)) if !one.is_empty() => match parse_ip(one) {
-            Some(address) => vec![address],
-            None => {
-                complaints.add("spec.clusterIP", format!("{one:?} is not an IP address; left out"));
-                Vec::new()
-            }
-        },
+        (Some(list), _) if !list.is_empty() => complaints.service_addresses("spec.clusterIPs", list),
+        (_, Some(one)) if !one.is_empty() => {
+            complaints.service_addresses("spec.clusterIP", &[one.to_owned()])
+        }
         _ => Vec::new(),
     }
 }
@@ -129,11 +137,19 @@ fn load_balancer_ips(
     if kind != ServiceKind::LoadBalancer {
         return Vec::new();
     }
+    let ranges = object.spec.as_ref().and_then(|spec| spec.load_balancer_source_ranges.as_ref());
+    if ranges.is_some_and(|ranges| !ranges.is_empty()) {
+        complaints.add(
+            "spec.loadBalancerSourceRanges",
+            "is not enforced on nodes yet; the load balancer's addresses are not served here, so that it alone decides",
+        );
+        return Vec::new();
+    }
     let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
     let vips = ingress.iter().filter(|entry| entry.ip_mode.as_deref() != Some("Proxy"));
     let texts: Vec<String> = vips.filter_map(|entry| entry.ip.clone()).filter(|ip| !ip.is_empty()).collect();
-    complaints.addresses("status.loadBalancer.ingress", &texts)
+    complaints.service_addresses("status.loadBalancer.ingress", &texts)
 }
 
 fn ports(
@@ -158,6 +174,12 @@ fn ports(
             );
             continue;
         };
+        let same = |other: &ServicePort| other.port == number && other.protocol == protocol;
+        if ports.iter().any(same) {
+            complaints
+                .add(path, format!("{number}/{text} is an earlier port's already; the port is left out"));
+            continue;
+        }
         let name = port.name.clone().unwrap_or_default();
         if targets.contains_key(&name) {
             complaints.add(

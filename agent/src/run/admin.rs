@@ -12,15 +12,31 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
     health::{Shared, State},
     maps::{Pins, bpf::BpfMaps},
 };
 
+/// Who may come to a listener.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The node itself: everything.
+    Admin,
+    /// The network: whether we are well, and no more.
+    Health,
+}
+
+/// Long enough for any scrape; a place is not held for ever.
+const LONGEST_CONNECTION: std::time::Duration = std::time::Duration::from_secs(300);
+/// Open connections at once; more wait.
+const MOST_CONNECTIONS: usize = 64;
+
 /// A listener with what it serves.
 pub struct Server {
+    role: Role,
+    room: Arc<Semaphore>,
     listener: TcpListener,
     shared: Arc<Shared>,
     pins: Pins,
@@ -31,11 +47,12 @@ impl Server {
     ///
     /// # Errors
     /// The address is taken or not ours; it is named.
-    pub async fn bind(address: SocketAddr, shared: &Arc<Shared>, bpffs: &Path) -> Result<Self> {
+    pub async fn bind(role: Role, address: SocketAddr, shared: &Arc<Shared>, bpffs: &Path) -> Result<Self> {
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("cannot listen on {address}; choose another address with --admin or --healthz")
         })?;
-        Ok(Self { listener, shared: Arc::clone(shared), pins: Pins::at(bpffs) })
+        let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        Ok(Self { role, room, listener, shared: Arc::clone(shared), pins: Pins::at(bpffs) })
     }
 
     /// Answers requests for ever.
@@ -45,6 +62,7 @@ impl Server {
     pub async fn serve(self) -> Result<()> {
         let server = Arc::new(self);
         loop {
+            let place = Arc::clone(&server.room).acquire_owned().await?;
             let Ok((stream, _)) = server.listener.accept().await else {
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 continue;
@@ -59,9 +77,11 @@ impl Server {
                     .timer(TokioTimer::new())
                     .header_read_timeout(std::time::Duration::from_secs(5))
                     .serve_connection(TokioIo::new(stream), answer);
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "an admin connection ended early");
+                match tokio::time::timeout(LONGEST_CONNECTION, connection).await {
+                    Ok(Ok(())) | Err(_) => {}
+                    Ok(Err(error)) => tracing::debug!(%error, "an admin connection ended early"),
                 }
+                drop(place);
             });
         }
     }
@@ -71,10 +91,12 @@ impl Server {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n".to_owned());
         }
         let state = self.shared.get();
+        let admin = self.role == Role::Admin;
         match path {
-            "/state" => json(StatusCode::OK, serde_json::to_string(&state).unwrap_or_default()),
             "/healthz" => health(&state),
             "/livez" => text(StatusCode::OK, "ok\n".to_owned()),
+            _ if !admin => text(StatusCode::NOT_FOUND, "not found; there are /healthz /livez\n".to_owned()),
+            "/state" => json(StatusCode::OK, serde_json::to_string(&state).unwrap_or_default()),
             "/proxyMode" => text(StatusCode::OK, "ebpf".to_owned()),
             "/metrics" => text(StatusCode::OK, metrics(&state, &self.pins)),
             _ => text(
@@ -85,10 +107,15 @@ impl Server {
     }
 }
 
+/// Whether this node forwards as it should. An API server that is away or a Service that does not fit is for
+/// `sluice status` to tell: taking the node out of every load balancer would not mend it.
 fn health(state: &State) -> Response<Full<Bytes>> {
-    let status = if state.is_healthy() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = serde_json::json!({ "healthy": state.is_healthy(), "problems": state.problems });
-    json(status, body.to_string())
+    let serious =
+        |topic: &str| !["source/", "service/", "full/"].iter().any(|prefix| topic.starts_with(prefix));
+    let healthy =
+        state.programmed && state.probed_s.is_some() && !state.problems.keys().any(|topic| serious(topic));
+    let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json(status, serde_json::json!({ "healthy": healthy }).to_string())
 }
 
 fn metrics(state: &State, pins: &Pins) -> String {

@@ -60,19 +60,26 @@ pub fn run(options: Options) -> Result<()> {
         [] => None,
         paths => Some(Manifests::new(paths.to_vec(), options.node_name.clone())?),
     };
-    let loaded = loader::load(&options.bpffs, options.cgroup.as_deref(), &options.sizes)?;
-    let shared = Arc::new(Shared::new(&options.node_name, loaded.cgroup()));
+    let claim = loader::claim(&options.bpffs, options.cgroup.as_deref())?;
+    let shared = Arc::new(Shared::new(&options.node_name, claim.cgroup()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
         let (news, inbox) = mpsc::channel();
-        // Both listeners before anything else: a port that is taken is an error at once.
-        let admin = admin::Server::bind(options.admin, &shared, &options.bpffs).await?;
-        let health = admin::Server::bind(options.healthz, &shared, &options.bpffs).await?;
+        // What can be wrong with flags and ports shows before anything in the kernel is touched.
+        let client = match &manifests {
+            Some(_) => None,
+            None => Some(k8s::client(&options.kubernetes, &shared).await?),
+        };
+        let admin = admin::Server::bind(admin::Role::Admin, options.admin, &shared, &options.bpffs).await?;
+        let health =
+            admin::Server::bind(admin::Role::Health, options.healthz, &shared, &options.bpffs).await?;
+        let loaded = loader::load(claim, &options.sizes)?;
         let programmer = programmer::spawn(loaded, &options, Arc::clone(&shared), inbox)?;
         let source = async {
-            match manifests {
-                Some(manifests) => watch_manifests(manifests, news, &shared).await,
-                None => k8s::watch(&options.kubernetes, &options.node_name, news, &shared).await,
+            match (manifests, client) {
+                (Some(manifests), _) => watch_manifests(manifests, news, &shared).await,
+                (None, Some(client)) => k8s::watch(client, &options.node_name, news, &shared).await,
+                (None, None) => bail!("there is no source of objects"),
             }
         };
         tracing::info!(node = %options.node_name, pid = std::process::id(), "sluice is up");

@@ -14,9 +14,9 @@ use crate::{
     compile,
     health::Shared,
     loader::{self, Loaded},
-    maps::bpf::BpfMaps,
+    maps::{WriteError, bpf::BpfMaps},
     model::{Change, Node, ObjectName, Store},
-    reconcile::Reconciler,
+    reconcile::{Outcome, Reconciler},
 };
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -38,6 +38,8 @@ struct Programmer {
     first_round_done: bool,
     attached: bool,
     nodeport_addresses: Selector,
+    /// Services that are not in the maps as they should be, and why.
+    failed: BTreeMap<ObjectName, String>,
 }
 
 /// Adopts what the maps hold and starts the thread. The receiver yields when the thread ends.
@@ -68,6 +70,7 @@ pub fn spawn(
         first_round_done: false,
         attached: false,
         nodeport_addresses: options.nodeport_addresses.clone(),
+        failed: BTreeMap::new(),
     };
     let (ended, receiver) = oneshot::channel();
     std::thread::Builder::new().name("programmer".to_owned()).spawn(move || {
@@ -106,16 +109,23 @@ impl Programmer {
     fn work(&mut self) {
         let now = Instant::now();
         let complete = self.serve_node_ports() && self.program();
-        if complete && !self.first_round_done {
+        if complete && !self.first_round_done && !self.store.is_partial() {
             match self.reconciler.purge(&mut self.maps) {
                 Ok(()) => self.first_round_done = true,
                 Err(error) => self.shared.problem("maps", Some(describe(&error))),
             }
         }
-        if !self.attached {
+        if !self.attached && (complete || !self.loaded.has_predecessor()) {
             self.attach();
+        } else if !self.attached {
+            let text = "what an earlier agent left goes on serving: not everything fits into the new maps"
+                .to_owned();
+            self.shared.problem("attach", Some(text));
         }
-        self.schedule_retry(now, complete && self.first_round_done && self.attached);
+        self.schedule_retry(
+            now,
+            complete && (self.first_round_done || self.store.is_partial()) && self.attached,
+        );
         if self.attached && self.probe_at.is_none_or(|at| at <= now) {
             self.probe(now);
         }
@@ -129,7 +139,8 @@ impl Programmer {
     /// Compiles and writes what changed. True when everything that should be in the maps is.
     fn program(&mut self) -> bool {
         let mut names = self.store.take_dirty();
-        if !self.first_round_done {
+        // With a file that cannot be read nobody knows what is gone.
+        if !self.first_round_done && !self.store.is_partial() {
             let store = &self.store;
             names.extend(self.reconciler.leftovers(|name| store.service(name).is_some()));
         }
@@ -144,18 +155,19 @@ impl Programmer {
         self.collect_at = self.collect_at.or(Some(Instant::now() + COLLECT_EVERY));
         tracing::debug!(services = names.len(), writes = outcome.writes, took = ?start.elapsed(), "programmed");
         for name in &outcome.looked_at {
-            self.shared.problem(&format!("service/{name}"), None);
+            self.failed.remove(name);
             self.shared.clear(&format!("conflict/{name} "));
         }
         for (loser, dialled, winner) in &outcome.conflicts {
-            let text =
-                format!("Service {loser}: {dialled} belongs to Service {winner} already, which is older");
+            let text = format!(
+                "Service {loser}: {dialled} belongs to Service {winner}, which comes first (by kind of address, then age, then name)"
+            );
             self.shared.warn(&format!("conflict/{loser} {dialled}"), text);
         }
-        for (name, error) in &outcome.failed {
-            let text = format!("Service {name} is not up to date in the maps: {}", describe(error));
-            self.shared.problem(&format!("service/{name}"), Some(text));
-            self.store.mark(name.clone());
+        self.report(&outcome);
+        outcome.failed.keys().for_each(|name| self.store.mark(name.clone()));
+        if outcome.writes > 0 && !self.first_round_done {
+            tracing::info!(services = names.len(), writes = outcome.writes, "maps brought up to date");
         }
         self.shared.update(|state| state.writes += outcome.writes);
         outcome.failed.is_empty()
@@ -169,6 +181,23 @@ impl Programmer {
         let problem = result.as_ref().err().map(|error| format!("NodePort addresses: {}", describe(error)));
         self.shared.problem("nodeport", problem);
         result.is_ok()
+    }
+
+    /// One problem for each cause, however many Services it hits.
+    fn report(&mut self, outcome: &Outcome) {
+        let failures = outcome.failed.iter().map(|(name, error)| (name.clone(), describe(error)));
+        self.failed.extend(failures);
+        let mut causes: BTreeMap<&String, Vec<String>> = BTreeMap::new();
+        for (name, error) in &self.failed {
+            causes.entry(error).or_default().push(name.to_string());
+        }
+        self.shared.keep_problems("full/", causes.keys().map(|cause| format!("full/{cause}")));
+        for (cause, names) in causes {
+            let some = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+            let text =
+                format!("{cause}: {} Services are not up to date in the maps, such as {some}", names.len());
+            self.shared.problem(&format!("full/{cause}"), Some(text));
+        }
     }
 
     fn attach(&mut self) {
@@ -204,6 +233,13 @@ impl Programmer {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 self.shared.problem("probe", None);
                 self.shared.update(|state| state.probed_s = Some(since.as_secs()));
+                self.probe_at = Some(now + PROBE_EVERY);
+            }
+            Err(error) if error.downcast_ref::<WriteError>().is_some() => {
+                self.shared.problem(
+                    "probe",
+                    Some(format!("the self-probe could not be made: {:#}", error.root_cause())),
+                );
                 self.probe_at = Some(now + PROBE_EVERY);
             }
             Err(error) => {
