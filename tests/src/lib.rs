@@ -2,6 +2,7 @@
 //! sockets and the `sluice` binary. Needs root; `cargo xtask test` provides the rest.
 
 pub mod apiserver;
+pub mod bench;
 pub mod demo;
 pub mod manifest;
 pub mod peer;

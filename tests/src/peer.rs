@@ -47,6 +47,15 @@ pub enum Command {
         /// Where to.
         to: SocketAddr,
     },
+    /// Opens a socket, connects, asks and closes, `count` times over; answered by [`Measured`].
+    Measure {
+        /// Where to.
+        to: SocketAddr,
+        /// How often.
+        count: u32,
+        /// UDP instead of TCP.
+        udp: bool,
+    },
     /// Sends on a UDP socket, to `to` unless it is connected, and waits for the answer.
     UdpAsk {
         /// The socket.
@@ -65,6 +74,17 @@ pub struct Answer {
     pub client: String,
     /// getpeername of the socket, or the source of the datagram for unconnected ones.
     pub peer: Option<SocketAddr>,
+}
+
+/// What [`Command::Measure`] found, carried in [`Answer::by`] as JSON.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy)]
+pub struct Measured {
+    /// Connections per second.
+    pub per_second: f64,
+    /// Median time of one, µs.
+    pub p50_us: f64,
+    /// The time that one in a hundred exceeds, µs.
+    pub p99_us: f64,
 }
 
 /// An error's name, such as `ECONNREFUSED` or `timeout`.
@@ -96,6 +116,15 @@ impl Peer {
         self.stdout.read_line(&mut answer).expect("the peer answers");
         assert!(!answer.is_empty(), "the peer ended: {:?}", self.child.try_wait());
         serde_json::from_str(&answer).expect("answers parse")
+    }
+
+    /// Runs a [`Command::Measure`].
+    ///
+    /// # Errors
+    /// A connection failed.
+    pub fn measure(&mut self, command: &Command) -> Result<Measured, String> {
+        let answer = self.command(command)?;
+        serde_json::from_str(&answer.by).map_err(|error| error.to_string())
     }
 
     /// A socket number that no other call got.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod demo;
 mod lint;
@@ -33,6 +34,8 @@ enum Command {
     Test(test::Args),
     /// Shows a small shop on one node whose Services only our eBPF programs translate (needs root)
     Demo(demo::Args),
+    /// Measures on this machine; prints each target as met or missed (needs root)
+    Bench(bench::Args),
     /// Formatter and lints, as CI runs them
     Lint,
 }
@@ -43,6 +46,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Build { release } => build::all(&setup::ensure()?, release).map(drop),
         Command::Test(args) => test::run(&setup::ensure()?, &args),
         Command::Demo(args) => demo::run(&setup::ensure()?, &args),
+        Command::Bench(args) => bench::run(&setup::ensure()?, &args),
         Command::Lint => lint::run(),
     }
 }

@@ -4,10 +4,10 @@ use std::{
     collections::HashMap,
     io::{self, BufRead as _, Read as _, Write as _},
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use sluice_tests::peer::{Answer, Command, Outcome};
+use sluice_tests::peer::{Answer, Command, Measured, Outcome};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -58,6 +58,7 @@ impl Sockets {
                 socket.connect(to)?;
                 Ok(nobody(Some(socket.peer_addr()?)))
             }
+            Command::Measure { to, count, udp } => measure(to, count, udp),
             Command::UdpAsk { id, to } => {
                 let socket = self.udp.get(&id).ok_or(io::ErrorKind::NotFound)?;
                 match to {
@@ -70,6 +71,42 @@ impl Sockets {
             }
         }
     }
+}
+
+fn measure(to: SocketAddr, count: u32, udp: bool) -> io::Result<Answer> {
+    let mut times = Vec::with_capacity(count as usize);
+    let start = Instant::now();
+    for _ in 0..count {
+        let one = Instant::now();
+        if udp {
+            once_udp(to)?
+        } else {
+            once_tcp(to)?
+        };
+        times.push(one.elapsed().as_secs_f64() * 1e6);
+    }
+    let per_second = f64::from(count) / start.elapsed().as_secs_f64();
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    let measured = Measured { per_second, p50_us: at(0.5), p99_us: at(0.99) };
+    let by = serde_json::to_string(&measured)?;
+    Ok(Answer { by, client: String::new(), peer: None })
+}
+
+fn once_tcp(to: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect(to)?;
+    // Closed by reset: no port stays in TIME_WAIT, however many connections a run makes.
+    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+    stream.write_all(b"?")?;
+    stream.read_exact(&mut [0])
+}
+
+fn once_udp(to: SocketAddr) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.connect(to)?;
+    socket.send(b"?")?;
+    socket.recv(&mut [0; 64]).map(drop)
 }
 
 fn ask(stream: &mut TcpStream) -> io::Result<Answer> {
