@@ -49,6 +49,8 @@ reasons! {
     RevnatFull = 10, "revnat_full";
     /// Session affinity led a client to the backend it had before; counted besides the translation.
     AffinityKept = 11, "affinity_kept";
+    /// A process of the node tried to bind a port that is a NodePort: refused with EADDRINUSE.
+    NodePortInUse = 12, "node_port_in_use";
 }
 
 /// Size of `REASONS`: room for growth without a change of layout.

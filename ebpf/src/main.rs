@@ -3,6 +3,7 @@
 #![no_main]
 
 mod affinity;
+mod bind;
 mod hooks;
 mod maps;
 mod raw;

@@ -8,13 +8,15 @@ use aya_ebpf::{
         bpf_get_prandom_u32,
         generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval},
     },
-    programs::SockAddrContext,
+    programs::{SockAddrContext, SockContext},
 };
 use sluice_common::{Addr, Reason, layout::SocketValue};
 
 use crate::maps::{REASONS, SOCKETS};
 
-const ECONNREFUSED: i32 = 111;
+/// Error numbers, `asm-generic/errno.h`.
+pub const EADDRINUSE: i32 = 98;
+pub const ECONNREFUSED: i32 = 111;
 
 /// Reads one field of the context with one load of its own size: the verifier knows no other access.
 macro_rules! read {
@@ -107,12 +109,29 @@ pub fn random() -> u32 {
     unsafe { bpf_get_prandom_u32() }
 }
 
-/// Makes the system call that runs this program fail with ECONNREFUSED once the program returns 0.
+/// Makes the system call that runs this program fail with `errno` once the program returns 0.
 /// Source: kernel commit b44123b4a3dc ("bpf: Add cgroup helpers bpf_{get,set}_retval"), Linux 5.18.
 #[inline(always)]
-pub fn refuse() {
+pub fn fail(errno: i32) {
     // SAFETY: the helper stores an error number in the program's own run context.
-    let _always_zero = unsafe { bpf_set_retval(-ECONNREFUSED) };
+    let _always_zero = unsafe { bpf_set_retval(-errno) };
+}
+
+/// Protocol and port (network byte order) of a socket that was just bound.
+#[inline(always)]
+pub fn bound(ctx: &SockContext) -> (u8, u16) {
+    // SAFETY: the kernel hands a valid `bpf_sock` to every program of this type.
+    let protocol = unsafe { addr_of!((*ctx.sock).protocol).read_volatile() };
+    // SAFETY: as above. The field is in host byte order.
+    let port = unsafe { addr_of!((*ctx.sock).src_port).read_volatile() };
+    (protocol as u8, (port as u16).to_be())
+}
+
+/// [`netns_cookie`] of a socket that was just bound.
+#[inline(always)]
+pub fn netns_cookie_of(ctx: &SockContext) -> u64 {
+    // SAFETY: the helper takes the program's own context.
+    unsafe { bpf_get_netns_cookie(ctx.sock.cast()) }
 }
 
 /// Counts one outcome.

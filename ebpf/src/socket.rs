@@ -18,6 +18,8 @@ use crate::{
 
 /// How a hook reads and writes the address in its context.
 pub trait Family {
+    /// Whether the hook is one of IPv6 sockets.
+    const IS_V6: bool;
     /// The address in the context.
     fn address(ctx: &SockAddrContext) -> Addr;
     /// Replaces it.
@@ -30,6 +32,7 @@ pub struct V4;
 pub struct V6;
 
 impl Family for V4 {
+    const IS_V6: bool = false;
     #[inline(always)]
     fn address(ctx: &SockAddrContext) -> Addr {
         raw::address_v4(ctx)
@@ -41,6 +44,7 @@ impl Family for V4 {
 }
 
 impl Family for V6 {
+    const IS_V6: bool = true;
     #[inline(always)]
     fn address(ctx: &SockAddrContext) -> Addr {
         raw::address_v6(ctx)
@@ -69,7 +73,7 @@ pub fn finish((verdict, reason): Outcome) -> i32 {
     match verdict {
         Verdict::Pass => 1,
         Verdict::Refuse => {
-            raw::refuse();
+            raw::fail(raw::ECONNREFUSED);
             0
         }
     }
@@ -101,7 +105,7 @@ fn frontend(ctx: &SockAddrContext, key: &FrontendKey) -> Option<FrontendValue> {
 
 /// What `FRONTENDS` has for `key`: looked up again if the element was reused for another key meanwhile.
 #[inline(always)]
-fn entry(key: &FrontendKey) -> Option<FrontendValue> {
+pub fn entry(key: &FrontendKey) -> Option<FrontendValue> {
     let value = raw::get(&FRONTENDS, key)?;
     if value.check == key.check() {
         return Some(value);

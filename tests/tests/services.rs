@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use sluice_tests::{
     manifest,
+    peer::Command,
     shop::{Shop, TCP, UDP, UDP_CONNECTED, assert_peer, shop},
     wait,
     world::Pod,
@@ -152,8 +153,24 @@ fn node_ports_are_served_on_the_nodes_addresses_and_on_its_own_loopback() {
         )),
         "{frontends}"
     );
+    // A process of the node cannot take the port; a pod can, for its network is its own.
+    for (who, peer, refused) in [("host", &mut host, true), ("pod", &mut shop.client, false)] {
+        for (port, udp) in [(30080, false), (30053, true)] {
+            let bound = peer.command(&Command::Serve { name: who.to_owned(), port, udp });
+            let taken = matches!(&bound, Err(error) if error.contains("Address already in use"));
+            assert_eq!(taken, refused, "{who} {port}: {bound:?}");
+        }
+        assert!(
+            peer.command(&Command::Serve { name: who.to_owned(), port: 30081, udp: false }).is_ok(),
+            "another port"
+        );
+    }
     let plain = node_port.replace("type: NodePort", "type: ClusterIP");
     shop.world.apply("shop", &plain);
     shop.world.wait_verdict("127.0.0.1:30080", "pass", 0);
     assert!(host.tcp("127.0.0.1:30080").is_err());
+    assert!(
+        host.command(&Command::Serve { name: "host".to_owned(), port: 30080, udp: false }).is_ok(),
+        "free again"
+    );
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
     maps::MapInfo,
-    programs::{CgroupAttachMode, CgroupSockAddr, Program, links::FdLink},
+    programs::{CgroupAttachMode, Program, links::FdLink},
 };
 
 use crate::{
@@ -29,8 +29,18 @@ pub use pins::cleanup;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
 
 /// The hooks, each a program of the same name in `ebpf/src/hooks/`.
-pub const HOOKS: [&str; 8] =
-    ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+pub const HOOKS: [&str; 10] = [
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
+    "post_bind4",
+    "post_bind6",
+];
 
 /// Maps that name each other's entries: if one has to be made anew, all are.
 const CONNECTED: [&str; 5] = ["FRONTENDS", "SLOTS", "BACKENDS", "SERVICES", "NODES"];
@@ -102,7 +112,8 @@ pub fn load(claim: Claim, sizes: &Sizes) -> Result<Loaded> {
     }
     let mut ebpf = loader.load(OBJECT).context("cannot load the eBPF object")?;
     for hook in HOOKS {
-        program(&mut ebpf, hook)?.load().with_context(|| format!("the kernel refused the program {hook}"))?;
+        load_one(program(&mut ebpf, hook)?)
+            .with_context(|| format!("the kernel refused the program {hook}"))?;
     }
     Ok(Loaded { ebpf, pins, cgroup, replaces, _lock: lock })
 }
@@ -204,27 +215,42 @@ fn cgroup_of(folder: &Path, id: u64) -> Option<PathBuf> {
     folders.map(|entry| entry.path()).find_map(|child| cgroup_of(&child, id))
 }
 
-fn program<'e>(ebpf: &'e mut Ebpf, hook: &str) -> Result<&'e mut CgroupSockAddr> {
-    let program: &mut Program =
-        ebpf.program_mut(hook).with_context(|| format!("the eBPF object has no program {hook}"))?;
-    Ok(program.try_into()?)
+fn program<'e>(ebpf: &'e mut Ebpf, hook: &str) -> Result<&'e mut Program> {
+    ebpf.program_mut(hook).with_context(|| format!("the eBPF object has no program {hook}"))
 }
 
-fn attach_one(
-    program: &mut CgroupSockAddr,
-    pin: &Path,
-    folder: &std::fs::File,
-    cgroup_id: u64,
-) -> Result<()> {
+fn load_one(program: &mut Program) -> Result<()> {
+    match program {
+        Program::CgroupSockAddr(program) => program.load()?,
+        Program::CgroupSock(program) => program.load()?,
+        other => bail!("a hook of type {:?} is not known here", other.prog_type()),
+    }
+    Ok(())
+}
+
+/// Attaches by a new link. A link allows several programs by itself; this kernel refuses flags with it.
+fn link_one(program: &mut Program, folder: &std::fs::File) -> Result<FdLink> {
+    match program {
+        Program::CgroupSockAddr(program) => {
+            let id = program.attach(folder, CgroupAttachMode::Single)?;
+            Ok(program.take_link(id)?.try_into()?)
+        }
+        Program::CgroupSock(program) => {
+            let id = program.attach(folder, CgroupAttachMode::Single)?;
+            Ok(program.take_link(id)?.try_into()?)
+        }
+        other => bail!("a hook of type {:?} is not known here", other.prog_type()),
+    }
+}
+
+fn attach_one(program: &mut Program, pin: &Path, folder: &std::fs::File, cgroup_id: u64) -> Result<()> {
     if let Ok(link) = sys::pinned(pin)
         && sys::cgroup_link_info(link.as_fd())?.cgroup_id == cgroup_id
     {
         let fd = program.fd()?;
         return Ok(sys::replace_program(link.as_fd(), fd.as_fd())?);
     }
-    // A link allows several programs by itself; this kernel refuses flags with it.
-    let id = program.attach(folder, CgroupAttachMode::Single)?;
-    let link: FdLink = program.take_link(id)?.try_into()?;
+    let link = link_one(program, folder)?;
     // A pin of another or a dead cgroup gives way only now, when the new link runs.
     match std::fs::remove_file(pin) {
         Ok(()) => {}

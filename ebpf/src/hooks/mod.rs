@@ -2,5 +2,6 @@
 
 mod connect;
 mod getpeername;
+mod post_bind;
 mod recvmsg;
 mod sendmsg;

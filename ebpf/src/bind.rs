@@ -1,0 +1,36 @@
+//! Port protection: a process on the node that binds a NodePort would wait for connections that never come.
+
+use aya_ebpf::programs::SockContext;
+use sluice_common::{
+    Addr, Reason,
+    layout::{FrontendKey, TCP, UDP},
+};
+
+use crate::{
+    maps::CONFIG,
+    raw,
+    socket::{Family, entry},
+};
+
+/// Lets the bind stand, or fails it with EADDRINUSE; a cgroup program's return code.
+#[inline(always)]
+pub fn protect<F: Family>(ctx: &SockContext) -> i32 {
+    if !clashes::<F>(ctx) {
+        return 1;
+    }
+    raw::count(Reason::NodePortInUse);
+    raw::fail(raw::EADDRINUSE);
+    0
+}
+
+/// Whether the socket is one of the node's own and its port a NodePort of its family. An IPv6 socket takes IPv4 too.
+#[inline(always)]
+fn clashes<F: Family>(ctx: &SockContext) -> bool {
+    let (protocol, port_be) = raw::bound(ctx);
+    if (protocol != TCP && protocol != UDP) || CONFIG.get(0).copied() != Some(raw::netns_cookie_of(ctx)) {
+        return false;
+    }
+    let key = |addr: Addr| FrontendKey { addr, port_be, protocol, scope: 0 }.on_any_node_address();
+    let v4 = entry(&key(Addr::from_v4_be(0))).is_some();
+    v4 || (F::IS_V6 && entry(&key(Addr::UNSPECIFIED)).is_some())
+}
