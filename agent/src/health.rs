@@ -44,6 +44,9 @@ pub struct State {
     pub last_error: Option<String>,
     /// Map writes since the start.
     pub writes: u64,
+    /// Sockets that were told that their backend is gone, since the start.
+    #[serde(default)]
+    pub sockets_destroyed: u64,
 }
 
 impl State {

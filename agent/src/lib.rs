@@ -14,4 +14,5 @@ pub mod model;
 pub mod objects;
 pub mod reconcile;
 pub mod run;
+pub mod sockets;
 mod sys;

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Who may use whom within the agent. What is missing here is not allowed; ARCHITECTURE.md draws it.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("model", &[]),
     ("objects", &["model"]),
     ("health", &[]),
@@ -21,7 +21,22 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("inspect", &["compile", "maps", "model", "reconcile"]),
     ("sys", &[]),
     ("loader", &["maps", "sys"]),
-    ("run", &["compile", "health", "k8s", "loader", "manifests", "maps", "model", "objects", "reconcile"]),
+    (
+        "run",
+        &[
+            "compile",
+            "health",
+            "k8s",
+            "loader",
+            "manifests",
+            "maps",
+            "model",
+            "objects",
+            "reconcile",
+            "sockets",
+        ],
+    ),
+    ("sockets", &[]),
     ("cli", &["health", "inspect", "k8s", "loader", "manifests", "maps", "run"]),
     ("main", &["cli"]),
 ];

@@ -174,3 +174,90 @@ fn node_ports_are_served_on_the_nodes_addresses_and_on_its_own_loopback() {
         "free again"
     );
 }
+
+#[test]
+fn sockets_are_told_when_their_backend_is_gone_and_not_before() {
+    let mut shop = shop(2);
+    let address = |to: &str| sluice_tests::peer::address(to);
+    let mut host = shop.world.peer(shop.world.node());
+    // One TCP connection, one connected and one unconnected UDP socket to each backend, in a pod and on the node;
+    // and connections that are no Service's business.
+    let gone = shop.pods[1].0.clone();
+    let mut held = Vec::new();
+    for (who, peer) in [("pod", &mut shop.client), ("host", &mut host)] {
+        for round in 0..12 {
+            let to = ["10.96.0.1:80", "[fd00:96::1]:80", "[::ffff:10.96.0.1]:80"][round % 3];
+            let id = peer.id();
+            let answer = peer.command(&Command::Tcp { id, to: address(to) }).unwrap();
+            held.push((who, id, None, answer.by));
+            let to = ["10.96.0.1:53", "[fd00:96::1]:53"][round % 2];
+            let (id, v6) = (peer.id(), to.starts_with('['));
+            peer.command(&Command::UdpOpen { id, v6 }).unwrap();
+            let ask = if round < 6 {
+                peer.command(&Command::UdpConnect { id, to: address(to) }).unwrap();
+                Command::UdpAsk { id, to: None }
+            } else {
+                Command::UdpAsk { id, to: Some(address(to)) }
+            };
+            let answer = peer.command(&ask).unwrap();
+            held.push((who, id, Some(ask), answer.by));
+        }
+    }
+    let direct = shop.client.id();
+    shop.client.command(&Command::Tcp { id: direct, to: address(&format!("{}:8080", gone.v4)) }).unwrap();
+    let all_alive = |shop: &mut Shop, host: &mut sluice_tests::peer::Peer| {
+        // An unconnected socket chooses anew with each datagram: it moves on by itself.
+        let stay = |ask: &Option<Command>| !matches!(ask, Some(Command::UdpAsk { to: Some(_), .. }));
+        for (who, id, ask, by) in held.iter().filter(|(_, _, ask, _)| stay(ask)) {
+            let peer = if *who == "pod" { &mut shop.client } else { &mut *host };
+            let again = ask.clone().unwrap_or(Command::AskAgain { id: *id });
+            assert_eq!(&peer.command(&again).unwrap().by, by, "{who} {id}");
+        }
+    };
+    // Not ready is not gone.
+    let unready = |pod: &Pod, ready: bool| {
+        let text = manifest::pod(&pod.name, "cart", &[&pod.v4.to_string(), &pod.v6.to_string()]);
+        if ready {
+            text
+        } else {
+            text.replace("status: {", "status: {conditions: [{type: Ready, status: \"False\"}], ")
+        }
+    };
+    let kept = shop.pods[0].0.clone();
+    shop.world.apply("pods", &(unready(&kept, true) + &unready(&gone, false)));
+    shop.world.wait_verdict("10.96.0.1:80", "translate", 1);
+    all_alive(&mut shop, &mut host);
+    shop.world.apply("pods", &unready(&kept, true));
+    let expected = held.iter().filter(|(_, _, _, by)| *by == gone.name).count();
+    assert!(expected > 0, "some sockets hold it");
+    wait::until("all are told", || {
+        let output = shop
+            .world
+            .node()
+            .command("curl")
+            .args(["-s", "http://127.0.0.1:10249/metrics"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let count = text
+            .lines()
+            .find_map(|line| line.strip_prefix("sluice_sockets_destroyed_total "))
+            .unwrap()
+            .to_owned();
+        if count == expected.to_string() { Ok(()) } else { Err(format!("{count} of {expected}")) }
+    });
+    for (who, id, ask, by) in &held {
+        let peer = if *who == "pod" { &mut shop.client } else { &mut host };
+        let again = ask.clone().unwrap_or(Command::AskAgain { id: *id });
+        let outcome = peer.command(&again);
+        if *by == kept.name {
+            assert_eq!(outcome.unwrap().by, kept.name, "{who} {id}: held by a backend that is there");
+        } else {
+            assert!(!matches!(&outcome, Ok(answer) if answer.by == gone.name), "{who} {id}: {outcome:?}");
+        }
+    }
+    assert!(
+        shop.client.command(&Command::AskAgain { id: direct }).is_ok(),
+        "a direct connection is nobody's business"
+    );
+}

@@ -127,6 +127,11 @@ impl Loaded {
         BpfMaps::open(&self.pins)
     }
 
+    /// The pins.
+    pub const fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
     /// The cgroup that [`Self::attach`] attaches to.
     pub fn cgroup(&self) -> &Path {
         &self.cgroup

@@ -1,13 +1,17 @@
 //! The pinned maps through bpf(2): open, read whole, write one entry.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use bytemuck::must_cast;
 use sluice_common::{
     Reason,
-    layout::{AffinityKey, AffinityValue, FrontendKey, FrontendValue, PROBE_ID},
+    layout::{AffinityKey, AffinityValue, FrontendKey, FrontendValue, PROBE_ID, RevnatKey},
 };
 
 use super::{Op, Pins, SPECS, Tables, WriteError, Writer};
@@ -32,6 +36,24 @@ fn open(path: &Path) -> Result<MapData> {
             path.display()
         )
     })
+}
+
+/// What sockets remember of their translation.
+pub struct SocketMemory {
+    sockets: MapData,
+    revnat: HashMap<MapData, [u8; 32], [u8; 24]>,
+}
+
+impl SocketMemory {
+    /// The map of socket storage.
+    pub fn sockets(&self) -> BorrowedFd<'_> {
+        self.sockets.fd().as_fd()
+    }
+
+    /// Whether this exchange is remembered.
+    pub fn has_revnat(&self, key: &RevnatKey) -> bool {
+        self.revnat.get(&must_cast(*key), 0).is_ok()
+    }
 }
 
 impl BpfMaps {
@@ -120,6 +142,17 @@ impl BpfMaps {
             }
         }
         Ok(())
+    }
+
+    /// Handles for a sweep of sockets.
+    ///
+    /// # Errors
+    /// A pin cannot be opened.
+    pub fn socket_memory(pins: &Pins) -> Result<SocketMemory> {
+        Ok(SocketMemory {
+            sockets: open(&pins.map("SOCKETS"))?,
+            revnat: Map::LruHashMap(open(&pins.map("UDP_REVNAT"))?).try_into()?,
+        })
     }
 
     /// How many UDP exchanges are remembered.

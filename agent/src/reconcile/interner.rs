@@ -63,13 +63,19 @@ impl<V: Copy + Eq + Hash> Interner<V> {
         }
     }
 
-    pub fn unrefer(&mut self, id: u32, now_ns: u64) {
-        if let Some((_, references)) = self.by_id.get_mut(&id) {
-            *references = references.saturating_sub(1);
-            if *references == 0 {
-                self.resting.push_back((now_ns, id));
-            }
+    /// Takes one reference back; true if it was the last.
+    pub fn unrefer(&mut self, id: u32, now_ns: u64) -> bool {
+        let Some((_, references)) = self.by_id.get_mut(&id) else { return false };
+        *references = references.saturating_sub(1);
+        if *references == 0 {
+            self.resting.push_back((now_ns, id));
         }
+        *references == 0
+    }
+
+    /// Whether nobody refers to `id`.
+    pub fn is_unreferred(&self, id: u32) -> bool {
+        self.by_id.get(&id).is_none_or(|(_, references)| *references == 0)
     }
 
     /// Lets every id rest that nobody refers to.

@@ -23,7 +23,7 @@ use interner::Interner;
 use ranges::{Range, Ranges};
 use sluice_common::{
     Addr,
-    layout::{FrontendKey, SlotValue},
+    layout::{BackendValue, FrontendKey, SlotValue},
 };
 
 pub use encode::{dialled, frontend_key, port_id};
@@ -43,11 +43,13 @@ pub struct Reconciler {
     by_service: BTreeMap<ObjectName, BTreeSet<PortId>>,
     claims: Claims,
     service_ids: ranges::Ids,
-    backends: Interner<sluice_common::layout::BackendValue>,
+    backends: Interner<BackendValue>,
     nodes: Interner<sluice_common::layout::NodeValue>,
     slots: Ranges,
     sizes: Sizes,
     writes: u64,
+    /// Backends whose last slot went in this round: id, value, and whether the service is still there.
+    gone: Vec<(u32, BackendValue, bool)>,
 }
 
 /// A service port in the maps.
@@ -87,6 +89,8 @@ pub struct Outcome {
     pub failed: BTreeMap<ObjectName, WriteError>,
     /// Addresses that an older Service has already: loser, address, winner.
     pub conflicts: Vec<(ObjectName, crate::compile::Dialled, ObjectName)>,
+    /// Backends that no service names any more, and whether the service that named it last is still there.
+    pub gone: Vec<(BackendValue, bool)>,
     /// Writes done.
     pub writes: u64,
 }
@@ -142,6 +146,9 @@ impl Reconciler {
             }
         }
 
+        let gone = std::mem::take(&mut self.gone);
+        let gone = gone.into_iter().filter(|(id, _, _)| self.backends.is_unreferred(*id));
+        outcome.gone = gone.map(|(_, backend, service_stays)| (backend, service_stays)).collect();
         outcome.looked_at = work.into_keys().collect();
         outcome.writes = self.writes - before;
         outcome

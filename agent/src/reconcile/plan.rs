@@ -71,8 +71,12 @@ impl Reconciler {
     }
 
     fn let_go(&mut self, held: Held, now_ns: u64) {
-        held.backends.into_iter().for_each(|id| self.backends.unrefer(id, now_ns));
-        held.nodes.into_iter().for_each(|id| self.nodes.unrefer(id, now_ns));
+        for id in held.backends {
+            self.backends.unrefer(id, now_ns);
+        }
+        for id in held.nodes {
+            self.nodes.unrefer(id, now_ns);
+        }
     }
 
     /// Notes in the unit that a put needs these ids, until it succeeds.
@@ -193,7 +197,7 @@ impl Reconciler {
         self.write(writer, &Op::DeleteService(service_id))?;
         let Some(unit) = self.units.remove(id) else { return Ok(()) };
         for placed in unit.stale.into_iter().chain([unit.current]) {
-            self.retire(placed, now_ns);
+            self.retire(placed, now_ns, false);
         }
         self.let_go(unit.held, now_ns);
         self.service_ids.rest(service_id, now_ns);
@@ -209,18 +213,20 @@ impl Reconciler {
     fn retire_stale(&mut self, id: &PortId, now_ns: u64) {
         let stale = self.units.get_mut(id).map(|unit| std::mem::take(&mut unit.stale));
         for placed in stale.unwrap_or_default() {
-            self.retire(placed, now_ns);
+            self.retire(placed, now_ns, true);
         }
     }
 
     /// Lets a range rest that no frontend names any more, and its backends if nobody else uses them.
-    fn retire(&mut self, placed: Placed, now_ns: u64) {
+    fn retire(&mut self, placed: Placed, now_ns: u64, service_stays: bool) {
         for (index, slot) in (placed.range.start..).zip(&placed.slots) {
             self.actual.slots.remove(&index);
-            let node_id = self.actual.backends.get(&slot.backend_id).map(|backend| backend.node_id);
-            self.backends.unrefer(slot.backend_id, now_ns);
-            if let Some(node_id) = node_id {
-                self.nodes.unrefer(node_id, now_ns);
+            let last = self.backends.unrefer(slot.backend_id, now_ns);
+            if let Some(backend) = self.actual.backends.get(&slot.backend_id) {
+                self.nodes.unrefer(backend.node_id, now_ns);
+                if last {
+                    self.gone.push((slot.backend_id, *backend, service_stays));
+                }
             }
         }
         self.slots.rest(placed.range, now_ns);

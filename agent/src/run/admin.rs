@@ -141,6 +141,13 @@ fn metrics(state: &State, pins: &Pins) -> String {
     family("sluice_source_synced", "gauge", "1 when the source was listed completely.", synced);
     let writes = vec![(String::new(), state.writes)];
     family("sluice_map_writes_total", "counter", "Map entries written or deleted since the start.", writes);
+    let destroyed = vec![(String::new(), state.sockets_destroyed)];
+    family(
+        "sluice_sockets_destroyed_total",
+        "counter",
+        "Sockets told that their backend is gone.",
+        destroyed,
+    );
     if let Ok(maps) = BpfMaps::open(pins) {
         let reasons = maps.reasons().unwrap_or_default();
         let samples = reasons.iter().map(|(r, n)| (format!("{{reason=\"{}\"}}", r.name()), *n)).collect();

@@ -21,6 +21,7 @@ mod admin;
 mod nodeport;
 mod probe;
 mod programmer;
+mod sweeper;
 
 pub use nodeport::Selector;
 pub use probe::connect_from_cgroup;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use tokio::sync::oneshot;
 
-use super::{Options, Selector, nodeport, probe};
+use super::{Options, Selector, nodeport, probe, sweeper};
 use crate::{
     compile,
     health::Shared,
@@ -17,6 +17,7 @@ use crate::{
     maps::{WriteError, bpf::BpfMaps},
     model::{Change, Node, ObjectName, Store},
     reconcile::{Outcome, Reconciler},
+    sockets::Gone,
 };
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -38,6 +39,7 @@ struct Programmer {
     first_round_done: bool,
     attached: bool,
     nodeport_addresses: Selector,
+    sweeper: mpsc::Sender<Vec<Gone>>,
     /// Services that are not in the maps as they should be, and why.
     failed: BTreeMap<ObjectName, String>,
 }
@@ -57,7 +59,9 @@ pub fn spawn(
         frontends = adopted.frontends.len(),
         "adopted pinned maps"
     );
+    let sweeper = sweeper::spawn(loaded.pins().clone(), loaded.cgroup().to_owned(), Arc::clone(&shared))?;
     let mut programmer = Programmer {
+        sweeper,
         store: Store::new(Node { name: options.node_name.clone(), zone: None, addresses: Vec::new() }),
         reconciler: Reconciler::new(adopted, options.sizes),
         maps,
@@ -163,6 +167,15 @@ impl Programmer {
                 "Service {loser}: {dialled} belongs to Service {winner}, which comes first (by kind of address, then age, then name)"
             );
             self.shared.warn(&format!("conflict/{loser} {dialled}"), text);
+        }
+        let gone = outcome.gone.iter().map(|(backend, service_stays)| Gone {
+            addr: backend.addr,
+            port_be: backend.port_be,
+            tcp_too: *service_stays,
+        });
+        let gone: Vec<Gone> = gone.collect();
+        if !gone.is_empty() {
+            let _the_thread_lives_as_long_as_we = self.sweeper.send(gone);
         }
         self.report(&outcome);
         outcome.failed.keys().for_each(|name| self.store.mark(name.clone()));

@@ -1,0 +1,50 @@
+//! A thread that tells sockets of backends that are gone. Apart from the programming thread, for it visits every
+//! pod's network namespace.
+
+use std::{
+    os::fd::BorrowedFd,
+    path::PathBuf,
+    sync::{Arc, mpsc},
+};
+
+use anyhow::Result;
+use sluice_common::layout::RevnatKey;
+
+use crate::{
+    health::Shared,
+    maps::{Pins, bpf::BpfMaps, bpf::SocketMemory},
+    sockets::{Gone, Memory, sweep},
+};
+
+struct Maps(SocketMemory);
+
+impl Memory for Maps {
+    fn sockets(&self) -> BorrowedFd<'_> {
+        self.0.sockets()
+    }
+
+    fn has_revnat(&self, key: &RevnatKey) -> bool {
+        self.0.has_revnat(key)
+    }
+}
+
+/// Starts the thread; it ends with the sender.
+pub fn spawn(pins: Pins, cgroup: PathBuf, shared: Arc<Shared>) -> Result<mpsc::Sender<Vec<Gone>>> {
+    let (sender, receiver) = mpsc::channel::<Vec<Gone>>();
+    std::thread::Builder::new().name("sweeper".to_owned()).spawn(move || {
+        while let Ok(mut gone) = receiver.recv() {
+            gone.extend(receiver.try_iter().flatten());
+            let result =
+                BpfMaps::socket_memory(&pins).and_then(|memory| sweep(&cgroup, &gone, &Maps(memory)));
+            match result {
+                Ok(0) => {}
+                Ok(count) => {
+                    tracing::info!(sockets = count, "told sockets that their backend is gone");
+                    shared.update(|state| state.sockets_destroyed += count as u64);
+                }
+                Err(error) => tracing::warn!("sockets of deleted backends were not told: {error:#}"),
+            }
+        }
+    })?;
+    Ok(sender)
+}
