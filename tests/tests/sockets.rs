@@ -60,20 +60,24 @@ fn connecting_a_udp_socket_never_fails_for_want_of_endpoints() {
 }
 
 #[test]
-fn scaling_takes_effect_for_new_connections_and_leaves_open_ones_alone() {
+fn scaling_takes_effect_for_new_connections_and_leaves_open_ones_to_living_backends_alone() {
     let mut shop = shop(3);
-    let id = shop.client.id();
-    let first = shop.client.command(&Command::Tcp { id, to: address("10.96.0.1:80") }).unwrap();
-    for count in [1, 0, 2] {
+    // A connection to the pod that stays. Of 40 even choices, one of three is missed once in ten million runs.
+    let open = (1..40).find_map(|id| {
+        let answer = shop.client.command(&Command::Tcp { id, to: address("10.96.0.1:80") }).unwrap();
+        (answer.by == "cart-1").then_some((id, answer))
+    });
+    let (id, first) = open.expect("a connection to cart-1");
+    for count in [1, 3, 2] {
         shop.scale(count);
         for _ in 0..10 {
-            match shop.client.tcp("10.96.0.1:80") {
-                Ok(answer) => assert!(shop.pods[..count].iter().any(|(pod, _)| pod.name == answer.by)),
-                Err(error) => assert_eq!((count, error.as_str()), (0, "ECONNREFUSED")),
-            }
+            let answer = shop.client.tcp("10.96.0.1:80").unwrap();
+            assert!(shop.pods[..count].iter().any(|(pod, _)| pod.name == answer.by), "{answer:?} of {count}");
         }
         assert_eq!(shop.client.command(&Command::AskAgain { id }), Ok(first.clone()));
     }
+    shop.scale(0);
+    assert_eq!(shop.client.tcp("10.96.0.1:80"), Err("ECONNREFUSED".to_owned()));
 }
 
 #[test]
