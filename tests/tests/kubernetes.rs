@@ -232,3 +232,39 @@ fn a_bad_object_is_named_and_the_good_ones_serve() {
     cluster.world.wait_verdict("10.96.0.9:80", "reject", 0);
     assert_eq!(cluster.world.json(&["status"])["warnings"], json!([]));
 }
+
+#[test]
+fn when_one_api_server_fails_the_next_one_is_asked_and_nothing_flickers() {
+    let mut cluster = Cluster::new();
+    let other = ApiServer::start_at(&cluster.world, 6444);
+    cluster.cart(1);
+    other.apply(&manifest::service("cart", &["10.96.0.1"], &["http:80:8080"]));
+    other.apply(&cluster.slice("cart", 2, &[]));
+    let (kubeconfig, first, second) = (cluster.api.kubeconfig(), cluster.api.url(), other.url());
+    let flags = ["--kubeconfig", &kubeconfig, "--api-server", &first, "--api-server", &second];
+    let _agent = cluster.world.spawn_agent(&flags);
+    cluster.world.wait_healthy();
+    cluster.world.wait_verdict("10.96.0.1:80", "translate", 1);
+    cluster.api.down();
+    cluster.never_fails(|_, world| world.wait_verdict("10.96.0.1:80", "translate", 2));
+    cluster.world.wait_healthy();
+}
+
+#[test]
+fn an_api_server_reached_by_its_own_cluster_ip_is_named() {
+    let cluster = Cluster::new();
+    cluster.cart(1);
+    let own = cluster.world.node().v4.to_string();
+    let service = manifest::service("kubernetes", &[&own], &["https:443:6443"]);
+    cluster.api.apply(&service.replace("namespace: shop", "namespace: default"));
+    let _agent = cluster.spawn();
+    wait::until("status says so", || {
+        let status = cluster.world.json(&["status"]);
+        let text = status["problems"].to_string();
+        if text.contains("which works only through this agent; name a direct address") {
+            Ok(())
+        } else {
+            Err(status)
+        }
+    });
+}

@@ -78,7 +78,7 @@ struct RunArgs {
     /// Objects from the API server of this kubeconfig (in-cluster configuration without it)
     #[arg(long)]
     kubeconfig: Option<PathBuf>,
-    /// URL of the API server, never its ClusterIP, which works only through this agent
+    /// URL of an API server, never its cluster IP, which works only through this agent; give several to fail over
     #[arg(long)]
     api_server: Vec<String>,
     /// Name of this node [default: the host name]

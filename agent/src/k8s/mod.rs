@@ -4,7 +4,11 @@
 use std::{
     fmt::Debug,
     path::PathBuf,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -23,7 +27,7 @@ mod observe;
 
 use crate::{
     health::Shared,
-    model::{Change, ObjectName},
+    model::{Change, ObjectName, Service},
     objects::{self, Converted, Problem},
 };
 
@@ -32,46 +36,80 @@ use crate::{
 pub struct Options {
     /// A kubeconfig; the in-cluster configuration otherwise.
     pub kubeconfig: Option<PathBuf>,
-    /// Replaces the server's address in either.
+    /// Replace the server's address in either, one after the other.
     pub api_servers: Vec<String>,
 }
 
-/// Feeds `news` until the receiver is gone. An API server that is away is no error: it is waited for.
+/// Failed answers in a row, without a good one between them, after which the next API server is tried.
+const PATIENCE: u32 = 3;
+
+/// Clients of one API server or several.
+pub struct Servers {
+    clients: Vec<Client>,
+    hosts: Vec<String>,
+    failures: Arc<AtomicU32>,
+}
+
+/// Feeds `news` until the receiver is gone. An API server that is away is no error: the next one is tried, or it is
+/// waited for.
 ///
 /// # Errors
 /// A watch ended, which it never does by itself.
 pub async fn watch(
-    client: Client,
+    servers: Servers,
     node_name: &str,
     news: mpsc::Sender<Vec<Change>>,
     shared: &Arc<Shared>,
 ) -> Result<()> {
-    let services = Listing::<core::Service>::new("services", shared, &news);
-    let slices = Listing::<discovery::EndpointSlice>::new("endpointslices", shared, &news);
-    let nodes = Listing::<core::Node>::new("node", shared, &news);
-    let own_node = watcher::Config::default().fields(&format!("metadata.name={node_name}"));
-    tokio::try_join!(
-        services.follow(Api::all(client.clone()), watcher::Config::default()),
-        slices.follow(Api::all(client.clone()), watcher::Config::default()),
-        nodes.follow(Api::all(client), own_node),
-    )?;
-    Ok(())
+    for (client, host) in servers.clients.iter().zip(&servers.hosts).cycle() {
+        servers.failures.store(0, Ordering::Relaxed);
+        tracing::info!(server = %host, "asking the API server");
+        let context = Context { shared, news: &news, servers: &servers, host };
+        let services = Listing::<core::Service>::new("services", context);
+        let slices = Listing::<discovery::EndpointSlice>::new("endpointslices", context);
+        let nodes = Listing::<core::Node>::new("node", context);
+        let own_node = watcher::Config::default().fields(&format!("metadata.name={node_name}"));
+        tokio::select! {
+            // Each follows its kind until it gives this server up; a new listing replaces what the old one said.
+            result = services.follow(Api::all(client.clone()), watcher::Config::default()) => result?,
+            result = slices.follow(Api::all(client.clone()), watcher::Config::default()) => result?,
+            result = nodes.follow(Api::all(client.clone()), own_node) => result?,
+        }
+        tracing::warn!(server = %host, "giving this API server up for the next one");
+    }
+    bail!("there is no API server to ask")
 }
 
-/// A client that takes a source's problem back when the API server answers for it.
+/// Clients that take a source's problem back when the API server answers for it.
 ///
 /// # Errors
 /// The configuration cannot be found, read or used.
-pub async fn client(options: &Options, shared: &Arc<Shared>) -> Result<Client> {
+pub async fn connect(options: &Options, shared: &Arc<Shared>) -> Result<Servers> {
     let config = config(options).await?;
-    let shared = Arc::clone(shared);
-    let observe = observe::Observe::new(move |path| {
-        let resource = path.rsplit('/').next().unwrap_or_default();
-        let source = if resource == "nodes" { "node" } else { resource };
-        shared.problem(&topic(source), None);
-    });
-    let builder = ClientBuilder::try_from(config).context("cannot use the Kubernetes configuration")?;
-    Ok(builder.with_layer(&observe).build())
+    let failures = Arc::new(AtomicU32::new(0));
+    let mut urls = Vec::new();
+    for url in &options.api_servers {
+        urls.push(url.parse::<http::Uri>().with_context(|| format!("--api-server {url} is not a URL"))?);
+    }
+    if urls.is_empty() {
+        urls.push(config.cluster_url.clone());
+    }
+    let (mut clients, mut hosts) = (Vec::new(), Vec::new());
+    for url in urls {
+        hosts.push(url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned());
+        let (shared, failures) = (Arc::clone(shared), Arc::clone(&failures));
+        let observe = observe::Observe::new(move |path| {
+            let resource = path.rsplit('/').next().unwrap_or_default();
+            let source = if resource == "nodes" { "node" } else { resource };
+            failures.store(0, Ordering::Relaxed);
+            shared.problem(&topic(source), None);
+        });
+        let mut config = config.clone();
+        config.cluster_url = url;
+        let builder = ClientBuilder::try_from(config).context("cannot use the Kubernetes configuration")?;
+        clients.push(builder.with_layer(&observe).build());
+    }
+    Ok(Servers { clients, hosts, failures })
 }
 
 fn topic(source: &str) -> String {
@@ -79,29 +117,16 @@ fn topic(source: &str) -> String {
 }
 
 async fn config(options: &Options) -> Result<Config> {
-    let mut config = match &options.kubeconfig {
-        Some(file) => {
-            let read = Kubeconfig::read_from(file)
-                .with_context(|| format!("cannot read the kubeconfig {}", file.display()))?;
-            Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
-                .await
-                .with_context(|| format!("cannot use the kubeconfig {}", file.display()))?
-        }
-        None => Config::incluster().context(
+    let Some(file) = &options.kubeconfig else {
+        return Config::incluster().context(
             "neither --manifests nor --kubeconfig is given, and this is not a pod with a service account",
-        )?,
+        );
     };
-    match options.api_servers.as_slice() {
-        [] => {}
-        [first, ..] => {
-            config.cluster_url =
-                first.parse().with_context(|| format!("--api-server {first} is not a URL"))?;
-        }
-    }
-    if options.api_servers.len() > 1 {
-        bail!("--api-server can be given once so far; failover among several is not built yet");
-    }
-    Ok(config)
+    let read = Kubeconfig::read_from(file)
+        .with_context(|| format!("cannot read the kubeconfig {}", file.display()))?;
+    Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+        .await
+        .with_context(|| format!("cannot use the kubeconfig {}", file.display()))
 }
 
 /// A kind of object that we follow.
@@ -114,10 +139,18 @@ trait Followed: Resource + Clone + DeserializeOwned + Debug + Send + 'static {
     fn gone(object: &Self) -> Vec<Change>;
 }
 
+/// What the listings of one API server share.
+#[derive(Clone, Copy)]
+struct Context<'s> {
+    shared: &'s Shared,
+    news: &'s mpsc::Sender<Vec<Change>>,
+    servers: &'s Servers,
+    host: &'s str,
+}
+
 struct Listing<'s, K> {
     source: &'static str,
-    shared: &'s Shared,
-    news: mpsc::Sender<Vec<Change>>,
+    context: Context<'s>,
     /// Objects of a listing under way.
     pending: Vec<K>,
 }
@@ -126,11 +159,12 @@ impl<'s, K: Followed> Listing<'s, K>
 where
     K::DynamicType: Default + Clone + Debug + Eq + std::hash::Hash,
 {
-    fn new(source: &'static str, shared: &'s Shared, news: &mpsc::Sender<Vec<Change>>) -> Self {
-        shared.source(source, false);
-        Self { source, shared, news: news.clone(), pending: Vec::new() }
+    fn new(source: &'static str, context: Context<'s>) -> Self {
+        context.shared.source(source, false);
+        Self { source, context, pending: Vec::new() }
     }
 
+    /// Returns when this API server has failed too often and there is another one.
     async fn follow(mut self, api: Api<K>, config: watcher::Config) -> Result<()> {
         let events = watcher(api, config).backoff(backoff::Patience::new());
         let mut events = std::pin::pin!(events);
@@ -143,7 +177,12 @@ where
                 }
                 Err(error) => {
                     let text = format!("the API server does not give {}: {}", self.source, chain(&error));
-                    self.shared.problem(&topic(self.source), Some(text));
+                    self.context.shared.problem(&topic(self.source), Some(text));
+                    let servers = self.context.servers;
+                    let failures = servers.failures.fetch_add(1, Ordering::Relaxed) + 1;
+                    if failures >= PATIENCE && servers.clients.len() > 1 {
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -161,8 +200,8 @@ where
                 return Ok(());
             }
             watcher::Event::InitDone => {
-                self.shared.clear(&format!("object/{}/", self.source));
-                self.shared.source(self.source, true);
+                self.context.shared.clear(&format!("object/{}/", self.source));
+                self.context.shared.source(self.source, true);
                 K::all(std::mem::take(&mut self.pending))
             }
             watcher::Event::Apply(object) => {
@@ -174,16 +213,37 @@ where
                 (K::gone(&object), Vec::new())
             }
         };
+        if changes.iter().any(|change| names_own_server(change, self.context.host)) {
+            let text = format!(
+                "the API server is reached at {}, the cluster IP of default/kubernetes, which works only through this \
+                 agent; name a direct address with --api-server",
+                self.context.host
+            );
+            self.context.shared.problem("api-server", Some(text));
+        }
         for problem in problems {
             let topic = format!("object/{}/{} {}", self.source, problem.object, problem.path);
             tracing::warn!("{problem}");
-            self.shared.warn(&topic, problem.to_string());
+            self.context.shared.warn(&topic, problem.to_string());
         }
-        self.news.send(changes).context("the programming thread is gone")
+        self.context.news.send(changes).context("the programming thread is gone")
     }
 
     fn forget(&self, object: &K) {
-        self.shared.clear(&format!("object/{}/{} ", self.source, name_of(object)));
+        self.context.shared.clear(&format!("object/{}/{} ", self.source, name_of(object)));
+    }
+}
+
+/// Whether `change` shows that `host` is the cluster IP of the API server's own Service.
+fn names_own_server(change: &Change, host: &str) -> bool {
+    let is_it = |service: &Service| {
+        service.name == ObjectName::new("default", "kubernetes")
+            && service.cluster_ips.iter().any(|address| address.to_string() == host)
+    };
+    match change {
+        Change::AllServices(services) => services.iter().any(is_it),
+        Change::Service(_, Some(service)) => is_it(service),
+        _ => false,
     }
 }
 

@@ -69,7 +69,7 @@ pub fn run(options: Options) -> Result<()> {
         // What can be wrong with flags and ports shows before anything in the kernel is touched.
         let client = match &manifests {
             Some(_) => None,
-            None => Some(k8s::client(&options.kubernetes, &shared).await?),
+            None => Some(k8s::connect(&options.kubernetes, &shared).await?),
         };
         let admin = admin::Server::bind(admin::Role::Admin, options.admin, &shared, &options.bpffs).await?;
         let health =

@@ -77,8 +77,13 @@ pub struct ApiServer {
 impl ApiServer {
     /// A running server without objects.
     pub fn start(world: &World) -> Self {
-        let address = SocketAddr::from((world.node().v4, 6443));
-        let kubeconfig = world.folder().join("kubeconfig");
+        Self::start_at(world, 6443)
+    }
+
+    /// The same at another port, for a second one.
+    pub fn start_at(world: &World, port: u16) -> Self {
+        let address = SocketAddr::from((world.node().v4, port));
+        let kubeconfig = world.folder().join(format!("kubeconfig-{port}"));
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{"name": "test", "cluster": {"server": format!("http://{address}")}}],
@@ -96,6 +101,11 @@ impl ApiServer {
     /// The kubeconfig that leads here.
     pub fn kubeconfig(&self) -> String {
         self.kubeconfig.display().to_string()
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// Starts serving, with what it knew before.
