@@ -9,7 +9,7 @@ use sluice_tests::{
     peer::Command,
     shop::{Shop, TCP, UDP, UDP_CONNECTED, assert_peer, shop},
     wait,
-    world::Pod,
+    world::{Pod, World},
 };
 
 /// Turns session affinity of shop/cart on, or off without a timeout.
@@ -260,4 +260,25 @@ fn sockets_are_told_when_their_backend_is_gone_and_not_before() {
         shop.client.command(&Command::AskAgain { id: direct }).is_ok(),
         "a direct connection is nobody's business"
     );
+}
+
+#[test]
+fn a_connected_datagram_socket_remembers_its_service_when_the_map_has_forgotten() {
+    let mut world = World::new();
+    let (pod, _server) = world.server("cart-1", &[(5353, true)]);
+    let client_pod = world.pod("client");
+    let mut client = world.peer(&client_pod);
+    let text = manifest::service("cart", &["10.96.0.1"], &["dns:53:5353/UDP"]);
+    world.apply("shop", &(text + &manifest::pod("cart-1", "cart", &[&pod.v4.to_string()])));
+    let manifests = world.manifests().display().to_string();
+    let _agent = world.spawn_agent(&["--manifests", &manifests, "--max-udp-flows", "16"]);
+    world.wait_healthy();
+    let to = sluice_tests::peer::address("10.96.0.1:53");
+    client.command(&Command::UdpOpen { id: 1, v6: false }).unwrap();
+    client.command(&Command::UdpConnect { id: 1, to }).unwrap();
+    for _ in 0..300 {
+        client.udp("10.96.0.1:53").unwrap();
+    }
+    let answer = client.command(&Command::UdpAsk { id: 1, to: None }).unwrap();
+    assert_eq!(answer.peer, Some(to), "shown by what the socket itself remembers");
 }

@@ -263,3 +263,23 @@ fn the_older_service_keeps_an_address_whatever_the_order() {
         assert_eq!(claims.owner(&dialled), Some(&young.0), "the next one takes over");
     }
 }
+
+#[test]
+fn a_cluster_ip_belongs_to_its_service_whoever_else_claims_it_and_however_old() {
+    let victim = Service { created_s: 9, ..service_named("victim") };
+    let thief = Service {
+        created_s: 1,
+        cluster_ips: vec!["10.96.0.9".parse().unwrap()],
+        external_ips: vec!["10.96.0.1".parse().unwrap()],
+        ..service_named("thief")
+    };
+    let mut claims = Claims::default();
+    for service in [thief, victim] {
+        let mut store = Store::new(Node::default());
+        let name = service.name.clone();
+        store.apply(Change::AllServices(vec![service]));
+        claims.update(&name, &super::service(&store, &name));
+    }
+    let dialled = Dialled { address: "10.96.0.1".parse().unwrap(), port: 80, protocol: Protocol::Tcp };
+    assert_eq!(claims.owner(&dialled), Some(&ObjectName::new("shop", "victim")));
+}
