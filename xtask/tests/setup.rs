@@ -43,6 +43,9 @@ fn without_a_network_the_archive_is_named() {
         "no-network",
         &[("PATH", &path.display().to_string()), ("http_proxy", nowhere), ("https_proxy", nowhere)],
     );
-    assert!(message.contains("the package archive is out of reach"), "{message}");
+    // On a machine that is no Debian there is no archive to miss.
+    let debian = std::path::Path::new("/usr/bin/apt-get").exists();
+    let want = if debian { "the package archive is out of reach" } else { "apt-get is missing" };
+    assert!(message.contains(want), "{message}");
     std::fs::remove_dir_all(path).unwrap();
 }

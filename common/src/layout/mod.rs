@@ -6,6 +6,27 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::Addr;
 
+/// An enum that maps store as its number: `as u8` on the way in, `TryFrom` on the way out.
+macro_rules! stored_enum {
+    ($(#[doc = $doc:literal])+ pub enum $name:ident { $($(#[doc = $about:literal])+ $variant:ident = $number:literal,)+ }) => {
+        $(#[doc = $doc])+
+        #[repr(u8)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum $name { $($(#[doc = $about])+ $variant = $number,)+ }
+
+        impl TryFrom<u8> for $name {
+            type Error = u8;
+
+            fn try_from(number: u8) -> Result<Self, u8> {
+                match number {
+                    $($number => Ok(Self::$variant),)+
+                    other => Err(other),
+                }
+            }
+        }
+    };
+}
+
 mod names;
 
 pub use names::{NAME_MAX, Name, NodeValue, ServiceKind, ServiceValue};
@@ -95,9 +116,8 @@ pub struct FrontendValue {
 }
 const _: () = assert!(size_of::<FrontendValue>() == 32);
 
+stored_enum! {
 /// Which of a Service's addresses a frontend is.
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum FrontendKind {
     /// `spec.clusterIPs`.
     ClusterIp = 1,
@@ -110,20 +130,6 @@ pub enum FrontendKind {
     /// An endpoint's own address with the Service's port (port translation of headless Services).
     Headless = 5,
 }
-
-impl TryFrom<u8> for FrontendKind {
-    type Error = u8;
-
-    fn try_from(number: u8) -> Result<Self, u8> {
-        match number {
-            1 => Ok(Self::ClusterIp),
-            2 => Ok(Self::NodePort),
-            3 => Ok(Self::LoadBalancer),
-            4 => Ok(Self::ExternalIp),
-            5 => Ok(Self::Headless),
-            other => Err(other),
-        }
-    }
 }
 
 /// One place in a service's range. Value of `SLOTS`; a slot is never rewritten while a frontend names it.
@@ -147,9 +153,8 @@ pub struct SlotValue {
 }
 const _: () = assert!(size_of::<SlotValue>() == 16);
 
+stored_enum! {
 /// An endpoint's conditions, as they count for selection.
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum EndpointState {
     /// `ready` is true or absent.
     Ready = 1,
@@ -158,23 +163,10 @@ pub enum EndpointState {
     /// Neither.
     NotReady = 3,
 }
-
-impl TryFrom<u8> for EndpointState {
-    type Error = u8;
-
-    fn try_from(number: u8) -> Result<Self, u8> {
-        match number {
-            1 => Ok(Self::Ready),
-            2 => Ok(Self::Terminating),
-            3 => Ok(Self::NotReady),
-            other => Err(other),
-        }
-    }
 }
 
+stored_enum! {
 /// Why an endpoint is in neither range of its service.
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Excluded {
     /// Its conditions say not ready, and not terminating either.
     NotReady = 1,
@@ -183,18 +175,6 @@ pub enum Excluded {
     /// Hints lead this node's clients to other endpoints.
     Topology = 3,
 }
-
-impl TryFrom<u8> for Excluded {
-    type Error = u8;
-
-    fn try_from(number: u8) -> Result<Self, u8> {
-        match number {
-            1 => Ok(Self::NotReady),
-            2 => Ok(Self::Terminating),
-            3 => Ok(Self::Topology),
-            other => Err(other),
-        }
-    }
 }
 
 /// A pod's address. Value of `BACKENDS`; all zero when the id is free.

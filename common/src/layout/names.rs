@@ -62,9 +62,8 @@ pub struct ServiceValue {
 }
 const _: () = assert!(size_of::<ServiceValue>() == 208);
 
+stored_enum! {
 /// `spec.type`, with headless as a type of its own.
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum ServiceKind {
     /// `ClusterIP`.
     ClusterIp = 1,
@@ -75,19 +74,6 @@ pub enum ServiceKind {
     /// `ClusterIP` with `clusterIP: None`.
     Headless = 4,
 }
-
-impl TryFrom<u8> for ServiceKind {
-    type Error = u8;
-
-    fn try_from(number: u8) -> Result<Self, u8> {
-        match number {
-            1 => Ok(Self::ClusterIp),
-            2 => Ok(Self::NodePort),
-            3 => Ok(Self::LoadBalancer),
-            4 => Ok(Self::Headless),
-            other => Err(other),
-        }
-    }
 }
 
 /// A node that endpoints name. Value of `NODES`; read by people only.
