@@ -1,8 +1,9 @@
 //! The current objects, and which Services a change touches.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 use super::{EndpointSlice, Node, ObjectName, PodPort, Protocol, Service};
@@ -34,7 +35,8 @@ pub struct Store {
     services: BTreeMap<ObjectName, Service>,
     slices: BTreeMap<ObjectName, EndpointSlice>,
     by_service: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
-    by_address: BTreeMap<IpAddr, BTreeSet<ObjectName>>,
+    /// Lists, not sets: nearly every address stands in one slice, and there are a hundred thousand of them.
+    by_address: HashMap<IpAddr, Vec<Arc<ObjectName>>>,
     pod_ports: Option<BTreeSet<PodPort>>,
     node: Node,
     dirty: BTreeSet<ObjectName>,
@@ -117,7 +119,7 @@ impl Store {
     pub fn pod_uses(&self, address: IpAddr, protocol: Protocol, port: u16) -> Option<bool> {
         let declared = self.pod_ports.as_ref()?.contains(&PodPort { address, protocol, port });
         let slices = self.by_address.get(&address).into_iter().flatten();
-        let in_slices = slices.filter_map(|name| self.slices.get(name)).any(|slice| {
+        let in_slices = slices.filter_map(|name| self.slices.get(&**name)).any(|slice| {
             slice.ports.iter().any(|candidate| candidate.protocol == protocol && candidate.port == Some(port))
         });
         Some(declared || in_slices)
@@ -190,8 +192,12 @@ impl Store {
     fn index(&mut self, name: &ObjectName, slice: &EndpointSlice) {
         self.by_service.entry(slice.service.clone()).or_default().insert(name.clone());
         self.dirty.insert(slice.service.clone());
+        let shared = Arc::new(name.clone());
         for address in slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses) {
-            self.by_address.entry(*address).or_default().insert(name.clone());
+            let names = self.by_address.entry(*address).or_default();
+            if !names.contains(&shared) {
+                names.push(Arc::clone(&shared));
+            }
             self.mark_users_of(*address);
         }
     }
@@ -207,7 +213,7 @@ impl Store {
         for address in slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses) {
             self.mark_users_of(*address);
             if let Some(names) = self.by_address.get_mut(address) {
-                names.remove(name);
+                names.retain(|other| **other != *name);
                 if names.is_empty() {
                     self.by_address.remove(address);
                 }
@@ -218,7 +224,7 @@ impl Store {
     /// Headless Services look at the ports that other slices show for their endpoints' addresses.
     fn mark_users_of(&mut self, address: IpAddr) {
         let names = self.by_address.get(&address).into_iter().flatten();
-        for service in names.filter_map(|name| self.slices.get(name)).map(|slice| &slice.service) {
+        for service in names.filter_map(|name| self.slices.get(&**name)).map(|slice| &slice.service) {
             let headless = self
                 .services
                 .get(service)
