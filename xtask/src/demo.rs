@@ -1,14 +1,8 @@
 //! `cargo xtask demo`: builds everything, then becomes the demo.
 
-use std::{os::unix::process::CommandExt as _, process::Command};
+use anyhow::Result;
 
-use anyhow::{Context as _, Result, bail};
-
-use crate::{
-    build,
-    setup::Toolchain,
-    shell::{cargo, run as run_command, workspace},
-};
+use crate::{handover::become_program, setup::Toolchain, shell::workspace};
 
 /// How to show it.
 #[derive(clap::Args)]
@@ -21,22 +15,10 @@ pub struct Args {
     keep: bool,
 }
 
-/// Does not return unless something fails: this process turns into the demo, so that Ctrl-C reaches it alone.
+/// Does not return unless something fails.
 pub fn run(toolchain: &Toolchain, args: &Args) -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        bail!("the demo loads eBPF programs and makes network namespaces: run it as root");
-    }
-    let sluice = build::all(toolchain, false)?;
-    run_command(cargo().current_dir(workspace()).args([
-        "build",
-        "--quiet",
-        "--package",
-        "sluice-tests",
-        "--bins",
-    ]))?;
-    let mut demo = Command::new(sluice.with_file_name("sluice-demo"));
-    demo.env("SLUICE_BIN", &sluice).arg(workspace().join("deploy/examples/shop"));
-    demo.args(["--json"].iter().filter(|_| args.json)).args(["--keep"].iter().filter(|_| args.keep));
-    let error = toolchain.tools.export(&mut demo).exec();
-    Err(error).context("cannot start the demo")
+    become_program(toolchain, false, "sluice-demo", |demo| {
+        demo.arg(workspace().join("deploy/examples/shop"));
+        demo.args(args.json.then_some("--json")).args(args.keep.then_some("--keep"));
+    })
 }

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build;
 mod demo;
+mod handover;
 mod lint;
 mod setup;
 mod shell;
