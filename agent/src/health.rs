@@ -87,6 +87,11 @@ impl Shared {
         }
     }
 
+    /// A source that nobody asks any more.
+    pub fn forget_source(&self, name: &str) {
+        self.lock().sources.retain(|source| source.name != name);
+    }
+
     /// Notes what is wrong about `topic`; `None` takes it back.
     pub fn problem(&self, topic: &str, text: Option<String>) {
         let mut state = self.lock();

@@ -46,7 +46,7 @@ const CRATES: [(&str, &[&str]); 5] = [
     ("aya", &["loader/mod.rs", "maps/bpf.rs"]),
     ("kube", &["k8s/"]),
     ("k8s_openapi", &["k8s/", "objects/", "manifests/document.rs"]),
-    ("tokio", &["run/", "k8s/mod.rs"]),
+    ("tokio", &["run/", "k8s/"]),
     ("libc", &["sys.rs", "maps/bpf.rs"]),
 ];
 

@@ -141,7 +141,11 @@ fn every_golden_holds_in_any_order_and_with_failing_writes() {
                         Change::AllServices(services) => services.reverse(),
                         Change::AllSlices(slices) => slices.reverse(),
                         Change::AllPodPorts(ports) => ports.reverse(),
-                        Change::Service(..)
+                        Change::AllOptOuts(pods) => pods.reverse(),
+                        Change::PodPorts(..)
+                        | Change::NoPodPorts
+                        | Change::OptOut(..)
+                        | Change::Service(..)
                         | Change::Slice(..)
                         | Change::Node(_)
                         | Change::NoNode

@@ -51,6 +51,8 @@ reasons! {
     AffinityKept = 11, "affinity_kept";
     /// A process of the node tried to bind a port that is a NodePort: refused with EADDRINUSE.
     NodePortInUse = 12, "node_port_in_use";
+    /// The pod wants to be left alone (annotation sluice.dev/socket-lb: "false"): left untouched.
+    OptedOut = 13, "opted_out";
 }
 
 /// Size of `REASONS`: room for growth without a change of layout.

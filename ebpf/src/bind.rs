@@ -3,7 +3,7 @@
 use aya_ebpf::programs::SockContext;
 use sluice_common::{
     Addr, Reason,
-    layout::{FrontendKey, TCP, UDP},
+    layout::{CONFIG_HOST_NETNS, FrontendKey, TCP, UDP},
 };
 
 use crate::{
@@ -27,7 +27,9 @@ pub fn protect<F: Family>(ctx: &SockContext) -> i32 {
 #[inline(always)]
 fn clashes<F: Family>(ctx: &SockContext) -> bool {
     let (protocol, port_be) = raw::bound(ctx);
-    if (protocol != TCP && protocol != UDP) || CONFIG.get(0).copied() != Some(raw::netns_cookie_of(ctx)) {
+    if (protocol != TCP && protocol != UDP)
+        || CONFIG.get(CONFIG_HOST_NETNS).copied() != Some(raw::netns_cookie_of(ctx))
+    {
         return false;
     }
     let key = |addr: Addr| FrontendKey { addr, port_be, protocol, scope: 0 }.on_any_node_address();

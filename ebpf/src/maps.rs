@@ -8,8 +8,8 @@ use aya_ebpf::{
 use sluice_common::{
     Addr,
     layout::{
-        AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, NodeValue, RevnatKey,
-        RevnatValue, ServiceValue, SlotValue, SocketValue,
+        AffinityKey, AffinityValue, BackendValue, CONFIG_CAPACITY, FrontendKey, FrontendValue, NodeValue,
+        PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue, SocketValue,
     },
     reason,
 };
@@ -38,9 +38,13 @@ pub static NODES: HashMap<u32, NodeValue, 16_384, BY_NEED> = HashMap::new();
 #[btf_map]
 pub static NODE_ADDRESSES: HashMap<Addr, u32, 1_024, BY_NEED> = HashMap::new();
 
-/// Entry 0: cookie of the node's own network namespace.
+/// Numbers for all programs, at the indices `CONFIG_*`.
 #[btf_map]
-pub static CONFIG: Array<u64, 1> = Array::new();
+pub static CONFIG: Array<u64, { CONFIG_CAPACITY as usize }> = Array::new();
+
+/// Network namespaces, by cookie, whose sockets are left alone.
+#[btf_map]
+pub static OPT_OUTS: HashMap<u64, PodValue, 4_096, BY_NEED> = HashMap::new();
 
 #[btf_map]
 pub static UDP_REVNAT: LruHashMap<RevnatKey, RevnatValue, 65_536> = LruHashMap::new();

@@ -5,14 +5,14 @@ use bytemuck::Zeroable;
 use sluice_common::{
     Addr, Reason, choose,
     layout::{
-        BackendValue, FrontendKey, FrontendValue, NODE_LOOPBACK, RevnatKey, RevnatValue, SocketValue, TCP,
-        UDP,
+        BackendValue, CONFIG_HOST_NETNS, CONFIG_OPT_OUTS, FrontendKey, FrontendValue, NODE_LOOPBACK,
+        RevnatKey, RevnatValue, SocketValue, TCP, UDP,
     },
 };
 
 use crate::{
     affinity,
-    maps::{BACKENDS, CONFIG, FRONTENDS, NODE_ADDRESSES, SLOTS, UDP_REVNAT},
+    maps::{BACKENDS, CONFIG, FRONTENDS, NODE_ADDRESSES, OPT_OUTS, SLOTS, UDP_REVNAT},
     raw,
 };
 
@@ -97,7 +97,7 @@ fn frontend(ctx: &SockAddrContext, key: &FrontendKey) -> Option<FrontendValue> {
     }
     let kind = raw::get(&NODE_ADDRESSES, &key.addr)?;
     // In a pod, the loopback is the pod's own.
-    if kind == NODE_LOOPBACK && CONFIG.get(0).copied() != Some(raw::netns_cookie(ctx)) {
+    if kind == NODE_LOOPBACK && CONFIG.get(CONFIG_HOST_NETNS).copied() != Some(raw::netns_cookie(ctx)) {
         return None;
     }
     entry(&key.on_any_node_address())
@@ -160,6 +160,13 @@ fn backend_for_client(
     affinity::backend(ctx, key, frontend, || backend_of(ctx, key, frontend, spread))
 }
 
+/// Whether the socket's pod wants to be left alone.
+#[inline(always)]
+fn is_left_alone(ctx: &SockAddrContext) -> bool {
+    let any = CONFIG.get(CONFIG_OPT_OUTS).is_some_and(|count| *count != 0);
+    any && raw::get(&OPT_OUTS, &raw::netns_cookie(ctx)).is_some()
+}
+
 #[inline(always)]
 fn redirect<F: Family>(ctx: &SockAddrContext, backend: &BackendValue) {
     F::set_address(ctx, &backend.addr);
@@ -176,6 +183,10 @@ pub fn connect<F: Family>(ctx: &SockAddrContext) -> Outcome {
         forget(ctx, &key);
         return (Verdict::Pass, Reason::NotOurs);
     };
+    if is_left_alone(ctx) {
+        forget(ctx, &key);
+        return (Verdict::Pass, Reason::OptedOut);
+    }
     match backend_for_client(ctx, &key, &value, raw::random()) {
         Ok(backend) => {
             if key.protocol == UDP && remember(ctx, &key, &value, &backend).is_err() {
@@ -212,6 +223,9 @@ pub fn send<F: Family>(ctx: &SockAddrContext) -> Outcome {
         }
         return (Verdict::Pass, Reason::NotOurs);
     };
+    if is_left_alone(ctx) {
+        return (Verdict::Pass, Reason::OptedOut);
+    }
     let spread = choose::socket_hash(raw::cookie(ctx), value.service_id);
     match backend_for_client(ctx, &key, &value, spread) {
         Ok(backend) => {

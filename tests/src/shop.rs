@@ -17,7 +17,7 @@ pub struct Shop {
     pub pods: Vec<(Pod, Peer)>,
     /// Sockets in the pod `client`.
     pub client: Peer,
-    _agent: Agent,
+    agent: Option<Agent>,
 }
 
 /// Starts the world and its agent, with this many endpoints.
@@ -36,12 +36,18 @@ pub fn shop(count: usize) -> Shop {
                 &["http:80:8080", "dns:53:5353/UDP"],
             )),
     );
-    let shop = Shop { _agent: world.agent(), world, pods, client };
+    let shop = Shop { agent: Some(world.agent()), world, pods, client };
     shop.scale(count);
     shop
 }
 
 impl Shop {
+    /// Ends the agent without warning and starts another.
+    pub fn restart_agent(&mut self) {
+        drop(self.agent.take());
+        self.agent = Some(self.world.agent());
+    }
+
     /// Makes the first `count` pods the Service's endpoints.
     pub fn scale(&self, count: usize) {
         let pods = self.pods[..count].iter().map(|(pod, _)| {

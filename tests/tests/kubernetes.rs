@@ -2,83 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use serde_json::json;
-use sluice_tests::{
-    apiserver::ApiServer,
-    manifest,
-    peer::Peer,
-    wait,
-    world::{Agent, Pod, World},
-};
-
-struct Cluster {
-    world: World,
-    api: ApiServer,
-    pods: Vec<(Pod, Peer)>,
-    client: Peer,
-}
-
-impl Cluster {
-    fn new() -> Self {
-        let mut world = World::new();
-        let pods = (1..=2).map(|index| world.server(&format!("cart-{index}"), &[(8080, false)])).collect();
-        let client_pod = world.pod("client");
-        let client = world.peer(&client_pod);
-        let api = ApiServer::start(&world);
-        Self { world, api, pods, client }
-    }
-
-    fn spawn(&self) -> Agent {
-        self.world.spawn_agent(&["--kubeconfig", &self.api.kubeconfig()])
-    }
-
-    fn agent(&self) -> Agent {
-        let agent = self.spawn();
-        self.world.wait_healthy();
-        agent
-    }
-
-    /// An EndpointSlice of `service` with the first `count` pods; `hints` are zones, one for each.
-    fn slice(&self, service: &str, count: usize, hints: &[&str]) -> String {
-        let endpoint = |(index, (pod, _)): (usize, &(Pod, Peer))| {
-            let mut endpoint =
-                json!({"addresses": [pod.v4], "conditions": {"ready": true}, "nodeName": "node-1"});
-            if let Some(zone) = hints.get(index) {
-                endpoint["hints"] = json!({"forZones": [{"name": zone}]});
-            }
-            endpoint
-        };
-        let endpoints: Vec<_> = self.pods[..count].iter().enumerate().map(endpoint).collect();
-        format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {service}-1, namespace: shop, \
-             labels: {{kubernetes.io/service-name: {service}}}}}\naddressType: IPv4\n\
-             ports: [{{name: http, port: 8080, protocol: TCP}}]\nendpoints: {}\n",
-            json!(endpoints)
-        )
-    }
-
-    fn cart(&self, count: usize) {
-        self.api.apply(&manifest::service("cart", &["10.96.0.1"], &["http:80:8080"]));
-        self.api.apply(&self.slice("cart", count, &[]));
-    }
-
-    /// Dials until told to stop by `during`'s return; every connection must succeed.
-    fn never_fails(&mut self, during: impl FnOnce(&ApiServer, &World)) {
-        let (done, client, api, world) =
-            (std::sync::atomic::AtomicBool::new(false), &mut self.client, &self.api, &self.world);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                    client.tcp("10.96.0.1:80").expect("no connection is lost");
-                }
-            });
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| during(api, world)));
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
-            if let Err(panic) = result {
-                std::panic::resume_unwind(panic);
-            }
-        });
-    }
-}
+use sluice_tests::{apiserver::ApiServer, cluster::Cluster, manifest, wait};
 
 #[test]
 fn services_and_slices_arrive_change_and_go() {
@@ -96,7 +20,7 @@ fn services_and_slices_arrive_change_and_go() {
     cluster.api.delete("Service", "shop/cart");
     cluster.world.wait_verdict("10.96.0.1:80", "pass", 0);
     let sources = cluster.world.json(&["status"])["sources"].clone();
-    assert_eq!(sources.as_array().unwrap().len(), 3);
+    assert_eq!(sources.as_array().unwrap().len(), 4);
     assert!(sources.as_array().unwrap().iter().all(|source| source["synced"] == true), "{sources}");
 }
 

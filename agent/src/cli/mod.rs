@@ -1,6 +1,6 @@
 //! The command line. Reading commands work from the pinned maps, so that they need no agent.
 
-use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -81,6 +81,9 @@ struct RunArgs {
     /// URL of an API server, never its cluster IP, which works only through this agent; give several to fail over
     #[arg(long)]
     api_server: Vec<String>,
+    /// Seconds without a word from the API server after which a connection to it is given up
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=3_600))]
+    api_silence: u16,
     /// Name of this node [default: the host name]
     #[arg(long, env = "NODE_NAME")]
     node_name: Option<String>,
@@ -156,7 +159,11 @@ fn agent(args: RunArgs) -> anyhow::Result<()> {
     let host_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     run::run(run::Options {
         manifests: args.manifests,
-        kubernetes: k8s::Options { kubeconfig: args.kubeconfig, api_servers: args.api_server },
+        kubernetes: k8s::Options {
+            kubeconfig: args.kubeconfig,
+            api_servers: args.api_server,
+            silence: Duration::from_secs(args.api_silence.into()),
+        },
         node_name: args.node_name.unwrap_or_else(host_name),
         cgroup: args.cgroup,
         bpffs: args.bpffs,

@@ -8,7 +8,10 @@ use super::{Reading, output};
 use crate::{
     inspect::{self, Destination, Explanation, Query, ServiceRow},
     loader,
-    maps::{Pins, Tables, bpf::BpfMaps},
+    maps::{
+        Pins, Tables,
+        bpf::{BpfMaps, OptOuts},
+    },
 };
 
 fn tables(reading: &Reading) -> Result<Tables> {
@@ -151,7 +154,11 @@ pub fn reasons(reading: &Reading) -> Result<()> {
 /// `sluice explain`.
 pub fn explain(from: String, destination: Destination, reading: &Reading) -> Result<()> {
     let tables = tables(reading)?;
-    let answer = inspect::explain(&tables, &Query { from, destination }).map_err(|error| anyhow!(error))?;
+    let left_alone = OptOuts::open(&Pins::at(&reading.bpffs))?.all()?.values().any(|pod| {
+        from == pod.name.as_str() || from == format!("{}/{}", pod.namespace.as_str(), pod.name.as_str())
+    });
+    let answer = inspect::explain(&tables, &Query { from, left_alone, destination })
+        .map_err(|error| anyhow!(error))?;
     output::print(reading.output, &answer, || explain_text(&answer))
 }
 

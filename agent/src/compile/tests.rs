@@ -193,7 +193,9 @@ fn headless_ports_are_translated_only_where_the_pod_does_not_use_them() {
     headless.cluster_ips.clear();
     let ready = vec![endpoint(1, EndpointState::Ready, None, &[], &[])];
     let address: IpAddr = "10.0.0.1".parse().unwrap();
-    let pod_port = |port| vec![PodPort { address, protocol: Protocol::Tcp, port }];
+    let pod_port = |port| {
+        vec![(ObjectName::new("shop", "pod"), vec![PodPort { address, protocol: Protocol::Tcp, port }])]
+    };
     let mut other = slice("other", ready.clone(), Some(80));
     other.service = ObjectName::new("shop", "other");
     let off = Service { translate_headless_port: false, ..headless.clone() };

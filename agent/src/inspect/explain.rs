@@ -31,6 +31,8 @@ use crate::{
 pub struct Query {
     /// Who dials: a pod, an address, or `host`.
     pub from: String,
+    /// Whether that is a pod whose sockets are left alone.
+    pub left_alone: bool,
     /// What is dialled.
     pub destination: Destination,
 }
@@ -171,6 +173,14 @@ pub fn explain(tables: &Tables, query: &Query) -> Result<Explanation, String> {
             "{target} belongs to {}, but the socket programs do not translate SCTP: the socket connects as it asks",
             service_name(service)
         )),
+        Some((_, service)) if query.left_alone => {
+            answer.reason = Reason::OptedOut.name();
+            answer.steps.push(format!(
+                "{target} belongs to {}, but {} has the annotation sluice.dev/socket-lb: \"false\": its sockets connect as they ask",
+                service_name(service),
+                query.from
+            ));
+        }
         Some((frontend, service)) => decide(tables, &target, frontend, service, &mut answer),
     }
     Ok(answer)

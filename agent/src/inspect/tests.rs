@@ -62,7 +62,7 @@ fn tables(states: &[EndpointState], internal_local: bool) -> Tables {
 }
 
 fn ask(tables: &Tables, destination: &str) -> Result<Explanation, String> {
-    explain(tables, &Query { from: "host".into(), destination: destination.parse()? })
+    explain(tables, &Query { from: "host".into(), left_alone: false, destination: destination.parse()? })
 }
 
 #[test]

@@ -30,11 +30,14 @@ pub fn assemble<'c>(
         .flat_map(|service| slices_from_pods(service, &all.pods))
         .collect();
     all.slices.extend(made);
-    let ports = all.pods.iter().flat_map(PodFacts::declared).collect();
+    let ports = all.pods.iter().map(|pod| (pod.name.clone(), pod.declared().collect())).collect();
+    let own = all.pods.iter().filter(|pod| pod.node.as_deref() == Some(node_name));
+    let opt_outs = own.filter_map(|pod| pod.opt_out.clone()).collect();
     let services = all.services.into_iter().map(|service| service.service).collect();
     let changes = vec![
         Change::Node(all.node),
         Change::AllPodPorts(ports),
+        Change::AllOptOuts(opt_outs),
         Change::AllSlices(all.slices),
         Change::AllServices(services),
     ];

@@ -1,6 +1,7 @@
 //! The pinned maps through bpf(2): open, read whole, write one entry.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd as _, BorrowedFd},
     path::Path,
@@ -11,7 +12,10 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use bytemuck::must_cast;
 use sluice_common::{
     Reason,
-    layout::{AffinityKey, AffinityValue, FrontendKey, FrontendValue, PROBE_ID, RevnatKey},
+    layout::{
+        AffinityKey, AffinityValue, CONFIG_HOST_NETNS, CONFIG_OPT_OUTS, FrontendKey, FrontendValue, PROBE_ID,
+        PodValue, RevnatKey,
+    },
 };
 
 use super::{Op, Pins, SPECS, Tables, WriteError, Writer};
@@ -53,6 +57,52 @@ impl SocketMemory {
     /// Whether this exchange is remembered.
     pub fn has_revnat(&self, key: &RevnatKey) -> bool {
         self.revnat.get(&must_cast(*key), 0).is_ok()
+    }
+}
+
+/// The network namespaces that are left alone, by cookie.
+pub struct OptOuts {
+    map: HashMap<MapData, u64, [u8; 128]>,
+    config: Array<MapData, u64>,
+}
+
+impl OptOuts {
+    /// Opens the maps pinned at `pins`.
+    ///
+    /// # Errors
+    /// Names the pin that cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        let data = |name: &str| open(&pins.map(name));
+        Ok(Self {
+            map: Map::HashMap(data("OPT_OUTS")?).try_into()?,
+            config: Map::Array(data("CONFIG")?).try_into()?,
+        })
+    }
+
+    /// All of them, each with its pod.
+    ///
+    /// # Errors
+    /// The kernel refuses a read.
+    pub fn all(&self) -> Result<BTreeMap<u64, PodValue>> {
+        let entries = self.map.iter().map(|entry| entry.map(|(cookie, pod)| (cookie, must_cast(pod))));
+        entries.collect::<Result<_, _>>().context("cannot read OPT_OUTS")
+    }
+
+    /// Makes them `wanted`. The count, which makes programs look, is right at every moment for those that stay.
+    ///
+    /// # Errors
+    /// The kernel refuses a write; what was written stands.
+    pub fn set(&mut self, wanted: &BTreeMap<u64, PodValue>) -> Result<()> {
+        let present = self.all()?;
+        for (cookie, pod) in wanted.iter().filter(|(cookie, pod)| present.get(cookie) != Some(pod)) {
+            let value: [u8; 128] = must_cast(*pod);
+            self.map.insert(cookie, value, 0).context("cannot write to OPT_OUTS")?;
+        }
+        self.config.set(CONFIG_OPT_OUTS, wanted.len() as u64, 0).context("cannot write to CONFIG")?;
+        for cookie in present.keys().filter(|cookie| !wanted.contains_key(cookie)) {
+            deleted(self.map.remove(cookie)).context("cannot write to OPT_OUTS")?;
+        }
+        Ok(())
     }
 }
 
@@ -193,7 +243,7 @@ impl BpfMaps {
     /// # Errors
     /// The kernel refuses the write.
     pub fn set_host_netns(&mut self, cookie: u64) -> Result<()> {
-        self.config.set(0, cookie, 0).context("cannot write to CONFIG")
+        self.config.set(CONFIG_HOST_NETNS, cookie, 0).context("cannot write to CONFIG")
     }
 
     /// Sets the self-probe's frontend; slot and backend 0 are its own.

@@ -3,8 +3,8 @@
 use sluice_common::{
     Addr,
     layout::{
-        AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, NodeValue, RevnatKey,
-        RevnatValue, ServiceValue, SlotValue, SocketValue,
+        AffinityKey, AffinityValue, BackendValue, CONFIG_CAPACITY, FrontendKey, FrontendValue, NodeValue,
+        PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue, SocketValue,
     },
     reason,
 };
@@ -37,14 +37,15 @@ macro_rules! spec {
 }
 
 /// Every pinned map.
-pub const SPECS: [MapSpec; 11] = [
+pub const SPECS: [MapSpec; 12] = [
     spec!("FRONTENDS", FrontendKey, FrontendValue, |sizes| Some(sizes.max_frontends), "--max-frontends"),
     spec!("SLOTS", u32, SlotValue, |sizes| Some(sizes.max_slots), "--max-slots"),
     spec!("BACKENDS", u32, BackendValue, |sizes| Some(sizes.max_backends), "--max-backends"),
     spec!("SERVICES", u32, ServiceValue, |sizes| Some(sizes.max_services), "--max-services"),
     spec!("NODES", u32, NodeValue, |sizes| Some(sizes.max_nodes), "--max-nodes"),
     spec!("NODE_ADDRESSES", Addr, u32, |_| Some(1_024), ""),
-    spec!("CONFIG", u32, u64, |_| Some(1), ""),
+    spec!("CONFIG", u32, u64, |_| Some(CONFIG_CAPACITY), ""),
+    spec!("OPT_OUTS", u64, PodValue, |_| Some(4_096), ""),
     spec!("UDP_REVNAT", RevnatKey, RevnatValue, |sizes| Some(sizes.max_udp_flows), "--max-udp-flows"),
     spec!("AFFINITY", AffinityKey, AffinityValue, |sizes| Some(sizes.max_affinities), "--max-affinities"),
     spec!("SOCKETS", u32, SocketValue, |_| None, ""),

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 pub use sluice_common::layout::{EndpointState, ServiceKind};
 
+mod pods;
 mod store;
+
+pub use pods::{OptOut, PodPorts};
 pub use store::{Change, Store};
 
 /// Namespace and name of an object.

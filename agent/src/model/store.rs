@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{EndpointSlice, Node, ObjectName, PodPort, Protocol, Service};
+use super::{EndpointSlice, Node, ObjectName, OptOut, PodPort, PodPorts, Protocol, Service, ServiceKind};
 
 /// News from a source.
 #[derive(Clone, Debug)]
@@ -15,8 +15,16 @@ pub enum Change {
     AllServices(Vec<Service>),
     /// All EndpointSlices there are: a complete listing.
     AllSlices(Vec<EndpointSlice>),
-    /// All ports that pods declare. A source that does not know pods never sends it.
-    AllPodPorts(Vec<PodPort>),
+    /// All ports that pods declare: a complete listing. A source sends it once somebody needs it.
+    AllPodPorts(Vec<(ObjectName, Vec<PodPort>)>),
+    /// What one pod declares; nothing when it is gone.
+    PodPorts(ObjectName, Vec<PodPort>),
+    /// The source does not look at what pods declare any more.
+    NoPodPorts,
+    /// All pods of this node that want to be left alone: a complete listing.
+    AllOptOuts(Vec<OptOut>),
+    /// Whether one pod of this node wants to be left alone.
+    OptOut(ObjectName, Option<OptOut>),
     /// A Service is new or different; `None` when it is gone or needs no proxying any more.
     Service(ObjectName, Option<Box<Service>>),
     /// An EndpointSlice is new or different; `None` when it is gone.
@@ -37,7 +45,8 @@ pub struct Store {
     by_service: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
     /// Lists, not sets: nearly every address stands in one slice, and there are a hundred thousand of them.
     by_address: HashMap<IpAddr, Vec<Arc<ObjectName>>>,
-    pod_ports: Option<BTreeSet<PodPort>>,
+    pod_ports: Option<PodPorts>,
+    opt_outs: Option<BTreeMap<ObjectName, OptOut>>,
     node: Node,
     dirty: BTreeSet<ObjectName>,
     services_listed: bool,
@@ -69,6 +78,16 @@ impl Store {
             Change::AllServices(services) => self.replace_services(services),
             Change::AllSlices(slices) => self.replace_slices(slices),
             Change::AllPodPorts(ports) => self.replace_pod_ports(ports),
+            Change::PodPorts(pod, ports) => self.set_pod_ports(pod, ports),
+            Change::NoPodPorts => {
+                self.pod_ports = None;
+                self.mark_headless();
+            }
+            Change::AllOptOuts(pods) => {
+                self.opt_outs =
+                    Some(pods.into_iter().map(|opt_out| (opt_out.pod.clone(), opt_out)).collect());
+            }
+            Change::OptOut(pod, opt_out) => self.set_opt_out(pod, opt_out),
             Change::Service(name, service) => self.set_service(name, service.map(|service| *service)),
             Change::Slice(name, slice) => self.set_slice(name, slice.map(|slice| *slice)),
             Change::NoNode => self.node_looked_up = true,
@@ -106,6 +125,29 @@ impl Store {
     /// This node.
     pub const fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// The pods of this node that want to be left alone; `None` before they were listed.
+    pub fn opt_outs(&self) -> Option<Vec<OptOut>> {
+        self.opt_outs.as_ref().map(|known| known.values().cloned().collect())
+    }
+
+    /// Whether the translation of headless ports hangs on what pods declare: some headless Service's port differs from
+    /// its pods'.
+    pub fn needs_pod_ports(&self, name: &ObjectName) -> bool {
+        let wanting = self
+            .services
+            .get(name)
+            .filter(|service| service.kind == ServiceKind::Headless && service.translate_headless_port);
+        wanting.is_some_and(|service| {
+            let slices = self.slices_of(name);
+            service.ports.iter().any(|port| {
+                let targets = slices.iter().flat_map(|slice| &slice.ports);
+                targets
+                    .filter(|target| target.name == port.name && target.protocol == port.protocol)
+                    .any(|target| target.port.is_some_and(|target| target != port.port))
+            })
+        })
     }
 
     /// The slices of a Service, in the order of their names.
@@ -149,17 +191,43 @@ impl Store {
         }
     }
 
-    fn replace_pod_ports(&mut self, ports: Vec<PodPort>) {
-        let new: BTreeSet<PodPort> = ports.into_iter().collect();
-        let Some(old) = self.pod_ports.replace(new.clone()) else {
+    fn replace_pod_ports(&mut self, listed: Vec<(ObjectName, Vec<PodPort>)>) {
+        if self.pod_ports.is_none() {
+            self.pod_ports = Some(PodPorts::default());
             // What nobody could know until now, everybody may ask about.
-            self.dirty.extend(self.services.keys().cloned());
-            return;
-        };
-        let changed: BTreeSet<IpAddr> = old.symmetric_difference(&new).map(|port| port.address).collect();
-        for address in changed {
+            self.mark_headless();
+        }
+        let known = self.pod_ports.iter().flat_map(PodPorts::pods).cloned();
+        let mut gone: BTreeSet<ObjectName> = known.collect();
+        for (pod, ports) in listed {
+            gone.remove(&pod);
+            self.set_pod_ports(pod, ports);
+        }
+        for pod in gone {
+            self.set_pod_ports(pod, Vec::new());
+        }
+    }
+
+    fn set_pod_ports(&mut self, pod: ObjectName, ports: Vec<PodPort>) {
+        // News of one pod without a listing of all says nothing about the others.
+        let Some(known) = &mut self.pod_ports else { return };
+        for address in known.set(pod, ports) {
             self.mark_users_of(address);
         }
+    }
+
+    fn set_opt_out(&mut self, pod: ObjectName, opt_out: Option<OptOut>) {
+        if let Some(known) = &mut self.opt_outs {
+            match opt_out {
+                Some(opt_out) => drop(known.insert(pod, opt_out)),
+                None => drop(known.remove(&pod)),
+            }
+        }
+    }
+
+    fn mark_headless(&mut self) {
+        let headless = self.services.values().filter(|service| service.kind == ServiceKind::Headless);
+        self.dirty.extend(headless.map(|service| service.name.clone()));
     }
 
     fn set_service(&mut self, name: ObjectName, service: Option<Service>) {
@@ -225,10 +293,8 @@ impl Store {
     fn mark_users_of(&mut self, address: IpAddr) {
         let names = self.by_address.get(&address).into_iter().flatten();
         for service in names.filter_map(|name| self.slices.get(&**name)).map(|slice| &slice.service) {
-            let headless = self
-                .services
-                .get(service)
-                .is_some_and(|service| service.kind == sluice_common::layout::ServiceKind::Headless);
+            let headless =
+                self.services.get(service).is_some_and(|service| service.kind == ServiceKind::Headless);
             if headless {
                 self.dirty.insert(service.clone());
             }

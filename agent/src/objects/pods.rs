@@ -1,4 +1,5 @@
-//! `v1.Pod`: what manifests need of it, for no controller makes EndpointSlices there.
+//! `v1.Pod`: what headless Services and manifests need of it (no controller makes EndpointSlices there), and whether
+//! it wants to be left alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,12 +7,15 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
 use super::{Complaints, Converted, ServiceWithSelector, parse_port, service::TargetPort};
 use crate::model::{
-    Endpoint, EndpointSlice, EndpointState, Family, ObjectName, PodPort, Protocol, SlicePort,
+    Endpoint, EndpointSlice, EndpointState, Family, ObjectName, OptOut, PodPort, Protocol, SlicePort,
 };
+
+/// On a pod, "false" keeps the socket programs off its connections.
+const SOCKET_LB: &str = "sluice.dev/socket-lb";
 
 /// The facts of a pod that make endpoints.
 #[derive(Clone, PartialEq, Debug)]
@@ -20,7 +24,10 @@ pub struct PodFacts {
     pub name: ObjectName,
     labels: BTreeMap<String, String>,
     addresses: Vec<IpAddr>,
-    node: Option<Arc<str>>,
+    /// Its node.
+    pub node: Option<Arc<str>>,
+    /// Whether it wants to be left alone.
+    pub opt_out: Option<OptOut>,
     state: EndpointState,
     ports: Vec<(String, Protocol, u16)>,
 }
@@ -54,7 +61,45 @@ pub fn pod_facts(object: &core::Pod) -> Converted<PodFacts> {
     let ports = container_ports(&spec, &mut complaints);
     let node = spec.node_name.as_deref().map(Arc::from);
     let labels = meta.labels.clone().unwrap_or_default();
-    complaints.done(Some(PodFacts { name, labels, addresses, node, state, ports }))
+    let opt_out = opt_out(meta, &mut complaints);
+    complaints.done(Some(PodFacts { name, labels, addresses, node, opt_out, state, ports }))
+}
+
+/// Whether the pod wants to be left alone, by its metadata alone.
+pub fn pod_opt_out(meta: &ObjectMeta) -> Converted<OptOut> {
+    let name = ObjectName::new(
+        meta.namespace.as_deref().unwrap_or("default"),
+        meta.name.as_deref().unwrap_or_default(),
+    );
+    let mut complaints = Complaints::new("Pod", name);
+    let opt_out = opt_out(meta, &mut complaints);
+    complaints.done(opt_out)
+}
+
+fn opt_out(meta: &ObjectMeta, complaints: &mut Complaints) -> Option<OptOut> {
+    let path = format!("metadata.annotations[{SOCKET_LB}]");
+    match meta.annotations.as_ref()?.get(SOCKET_LB)?.trim() {
+        "true" => None,
+        "false" => {
+            let uid = meta.uid.clone().filter(|uid| is_uid(uid));
+            if uid.is_none() {
+                complaints.add(
+                    "metadata.uid",
+                    format!("is missing, and {SOCKET_LB} finds a pod's processes by it"),
+                );
+            }
+            Some(OptOut { pod: complaints.object.clone(), uid: uid? })
+        }
+        other => {
+            complaints.add(path, format!("{other:?} is neither \"true\" nor \"false\"; taken as \"true\""));
+            None
+        }
+    }
+}
+
+/// Long enough to be no part of another pod's, and of such letters that it can be part of a folder's name.
+fn is_uid(uid: &str) -> bool {
+    uid.len() >= 8 && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 fn container_ports(spec: &core::PodSpec, complaints: &mut Complaints) -> Vec<(String, Protocol, u16)> {

@@ -19,6 +19,7 @@ use crate::{
 
 mod admin;
 mod nodeport;
+mod opt_outs;
 mod probe;
 mod programmer;
 mod sweeper;
@@ -66,6 +67,7 @@ pub fn run(options: Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
         let (news, inbox) = mpsc::channel();
+        let (need_pods, pods_needed) = tokio::sync::watch::channel(false);
         // What can be wrong with flags and ports shows before anything in the kernel is touched.
         let client = match &manifests {
             Some(_) => None,
@@ -75,11 +77,13 @@ pub fn run(options: Options) -> Result<()> {
         let health =
             admin::Server::bind(admin::Role::Health, options.healthz, &shared, &options.bpffs).await?;
         let loaded = loader::load(claim, &options.sizes)?;
-        let programmer = programmer::spawn(loaded, &options, Arc::clone(&shared), inbox)?;
+        let programmer = programmer::spawn(loaded, &options, Arc::clone(&shared), inbox, need_pods)?;
         let source = async {
             match (manifests, client) {
                 (Some(manifests), _) => watch_manifests(manifests, news, &shared).await,
-                (None, Some(client)) => k8s::watch(client, &options.node_name, news, &shared).await,
+                (None, Some(client)) => {
+                    k8s::watch(client, &options.node_name, news, pods_needed, &shared).await
+                }
                 (None, None) => bail!("there is no source of objects"),
             }
         };

@@ -7,15 +7,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-use super::{Options, Selector, nodeport, probe, sweeper};
+use super::{Options, Selector, nodeport, opt_outs, probe, sweeper};
 use crate::{
     compile,
     health::Shared,
     loader::{self, Loaded},
     maps::{WriteError, bpf::BpfMaps},
-    model::{Change, Node, ObjectName, Store},
+    model::{Change, Node, ObjectName, OptOut, Store},
     reconcile::{Outcome, Reconciler},
     sockets::Gone,
 };
@@ -40,6 +40,10 @@ struct Programmer {
     attached: bool,
     nodeport_addresses: Selector,
     sweeper: mpsc::Sender<Vec<Gone>>,
+    opt_outs: mpsc::Sender<Vec<OptOut>>,
+    need_pods: watch::Sender<bool>,
+    /// Services whose headless ports hang on what pods declare.
+    pod_askers: BTreeSet<ObjectName>,
     /// Services that are not in the maps as they should be, and why.
     failed: BTreeMap<ObjectName, String>,
 }
@@ -50,6 +54,7 @@ pub fn spawn(
     options: &Options,
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Vec<Change>>,
+    need_pods: watch::Sender<bool>,
 ) -> Result<oneshot::Receiver<()>> {
     let mut maps = loaded.maps()?;
     maps.set_host_netns(loader::netns_cookie()?)?;
@@ -60,8 +65,12 @@ pub fn spawn(
         "adopted pinned maps"
     );
     let sweeper = sweeper::spawn(loaded.pins().clone(), loaded.cgroup().to_owned(), Arc::clone(&shared))?;
+    let opt_outs = opt_outs::spawn(loaded.pins().clone(), loaded.cgroup().to_owned(), Arc::clone(&shared))?;
     let mut programmer = Programmer {
         sweeper,
+        opt_outs,
+        need_pods,
+        pod_askers: BTreeSet::new(),
         store: Store::new(Node { name: options.node_name.clone(), zone: None, addresses: Vec::new() }),
         reconciler: Reconciler::new(adopted, options.sizes),
         maps,
@@ -105,8 +114,12 @@ impl Programmer {
     }
 
     fn take(&mut self, changes: Vec<Change>) {
+        let pods = changes.iter().any(|change| matches!(change, Change::AllOptOuts(_) | Change::OptOut(..)));
         for change in changes {
             self.store.apply(change);
+        }
+        if pods && let Some(opt_outs) = self.store.opt_outs() {
+            let _the_thread_lives_as_long_as_we = self.opt_outs.send(opt_outs);
         }
     }
 
@@ -151,6 +164,7 @@ impl Programmer {
         if names.is_empty() {
             return true;
         }
+        self.ask_for_pods(&names);
         let start = Instant::now();
         let compiled: BTreeMap<ObjectName, _> =
             names.iter().map(|name| (name.clone(), compile::service(&self.store, name))).collect();
@@ -184,6 +198,19 @@ impl Programmer {
         }
         self.shared.update(|state| state.writes += outcome.writes);
         outcome.failed.is_empty()
+    }
+
+    /// What pods declare is asked for as long as some Service hangs on it.
+    fn ask_for_pods(&mut self, names: &BTreeSet<ObjectName>) {
+        for name in names {
+            if self.store.needs_pod_ports(name) {
+                self.pod_askers.insert(name.clone());
+            } else {
+                self.pod_askers.remove(name);
+            }
+        }
+        let needed = !self.pod_askers.is_empty();
+        self.need_pods.send_if_modified(|was| std::mem::replace(was, needed) != needed);
     }
 
     /// Addresses come and go with interfaces: looked at whenever there is something to do, and with each probe.

@@ -20,8 +20,10 @@ use sluice_common::{
 };
 
 mod diag;
+mod pods;
 
 pub use diag::Found;
+pub use pods::{enter, namespaces_of_pods};
 
 /// A backend that no service names any more.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -29,7 +29,7 @@ macro_rules! stored_enum {
 
 mod names;
 
-pub use names::{NAME_MAX, Name, NodeValue, ServiceKind, ServiceValue};
+pub use names::{NAME_MAX, Name, NodeValue, PodValue, ServiceKind, ServiceValue};
 
 /// Reserved in `SLOTS`, `BACKENDS` and as a service id: the agent's self-probe, and "none" elsewhere.
 pub const PROBE_ID: u32 = 0;
@@ -80,6 +80,13 @@ impl FrontendKey {
 pub const NODE_ADDRESS: u32 = 1;
 /// Value of `NODE_ADDRESSES`: a loopback address, which means this node only to processes in its own network.
 pub const NODE_LOOPBACK: u32 = 2;
+
+/// Index into `CONFIG`: cookie of the node's own network namespace.
+pub const CONFIG_HOST_NETNS: u32 = 0;
+/// Index into `CONFIG`: how many entries `OPT_OUTS` has, so that nobody looks into an empty map.
+pub const CONFIG_OPT_OUTS: u32 = 1;
+/// Size of `CONFIG`: room for growth without a change of layout.
+pub const CONFIG_CAPACITY: u32 = 16;
 
 /// `FrontendValue::flags`: internalTrafficPolicy is Local, so sockets use the local range.
 pub const FLAG_INTERNAL_LOCAL: u16 = 1;

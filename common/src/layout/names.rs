@@ -7,7 +7,7 @@ pub const NAME_MAX: usize = 63;
 
 /// A name in a map: its length, then its bytes, then zeros.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Pod, Zeroable)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Pod, Zeroable)]
 pub struct Name {
     /// Bytes used.
     pub len: u8,
@@ -86,6 +86,17 @@ pub struct NodeValue {
     pub zone: Name,
 }
 const _: () = assert!(size_of::<NodeValue>() == 128);
+
+/// A pod whose sockets are left alone. Value of `OPT_OUTS`; read by people only.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Pod, Zeroable)]
+pub struct PodValue {
+    /// Its namespace.
+    pub namespace: Name,
+    /// Its name, cut at [`NAME_MAX`] bytes.
+    pub name: Name,
+}
+const _: () = assert!(size_of::<PodValue>() == 128);
 
 #[cfg(test)]
 mod tests {

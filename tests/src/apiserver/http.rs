@@ -1,7 +1,7 @@
 //! The HTTP side: one thread with its own runtime, listening in the node's network namespace.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     convert::Infallible,
     net::{SocketAddr, TcpListener},
     os::fd::AsFd as _,
@@ -85,6 +85,20 @@ async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
 
 async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, Infallible> {
     let query = query(request.uri().query().unwrap_or_default());
+    shared.thawed().await;
+    if request.uri().path() == "/version" {
+        let body = json!({"major": "1", "minor": shared.lock().minor.to_string(), "gitVersion": "v1", "gitCommit": "",
+            "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "", "platform": ""});
+        return Ok(respond(StatusCode::OK, Full::new(Bytes::from(body.to_string())).boxed()));
+    }
+    let throttled = shared.edit(|state| {
+        let left = state.throttled;
+        state.throttled = left.saturating_sub(1);
+        left > 0
+    });
+    if throttled {
+        return Ok(status(429, "TooManyRequests"));
+    }
     let Some((path, list)) = RESOURCES.into_iter().find(|(path, _)| *path == request.uri().path()) else {
         return Ok(status(404, "NotFound"));
     };
@@ -125,20 +139,34 @@ fn list_page(
 }
 
 fn selected(object: &Value, query: &HashMap<String, String>) -> bool {
-    let selector = query.get("fieldSelector").and_then(|selector| selector.strip_prefix("metadata.name="));
-    selector.is_none_or(|name| object["metadata"]["name"] == name)
+    let Some((field, value)) = query.get("fieldSelector").and_then(|selector| selector.split_once('='))
+    else {
+        return true;
+    };
+    let pointer = format!("/{}", field.replace('.', "/"));
+    object.pointer(&pointer).and_then(Value::as_str) == Some(value)
 }
 
 fn watch_from(path: &'static str, query: &HashMap<String, String>, shared: &Arc<Shared>) -> Response<Body> {
+    let initial = query.get("sendInitialEvents").is_some_and(|value| value == "true");
+    if initial && shared.lock().refuses_streams {
+        return status(422, "Invalid");
+    }
     let from: u64 = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
     let generation = shared.lock().generation;
-    if from < shared.lock().oldest {
+    if !initial && from < shared.lock().oldest {
         return status(410, "Expired");
+    }
+    let (mut lines, mut next) = (VecDeque::new(), from);
+    // A server that knows nothing of streamed lists takes the request for one that it knows.
+    if initial && shared.lock().minor >= 32 {
+        (lines, next) = initial_events(path, query, shared);
     }
     let watcher = Watcher {
         path,
+        lines,
         query: query.clone(),
-        next: from,
+        next,
         generation,
         shared: Arc::clone(shared),
         changes: shared.changed.subscribe(),
@@ -147,8 +175,30 @@ fn watch_from(path: &'static str, query: &HashMap<String, String>, shared: &Arc<
     respond(StatusCode::OK, BodyExt::boxed(StreamBody::new(frames)))
 }
 
+/// Everything there is, then the bookmark that says so; and the version of it.
+fn initial_events(
+    path: &'static str,
+    query: &HashMap<String, String>,
+    shared: &Shared,
+) -> (VecDeque<String>, u64) {
+    shared.edit(|state| {
+        state.streams += 1;
+        let objects = state.objects.iter().filter(|((of, _), object)| *of == path && selected(object, query));
+        let mut lines: VecDeque<String> = objects
+            .map(|(_, object)| json!({ "type": "ADDED", "object": object }).to_string() + "\n")
+            .collect();
+        let mut object = super::empty_object(path);
+        object["metadata"] = json!({"resourceVersion": state.version.to_string(),
+            "annotations": {"k8s.io/initial-events-end": "true"}});
+        lines.push_back(json!({ "type": "BOOKMARK", "object": object }).to_string() + "\n");
+        (lines, state.version)
+    })
+}
+
 struct Watcher {
     path: &'static str,
+    /// Said before anything else.
+    lines: VecDeque<String>,
     query: HashMap<String, String>,
     next: u64,
     generation: u64,
@@ -161,6 +211,10 @@ impl Watcher {
     fn events(self) -> impl Stream<Item = String> {
         stream::unfold(self, |mut watcher| async move {
             loop {
+                watcher.shared.thawed().await;
+                if let Some(line) = watcher.lines.pop_front() {
+                    return Some((line, watcher));
+                }
                 {
                     let state = watcher.shared.lock();
                     if state.generation != watcher.generation {

@@ -16,10 +16,11 @@ use crate::world::World;
 mod http;
 
 /// The resources served: path, kind of the list.
-const RESOURCES: [(&str, &str); 3] = [
+const RESOURCES: [(&str, &str); 4] = [
     ("/api/v1/services", "v1 ServiceList"),
     ("/apis/discovery.k8s.io/v1/endpointslices", "discovery.k8s.io/v1 EndpointSliceList"),
     ("/api/v1/nodes", "v1 NodeList"),
+    ("/api/v1/pods", "v1 PodList"),
 ];
 
 /// Something that happened to an object.
@@ -42,6 +43,15 @@ struct State {
     stalled: BTreeSet<&'static str>,
     /// Raised to end every open watch.
     generation: u64,
+    /// Minor version of Kubernetes; 32 and later stream lists unless `refuses_streams`.
+    minor: u32,
+    refuses_streams: bool,
+    /// How many lists were streamed.
+    streams: u32,
+    /// Connections are kept and new ones accepted, but nothing is ever answered.
+    frozen: bool,
+    /// This many of the next requests are answered 429.
+    throttled: u32,
     /// How often each path was listed.
     lists: BTreeMap<&'static str, u32>,
 }
@@ -55,6 +65,16 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the server speaks.
+    async fn thawed(&self) {
+        let mut changes = self.changed.subscribe();
+        while self.lock().frozen {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     fn edit<T>(&self, edit: impl FnOnce(&mut State) -> T) -> T {
@@ -158,13 +178,9 @@ impl ApiServer {
     pub fn bookmark(&self) {
         self.shared.edit(|state| {
             state.version += 1;
-            for (path, list) in RESOURCES {
-                let (version, kind) = list.split_once(' ').expect("two words");
-                let object = json!({
-                    "apiVersion": version, "kind": kind.trim_end_matches("List"),
-                    "metadata": {"resourceVersion": state.version.to_string()}, "spec": {}, "addressType": "IPv4",
-                    "endpoints": [],
-                });
+            for (path, _) in RESOURCES {
+                let mut object = empty_object(path);
+                object["metadata"] = json!({"resourceVersion": state.version.to_string()});
                 state.events.push(Event { version: state.version, path, kind: "BOOKMARK", object });
             }
         });
@@ -177,6 +193,31 @@ impl ApiServer {
             state.oldest = state.version;
             state.events.clear();
         });
+    }
+
+    /// Becomes a server of this minor version, which streams lists or refuses to, as far as its version knows of them.
+    pub fn version(&self, minor: u32, refuses_streams: bool) {
+        self.shared.edit(|state| (state.minor, state.refuses_streams) = (minor, refuses_streams));
+    }
+
+    /// How many lists were streamed.
+    pub fn streams(&self) -> u32 {
+        self.shared.lock().streams
+    }
+
+    /// Keeps connections and takes new ones, but says nothing any more, as a server behind a broken path.
+    pub fn freeze(&self, frozen: bool) {
+        self.shared.edit(|state| state.frozen = frozen);
+    }
+
+    /// Answers the next `count` requests with 429.
+    pub fn throttle(&self, count: u32) {
+        self.shared.edit(|state| state.throttled = count);
+    }
+
+    /// How many requests are still to be answered with 429.
+    pub fn throttled(&self) -> u32 {
+        self.shared.lock().throttled
     }
 
     /// Ends every open watch.
@@ -198,6 +239,14 @@ impl ApiServer {
         let path = path_of(&json!({ "kind": kind }));
         self.shared.lock().lists.get(path).copied().unwrap_or(0)
     }
+}
+
+/// What bookmarks carry: an object of the kind without anything in it.
+fn empty_object(path: &str) -> Value {
+    let list = RESOURCES.iter().find(|(of, _)| *of == path).map_or("", |(_, list)| *list);
+    let (version, kind) = list.split_once(' ').expect("two words");
+    json!({"apiVersion": version, "kind": kind.trim_end_matches("List"), "metadata": {}, "spec": {},
+        "addressType": "IPv4", "endpoints": []})
 }
 
 fn path_of(object: &Value) -> &'static str {

@@ -1,0 +1,115 @@
+//! The kinds of objects that we follow, and what each becomes in the model.
+
+use std::fmt::Debug;
+
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use kube::{Resource, ResourceExt as _, core::PartialObjectMeta};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    model::{Change, EndpointSlice, Node, ObjectName, OptOut, PodPort, Service},
+    objects::{self, Converted},
+};
+
+/// A kind of object that we follow.
+pub trait Followed: Resource + Clone + DeserializeOwned + Debug + Send + 'static {
+    /// What the model keeps of one.
+    type Value;
+    /// That, and what is wrong with the object.
+    fn convert(&self) -> Converted<Self::Value>;
+    /// All there are.
+    fn all(values: Vec<Self::Value>) -> Change;
+    /// One that is new or different; `None` when it is gone, or nothing of it is for us.
+    fn one(name: ObjectName, value: Option<Self::Value>) -> Option<Change>;
+}
+
+/// Namespace and name of an object.
+pub fn name_of<K: Resource>(object: &K) -> ObjectName {
+    ObjectName::new(object.namespace().unwrap_or_default(), object.name_any())
+}
+
+impl Followed for core::Service {
+    type Value = Service;
+
+    fn convert(&self) -> Converted<Service> {
+        let converted = objects::service(self);
+        Converted { value: converted.value.map(|service| service.service), problems: converted.problems }
+    }
+
+    fn all(values: Vec<Service>) -> Change {
+        Change::AllServices(values)
+    }
+
+    fn one(name: ObjectName, value: Option<Service>) -> Option<Change> {
+        Some(Change::Service(name, value.map(Box::new)))
+    }
+}
+
+impl Followed for discovery::EndpointSlice {
+    type Value = EndpointSlice;
+
+    fn convert(&self) -> Converted<EndpointSlice> {
+        objects::slice(self)
+    }
+
+    fn all(values: Vec<EndpointSlice>) -> Change {
+        Change::AllSlices(values)
+    }
+
+    fn one(name: ObjectName, value: Option<EndpointSlice>) -> Option<Change> {
+        Some(Change::Slice(name, value.map(Box::new)))
+    }
+}
+
+impl Followed for core::Node {
+    type Value = Node;
+
+    fn convert(&self) -> Converted<Node> {
+        objects::node(self)
+    }
+
+    fn all(values: Vec<Node>) -> Change {
+        values.into_iter().next().map_or(Change::NoNode, Change::Node)
+    }
+
+    /// A node that is deleted while its agent runs keeps what is known of it.
+    fn one(_: ObjectName, value: Option<Node>) -> Option<Change> {
+        value.map(Change::Node)
+    }
+}
+
+/// The pods of this node: whether they want to be left alone, which their metadata tells.
+impl Followed for PartialObjectMeta<core::Pod> {
+    type Value = OptOut;
+
+    fn convert(&self) -> Converted<OptOut> {
+        objects::pod_opt_out(&self.metadata)
+    }
+
+    fn all(values: Vec<OptOut>) -> Change {
+        Change::AllOptOuts(values)
+    }
+
+    fn one(name: ObjectName, value: Option<OptOut>) -> Option<Change> {
+        Some(Change::OptOut(name, value))
+    }
+}
+
+/// All pods: the ports that they declare.
+impl Followed for core::Pod {
+    type Value = (ObjectName, Vec<PodPort>);
+
+    fn convert(&self) -> Converted<Self::Value> {
+        let converted = objects::pod_facts(self);
+        let value = converted.value.map(|pod| (pod.name.clone(), pod.declared().collect()));
+        Converted { value, problems: converted.problems }
+    }
+
+    fn all(values: Vec<Self::Value>) -> Change {
+        Change::AllPodPorts(values)
+    }
+
+    fn one(name: ObjectName, value: Option<Self::Value>) -> Option<Change> {
+        Some(Change::PodPorts(name, value.map(|(_, ports)| ports).unwrap_or_default()))
+    }
+}

@@ -1,0 +1,145 @@
+//! What pods ask for: to be left alone, and their headless Services' ports.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use serde_json::Value;
+use sluice_tests::{
+    cluster::Cluster,
+    manifest,
+    peer::Peer,
+    shop::{Dial, WAYS, assert_peer, shop},
+    wait,
+    world::{Pod, World, ip},
+};
+
+const UID: &str = "0f0e0d0c-1111-2222-3333-444455556666";
+
+fn annotated(pod: &Pod, socket_lb: &str) -> String {
+    manifest::pod("mesh", "mesh", &[&pod.v4.to_string()]).replace(
+        "metadata: {name: mesh,",
+        &format!(
+            "metadata: {{name: mesh, uid: \"{UID}\", annotations: {{sluice.dev/socket-lb: \"{socket_lb}\"}},"
+        ),
+    )
+}
+
+fn wait_reason(world: &World, from: &str, reason: &str) {
+    wait::until(reason, || {
+        let answer = world.json(&["explain", "--from", from, "10.96.0.1:80"]);
+        if answer["reason"] == reason { Ok(()) } else { Err(answer) }
+    });
+}
+
+/// Something in the pod that catches what goes to the Service's address, as a sidecar does.
+fn sidecar(world: &World, pod: &Pod) -> Peer {
+    for address in ["10.96.0.1/32", "fd00:96::1/128"] {
+        ip(&format!("-n {} addr add {address} dev lo", pod.netns));
+    }
+    let mut sidecar = world.peer(pod);
+    sidecar.serve("sidecar", 80, false);
+    sidecar.serve("sidecar", 53, true);
+    sidecar
+}
+
+fn assert_ways(peer: &mut Peer, case: &str, left_alone: bool) {
+    for (way, dial, to) in WAYS {
+        let dial: Dial = dial;
+        let answer = dial(peer, to).unwrap_or_else(|error| panic!("{case}, {way}: {error}"));
+        assert_eq!(answer.by == "sidecar", left_alone, "{case}, {way}: {answer:?}");
+        assert_peer(way, &answer, to);
+    }
+}
+
+#[test]
+fn a_pod_that_asks_to_be_left_alone_sees_the_services_address_itself() {
+    let mut shop = shop(2);
+    let pod = shop.world.pod(&format!("pod{UID}"));
+    shop.world.apply("mesh", &annotated(&pod, "false"));
+    // Its sandbox comes up after the object, as it does in a cluster.
+    let _sidecar = sidecar(&shop.world, &pod);
+    let mut mesh = shop.world.peer(&pod);
+    wait_reason(&shop.world, "mesh", "opted_out");
+    wait_reason(&shop.world, "shop/mesh", "opted_out");
+    assert_ways(&mut mesh, "annotated", true);
+    assert_ways(&mut shop.client, "another pod", false);
+    let reasons = shop.world.json(&["reasons"]);
+    let counted = reasons.as_array().unwrap().iter().find(|row| row["name"] == "opted_out").unwrap();
+    assert!(counted["count"].as_u64() >= Some(WAYS.len() as u64), "every way: {counted}");
+    shop.restart_agent();
+    assert_ways(&mut mesh, "after a restart of the agent", true);
+    shop.world.apply("mesh", &annotated(&pod, "true"));
+    wait_reason(&shop.world, "mesh", "connect_translated");
+    assert_ways(&mut mesh, "the annotation taken back", false);
+}
+
+#[test]
+fn a_pod_in_the_nodes_own_network_cannot_be_left_alone_and_is_named() {
+    let shop = shop(1);
+    let folder = shop.world.node().cgroup.join(format!("pod{}", UID.replace('-', "_")));
+    std::fs::create_dir(&folder).unwrap();
+    let inside = Pod { cgroup: folder, ..shop.world.node().clone() };
+    let mut peer = shop.world.peer(&inside);
+    shop.world.apply("mesh", &annotated(&inside, "false"));
+    wait::until("a warning", || {
+        let warnings = shop.world.json(&["status"])["warnings"].to_string();
+        let named = warnings.contains("Pod shop/mesh: it lives in the node's own network");
+        if named { Ok(()) } else { Err(warnings) }
+    });
+    assert_eq!(peer.tcp("10.96.0.1:80").unwrap().by, "cart-1");
+}
+
+fn sources(cluster: &Cluster) -> Vec<Value> {
+    cluster.world.json(&["status"])["sources"].as_array().unwrap().clone()
+}
+
+#[test]
+fn headless_ports_are_translated_by_what_pods_declare_which_is_watched_only_then() {
+    let mut cluster = Cluster::new();
+    cluster.cart(1);
+    let _agent = cluster.agent();
+    let names = |cluster: &Cluster| {
+        sources(cluster).iter().map(|source| source["name"].to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(cluster.api.lists("Pod"), 1, "the pods of this node: {:?}", names(&cluster));
+    cluster.api.apply(&manifest::headless("db", &["http:80:8080"]));
+    cluster.api.apply(&cluster.slice("db", 2, &[]));
+    let address = |index: usize| format!("{}:80", cluster.pods[index].0.v4);
+    let (first, second) = (address(0), address(1));
+    for to in [&first, &second] {
+        cluster.world.wait_verdict(to, "translate", 1);
+        let answer = cluster.client.tcp(to).unwrap();
+        assert_peer("headless", &answer, to);
+    }
+    assert!(names(&cluster).contains(&"\"pod ports\"".to_owned()));
+    // The second pod says that it uses port 80 itself.
+    let pod = manifest::pod("db-2", "db", &[&cluster.pods[1].0.v4.to_string()])
+        .replace("containers: [{name: main}]", "containers: [{name: main, ports: [{containerPort: 80}]}]");
+    cluster.api.apply(&pod);
+    cluster.world.wait_verdict(&second, "pass", 0);
+    assert_eq!(cluster.client.tcp(&second), Err("ECONNREFUSED".to_owned()), "nobody listens there");
+    assert_eq!(cluster.client.tcp(&first).unwrap().by, "cart-1");
+    cluster.api.delete("Pod", "shop/db-2");
+    cluster.world.wait_verdict(&second, "translate", 1);
+    cluster.api.delete("Service", "shop/db");
+    wait::until("pods are not watched any more", || {
+        let names = names(&cluster);
+        if names.contains(&"\"pod ports\"".to_owned()) { Err(names) } else { Ok(()) }
+    });
+    cluster.world.wait_verdict(&first, "pass", 0);
+}
+
+#[test]
+fn on_an_api_server_too_a_pod_is_left_alone_by_its_annotation() {
+    let mut cluster = Cluster::new();
+    cluster.cart(1);
+    let pod = cluster.world.pod(&format!("pod{UID}"));
+    let mut mesh = cluster.world.peer(&pod);
+    cluster.api.apply(&annotated(&pod, "false").replace("node-1", "node-2"));
+    let _agent = cluster.agent();
+    assert_eq!(mesh.tcp("10.96.0.1:80").unwrap().by, "cart-1", "a pod of another node has no say");
+    cluster.api.apply(&annotated(&pod, "false"));
+    wait_reason(&cluster.world, "mesh", "opted_out");
+    cluster.api.delete("Pod", "shop/mesh");
+    wait_reason(&cluster.world, "mesh", "connect_translated");
+    assert_eq!(mesh.tcp("10.96.0.1:80").unwrap().by, "cart-1");
+}
