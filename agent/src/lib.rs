@@ -13,6 +13,7 @@ pub mod maps;
 pub mod model;
 pub mod objects;
 pub mod reconcile;
+pub mod reserved;
 pub mod run;
 pub mod sockets;
 mod sys;

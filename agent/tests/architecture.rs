@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Who may use whom within the agent. What is missing here is not allowed; ARCHITECTURE.md draws it.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("model", &[]),
     ("objects", &["model"]),
     ("health", &[]),
@@ -20,7 +20,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("reconcile", &["compile", "maps", "model"]),
     ("inspect", &["compile", "maps", "model", "reconcile"]),
     ("sys", &[]),
-    ("loader", &["maps", "sys"]),
+    ("loader", &["maps", "reserved", "sys"]),
     (
         "run",
         &[
@@ -33,10 +33,12 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "model",
             "objects",
             "reconcile",
+            "reserved",
             "sockets",
         ],
     ),
     ("sockets", &[]),
+    ("reserved", &["maps"]),
     ("cli", &["health", "inspect", "k8s", "loader", "manifests", "maps", "run"]),
     ("main", &["cli"]),
 ];

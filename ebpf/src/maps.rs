@@ -46,6 +46,10 @@ pub static CONFIG: Array<u64, { CONFIG_CAPACITY as usize }> = Array::new();
 #[btf_map]
 pub static OPT_OUTS: HashMap<u64, PodValue, 4_096, BY_NEED> = HashMap::new();
 
+/// Ports that the agent reserved on this node; no program reads it.
+#[btf_map]
+pub static RESERVED: HashMap<u32, u32, 65_536, BY_NEED> = HashMap::new();
+
 #[btf_map]
 pub static UDP_REVNAT: LruHashMap<RevnatKey, RevnatValue, 65_536> = LruHashMap::new();
 

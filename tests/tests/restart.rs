@@ -162,10 +162,23 @@ fn cleanup_leaves_nothing_and_translates_nothing() {
     let pods = shop(&mut world, 1);
     let client_pod = world.pod("client");
     let mut client = world.peer(&client_pod);
+    let reserved = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+    let script = |words: &str| text(&world.node().command("sh").args(["-c", words]).output().unwrap());
+    script(&format!("echo 50000 > {reserved}"));
+    let node_port = manifest::service("ported", &["10.96.0.3"], &["http:80:8080"])
+        .replace("spec:\n", "spec:\n  type: NodePort\n")
+        .replace("port: 80,", "port: 80, nodePort: 40080,");
+    world.apply("ported", &node_port);
     let agent = world.agent();
     assert!(client.tcp("10.96.0.1:80").is_ok());
+    assert_eq!(
+        script(&format!("cat {reserved}")),
+        "40080,50000\n",
+        "NodePorts are kept out of the ephemeral range"
+    );
     agent.kill();
     let output = world.sluice(&["cleanup"]);
+    assert_eq!(script(&format!("cat {reserved}")), "50000\n", "and what others reserved is left");
     assert!(output.status.success(), "{}", text(&output));
     assert!(client.tcp("10.96.0.1:80").is_err());
     assert!(client.tcp(&format!("{}:8080", pods[0].0.v4)).is_ok());

@@ -114,6 +114,8 @@ fn node_ports_are_served_on_the_nodes_addresses_and_on_its_own_loopback() {
             .replace("spec:\n", "spec:\n  type: NodePort\n")
             .replace("port: 80,", "port: 80, nodePort: 30080,")
             .replace("port: 53,", "port: 53, nodePort: 30053,");
+    let write = "echo 50000 > /proc/sys/net/ipv4/ip_local_reserved_ports";
+    assert!(shop.world.node().command("sh").args(["-c", write]).status().unwrap().success());
     shop.world.apply("shop", &node_port);
     shop.world.wait_verdict("127.0.0.1:30080", "translate", 2);
     let mut host = shop.world.peer(shop.world.node());
@@ -153,6 +155,21 @@ fn node_ports_are_served_on_the_nodes_addresses_and_on_its_own_loopback() {
         )),
         "{frontends}"
     );
+    // No client's own port may be one: a port within the ephemeral range is reserved, beside what others reserved.
+    let reserved = || {
+        let output = node.command("cat").arg("/proc/sys/net/ipv4/ip_local_reserved_ports").output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!(reserved(), "50000", "30080 lies outside the ephemeral range");
+    let high = node_port.replace("nodePort: 30053", "nodePort: 40053");
+    for (text, want) in [(&high, "40053,50000"), (&node_port, "50000"), (&high, "40053,50000")] {
+        shop.world.apply("shop", text);
+        wait::until(want, || if reserved() == want { Ok(()) } else { Err(reserved()) });
+    }
+    shop.restart_agent();
+    assert_eq!(reserved(), "40053,50000");
+    shop.world.apply("shop", &node_port);
+    wait::until("freed", || if reserved() == "50000" { Ok(()) } else { Err(reserved()) });
     // A process of the node cannot take the port; a pod can, for its network is its own.
     for (who, peer, refused) in [("host", &mut host, true), ("pod", &mut shop.client, false)] {
         for (port, udp) in [(30080, false), (30053, true)] {

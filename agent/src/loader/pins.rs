@@ -8,7 +8,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{HOOKS, Lock};
-use crate::maps::{Pins, SPECS};
+use crate::{
+    maps::{Pins, SPECS},
+    reserved,
+};
 
 /// `BPF_FS_MAGIC`, `include/uapi/linux/magic.h`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -36,6 +39,8 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>> {
     }
     let _lock = Lock::take(root)?;
     let pins = Pins::at(root);
+    // While its note is there; what comes of it is told at the end, for it keeps nothing from being removed.
+    let released = reserved::release(&pins);
     let mut removed = Vec::new();
     // Links first: the hooks stop before the maps that they read go.
     let files = HOOKS.map(|hook| pins.link(hook)).into_iter().chain(SPECS.map(|spec| pins.map(spec.name)));
@@ -57,6 +62,7 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>> {
     if mount_of_ours && rustix::mount::unmount(root, rustix::mount::UnmountFlags::DETACH).is_ok() {
         removed.push(root.to_owned());
     }
+    released.context("everything is removed, but NodePorts may still be reserved")?;
     Ok(removed)
 }
 

@@ -1,7 +1,7 @@
 //! The pinned maps through bpf(2): open, read whole, write one entry.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd as _, BorrowedFd},
     path::Path,
@@ -106,6 +106,47 @@ impl OptOuts {
     }
 }
 
+/// The ports that the agent reserved on this node.
+pub struct ReservedPorts(HashMap<MapData, u32, u32>);
+
+impl ReservedPorts {
+    /// Name of the map.
+    pub const NAME: &str = "RESERVED";
+
+    /// Opens the map pinned at `pins`.
+    ///
+    /// # Errors
+    /// Names the pin, which cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        Ok(Self(Map::HashMap(open(&pins.map(Self::NAME))?).try_into()?))
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// The kernel refuses a read.
+    pub fn all(&self) -> Result<BTreeSet<u16>> {
+        let ports = self.0.keys().map(|port| port.map(|port| port as u16));
+        ports.collect::<Result<_, _>>().context("cannot read RESERVED")
+    }
+
+    /// Notes a port.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn insert(&mut self, port: u16) -> Result<()> {
+        self.0.insert(u32::from(port), 1, 0).context("cannot write to RESERVED")
+    }
+
+    /// Takes the note back.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn remove(&mut self, port: u16) -> Result<()> {
+        deleted(self.0.remove(&u32::from(port))).context("cannot write to RESERVED")
+    }
+}
+
 impl BpfMaps {
     /// Opens the maps pinned at `pins`.
     ///
@@ -171,7 +212,7 @@ impl BpfMaps {
         });
         // Ranges of a damaged map may be anything: nothing is read past the array's end.
         let end = u64::from(self.slots.len());
-        let indices: std::collections::BTreeSet<u32> = services
+        let indices: BTreeSet<u32> = services
             .chain(frontends)
             .flat_map(|(start, count)| u64::from(start)..(u64::from(start) + u64::from(count)).min(end))
             .map(|index| index as u32)

@@ -37,7 +37,7 @@ macro_rules! spec {
 }
 
 /// Every pinned map.
-pub const SPECS: [MapSpec; 12] = [
+pub const SPECS: [MapSpec; 13] = [
     spec!("FRONTENDS", FrontendKey, FrontendValue, |sizes| Some(sizes.max_frontends), "--max-frontends"),
     spec!("SLOTS", u32, SlotValue, |sizes| Some(sizes.max_slots), "--max-slots"),
     spec!("BACKENDS", u32, BackendValue, |sizes| Some(sizes.max_backends), "--max-backends"),
@@ -46,6 +46,7 @@ pub const SPECS: [MapSpec; 12] = [
     spec!("NODE_ADDRESSES", Addr, u32, |_| Some(1_024), ""),
     spec!("CONFIG", u32, u64, |_| Some(CONFIG_CAPACITY), ""),
     spec!("OPT_OUTS", u64, PodValue, |_| Some(4_096), ""),
+    spec!("RESERVED", u32, u32, |_| Some(65_536), ""),
     spec!("UDP_REVNAT", RevnatKey, RevnatValue, |sizes| Some(sizes.max_udp_flows), "--max-udp-flows"),
     spec!("AFFINITY", AffinityKey, AffinityValue, |sizes| Some(sizes.max_affinities), "--max-affinities"),
     spec!("SOCKETS", u32, SocketValue, |_| None, ""),

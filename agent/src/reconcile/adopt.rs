@@ -29,6 +29,7 @@ pub fn adopt(actual: Tables, sizes: Sizes) -> Reconciler {
         slots: Ranges::new(sizes.max_slots),
         sizes,
         writes: 0,
+        node_ports_changed: true,
         gone: Vec::new(),
         actual,
     };

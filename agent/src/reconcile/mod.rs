@@ -48,6 +48,7 @@ pub struct Reconciler {
     slots: Ranges,
     sizes: Sizes,
     writes: u64,
+    node_ports_changed: bool,
     /// Backends whose last slot went in this round: id, value, and whether the service is still there.
     gone: Vec<(u32, BackendValue, bool)>,
 }
@@ -154,6 +155,15 @@ impl Reconciler {
         outcome
     }
 
+    /// All NodePorts in the maps, if they have changed since the last call.
+    pub fn take_node_ports(&mut self) -> Option<BTreeSet<u16>> {
+        let node_ports = || {
+            let keys = self.actual.frontends.keys().filter(|key| key.scope == 1);
+            keys.map(|key| u16::from_be(key.port_be)).collect()
+        };
+        std::mem::take(&mut self.node_ports_changed).then(node_ports)
+    }
+
     /// Serves NodePorts on these addresses (and kinds) and on no others.
     ///
     /// # Errors
@@ -238,6 +248,8 @@ impl Reconciler {
     /// Keeps `frontends_of` in step with a write that is about to enter `actual`.
     fn note_owner(&mut self, op: &Op) {
         let (Op::PutFrontend(key, _) | Op::DeleteFrontend(key)) = op else { return };
+        let comes_or_goes = matches!(op, Op::DeleteFrontend(_)) || !self.actual.frontends.contains_key(key);
+        self.node_ports_changed |= key.scope == 1 && comes_or_goes;
         if let Some(old) = self.actual.frontends.get(key)
             && let Some(keys) = self.frontends_of.get_mut(&old.service_id)
         {

@@ -17,6 +17,7 @@ use crate::{
     maps::{WriteError, bpf::BpfMaps},
     model::{Change, Node, ObjectName, OptOut, Store},
     reconcile::{Outcome, Reconciler},
+    reserved,
     sockets::Gone,
 };
 
@@ -39,6 +40,7 @@ struct Programmer {
     first_round_done: bool,
     attached: bool,
     nodeport_addresses: Selector,
+    node_ports: BTreeSet<u16>,
     sweeper: mpsc::Sender<Vec<Gone>>,
     opt_outs: mpsc::Sender<Vec<OptOut>>,
     need_pods: watch::Sender<bool>,
@@ -83,6 +85,7 @@ pub fn spawn(
         first_round_done: false,
         attached: false,
         nodeport_addresses: options.nodeport_addresses.clone(),
+        node_ports: BTreeSet::new(),
         failed: BTreeMap::new(),
     };
     let (ended, receiver) = oneshot::channel();
@@ -143,7 +146,12 @@ impl Programmer {
             now,
             complete && (self.first_round_done || self.store.is_partial()) && self.attached,
         );
+        if let Some(ports) = self.reconciler.take_node_ports() {
+            self.node_ports = ports;
+            self.reserve_ports();
+        }
         if self.attached && self.probe_at.is_none_or(|at| at <= now) {
+            self.reserve_ports();
             self.probe(now);
         }
         if self.collect_at.is_none_or(|at| at <= now) {
@@ -221,6 +229,16 @@ impl Programmer {
         let problem = result.as_ref().err().map(|error| format!("NodePort addresses: {}", describe(error)));
         self.shared.problem("nodeport", problem);
         result.is_ok()
+    }
+
+    /// Again with each probe, for others change these settings too.
+    fn reserve_ports(&self) {
+        let result = reserved::reserve(self.loaded.pins(), &self.node_ports);
+        self.shared.clear("reserved-ports");
+        if let Err(error) = result {
+            let text = format!("NodePorts are not kept out of the node's ephemeral range: {error:#}");
+            self.shared.warn("reserved-ports", text);
+        }
     }
 
     /// One problem for each cause, however many Services it hits.
