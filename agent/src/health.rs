@@ -18,6 +18,34 @@ pub struct Source {
     pub synced: bool,
 }
 
+/// Something worth a look that does not keep the node from working.
+#[derive(Clone, Serialize, Deserialize, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Warning {
+    /// What to tell.
+    pub text: String,
+    /// Which part of which object it is about, if it is about one.
+    pub about: Option<About>,
+}
+
+/// A part of an object, and what is wrong with it.
+#[derive(Clone, Serialize, Deserialize, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct About {
+    /// Kind of the object.
+    pub kind: String,
+    /// Namespace; empty for objects that have none.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Whether the object is left out, and not only a part of it.
+    pub rejected: bool,
+    /// Path of the field.
+    pub path: String,
+    /// What is wrong and what follows.
+    pub message: String,
+}
+
 /// The agent's state, as `/state` shows it.
 #[derive(Clone, Serialize, Deserialize, Debug, Default)]
 #[serde(rename_all = "camelCase")]
@@ -39,7 +67,7 @@ pub struct State {
     /// What keeps the node from working right, by topic.
     pub problems: BTreeMap<String, String>,
     /// What is wrong with objects, by topic.
-    pub warnings: BTreeMap<String, String>,
+    pub warnings: BTreeMap<String, Warning>,
     /// The last error, even if it is over.
     pub last_error: Option<String>,
     /// Map writes since the start.
@@ -113,9 +141,14 @@ impl Shared {
         self.lock().problems.retain(|topic, _| !topic.starts_with(prefix) || keep.contains(topic));
     }
 
-    /// Notes what is wrong with an object.
+    /// Notes something worth a look.
     pub fn warn(&self, topic: &str, text: String) {
-        self.lock().warnings.insert(topic.to_owned(), text);
+        self.lock().warnings.insert(topic.to_owned(), Warning { text, about: None });
+    }
+
+    /// Notes what is wrong with an object.
+    pub fn warn_about(&self, topic: &str, text: String, about: About) {
+        self.lock().warnings.insert(topic.to_owned(), Warning { text, about: Some(about) });
     }
 
     /// Takes back warnings whose topic begins with `prefix`.

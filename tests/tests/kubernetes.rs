@@ -152,6 +152,12 @@ fn a_bad_object_is_named_and_the_good_ones_serve() {
         warnings.contains("Service shop/bad: spec.clusterIPs[0]: \\\"10.96.0.999\\\" is not an IP address"),
         "{warnings}"
     );
+    let row = |name: &str| {
+        let rows = cluster.world.json(&["config"]);
+        rows.as_array().unwrap().iter().find(|row| row["name"] == name).cloned().unwrap()
+    };
+    assert_eq!((&row("cart")["state"], &row("cart")["messages"]), (&json!("accepted"), &json!([])));
+    assert_eq!(row("bad")["messages"][0]["path"], "spec.clusterIPs[0]");
     cluster.api.apply(&manifest::service("bad", &["10.96.0.9"], &["http:80:8080"]));
     cluster.world.wait_verdict("10.96.0.9:80", "reject", 0);
     assert_eq!(cluster.world.json(&["status"])["warnings"], json!([]));

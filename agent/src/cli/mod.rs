@@ -40,6 +40,8 @@ enum Command {
     Backend(Reading),
     /// Which client keeps which endpoint
     Affinity(Reading),
+    /// What became of each object: accepted, or rejected and why
+    Config(Reading),
     /// How often each outcome was counted, and what it means
     Reasons(Reading),
     /// The decision for one connection, step by step
@@ -129,6 +131,7 @@ pub fn main() -> ExitCode {
         Command::Frontend(reading) => read::frontend(&reading).map(|()| true),
         Command::Backend(reading) => read::backend(&reading).map(|()| true),
         Command::Affinity(reading) => read::affinity(&reading).map(|()| true),
+        Command::Config(reading) => read::config(&reading).map(|()| true),
         Command::Reasons(reading) => read::reasons(&reading).map(|()| true),
         Command::Explain { from, destination, reading } => {
             read::explain(from, destination, &reading).map(|()| true)

@@ -127,6 +127,39 @@ pub fn affinity(reading: &Reading) -> Result<()> {
     })
 }
 
+/// `sluice config`. What is wrong with an object only the agent knows.
+pub fn config(reading: &Reading) -> Result<()> {
+    let state = super::status::ask(reading.admin);
+    if let Err(error) = &state {
+        eprintln!(
+            "only what the maps hold: the agent, which knows what is wrong with objects, does not answer: {error:#}"
+        );
+    }
+    let abouts =
+        state.into_iter().flat_map(|state| state.warnings.into_values()).filter_map(|warning| warning.about);
+    let complaints = abouts
+        .map(|about| ([about.kind, about.namespace, about.name], about.rejected, about.path, about.message));
+    let rows = inspect::config(&tables(reading)?, complaints);
+    output::print(reading.output, &rows, || {
+        let mut lines = Vec::new();
+        for row in &rows {
+            let name = if row.namespace.is_empty() {
+                row.name.clone()
+            } else {
+                format!("{}/{}", row.namespace, row.name)
+            };
+            let mut first = [row.kind.clone(), name, row.state.to_owned()];
+            let texts = row.messages.iter().map(|message| format!("{}: {}", message.path, message.message));
+            let texts = if row.messages.is_empty() { vec![String::new()] } else { texts.collect() };
+            for text in texts {
+                let [kind, name, state] = std::mem::take(&mut first);
+                lines.push([kind, name, state, text]);
+            }
+        }
+        output::table(["KIND", "OBJECT", "STATE", "WHY"], &lines)
+    })
+}
+
 /// One line of `sluice reasons`.
 #[derive(serde::Serialize)]
 struct ReasonRow {

@@ -93,7 +93,10 @@ pub fn status(reading: &Reading) -> Result<bool> {
     let status = Status {
         healthy: problems.is_empty(),
         problems,
-        warnings: state.as_ref().map(|state| state.warnings.values().cloned().collect()).unwrap_or_default(),
+        warnings: state
+            .as_ref()
+            .map(|state| state.warnings.values().map(|warning| warning.text.clone()).collect())
+            .unwrap_or_default(),
         node: state.as_ref().map(|state| state.node.clone()),
         version: state.as_ref().map_or(env!("CARGO_PKG_VERSION"), |state| &state.version).to_owned(),
         agent_pid: state.as_ref().map(|state| state.pid).or(holder),
@@ -142,7 +145,7 @@ fn maps(pins: &Pins) -> Result<Vec<MapRow>> {
 }
 
 /// Fetches the agent's state.
-fn ask(admin: SocketAddr) -> Result<State> {
+pub fn ask(admin: SocketAddr) -> Result<State> {
     let mut stream = TcpStream::connect_timeout(&admin, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;

@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use serde::Serialize;
 use sluice_common::layout::{EndpointState, Excluded, FrontendKind, ServiceKind};
 
+mod config;
 mod explain;
 mod rows;
 
+pub use config::{ConfigMessage, ConfigRow, config};
 pub use explain::{Destination, Explanation, Query, explain};
 pub use rows::{AffinityRow, BackendRow, FrontendRow, ServiceRow, affinities, backends, frontends, services};
 

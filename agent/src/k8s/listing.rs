@@ -21,7 +21,7 @@ use super::{
     kinds::{Followed, name_of},
 };
 use crate::{
-    health::Shared,
+    health::{About, Shared},
     model::{Change, ObjectName, Service},
     objects::Problem,
 };
@@ -55,7 +55,8 @@ pub struct Listing<'s, K: Followed> {
     common: Common<'s>,
     /// What a listing under way brought. Objects are let go as they come: a large cluster's are hundreds of megabytes.
     pending: Vec<K::Value>,
-    complaints: Vec<Problem>,
+    /// What is wrong with them, and whether it is all that there is of the object.
+    complaints: Vec<(Problem, bool)>,
 }
 
 impl<'s, K: Followed> Listing<'s, K>
@@ -119,9 +120,9 @@ where
                 return Ok(());
             }
             watcher::Event::InitApply(object) => {
-                let converted = object.convert();
-                self.pending.extend(converted.value);
-                self.complaints.extend(converted.problems);
+                let (value, problems) = convert(&object);
+                self.pending.extend(value);
+                self.complaints.extend(problems);
                 return Ok(());
             }
             watcher::Event::InitDone => {
@@ -131,8 +132,8 @@ where
             }
             watcher::Event::Apply(object) => {
                 self.forget(&object);
-                let converted = object.convert();
-                (K::one(name_of(&object), converted.value), converted.problems)
+                let (value, problems) = convert(&object);
+                (K::one(name_of(&object), value), problems)
             }
             watcher::Event::Delete(object) => {
                 self.forget(&object);
@@ -147,10 +148,18 @@ where
             );
             self.common.shared.problem("api-server", Some(text));
         }
-        for problem in problems {
+        for (problem, rejected) in problems {
             let topic = format!("object/{}/{} {}", self.source, problem.object, problem.path);
             tracing::warn!("{problem}");
-            self.common.shared.warn(&topic, problem.to_string());
+            let about = About {
+                kind: problem.kind.to_owned(),
+                namespace: problem.object.namespace.clone(),
+                name: problem.object.name.clone(),
+                rejected,
+                path: problem.path.clone(),
+                message: problem.message.clone(),
+            };
+            self.common.shared.warn_about(&topic, problem.to_string(), about);
         }
         self.common.news.send(change.into_iter().collect()).context("the programming thread is gone")
     }
@@ -158,6 +167,13 @@ where
     fn forget(&self, object: &K) {
         self.common.shared.clear(&format!("object/{}/{} ", self.source, name_of(object)));
     }
+}
+
+/// What the model keeps of `object`, and each problem with whether nothing is kept.
+fn convert<K: Followed>(object: &K) -> (Option<K::Value>, Vec<(Problem, bool)>) {
+    let converted = object.convert();
+    let rejected = converted.value.is_none();
+    (converted.value, converted.problems.into_iter().map(|problem| (problem, rejected)).collect())
 }
 
 /// Whether the server has forgotten the version that a watch was to begin at.

@@ -10,9 +10,9 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    health::Shared,
+    health::{About, Shared},
     k8s, loader,
-    manifests::{Manifests, Reading, Severity},
+    manifests::{Finding, Manifests, Reading, Severity},
     maps::Sizes,
     model::Change,
 };
@@ -110,6 +110,20 @@ async fn stop_signal() -> Result<()> {
     Ok(())
 }
 
+/// Whose object a finding is about, as far as it is known.
+fn about(finding: &Finding) -> About {
+    let (kind, name) = finding.object.split_once(' ').unwrap_or((&finding.object, ""));
+    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+    About {
+        kind: kind.to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        rejected: finding.severity == Severity::Error,
+        path: finding.path.clone(),
+        message: finding.message.clone(),
+    }
+}
+
 async fn watch_manifests(
     mut manifests: Manifests,
     news: mpsc::Sender<Vec<Change>>,
@@ -125,7 +139,7 @@ async fn watch_manifests(
                     Severity::Error => tracing::error!("{text}"),
                     Severity::Warning => tracing::warn!("{text}"),
                 }
-                shared.warn(&format!("manifests/{text}"), text.clone());
+                shared.warn_about(&format!("manifests/{text}"), text.clone(), about(&finding));
             }
             news.send(changes).context("the programming thread is gone")?;
             shared.source("manifests", true);
