@@ -53,6 +53,9 @@ reasons! {
     NodePortInUse = 12, "node_port_in_use";
     /// The pod wants to be left alone (annotation sluice.dev/socket-lb: "false"): left untouched.
     OptedOut = 13, "opted_out";
+    /// The address is a cluster IP, but no Service has this port of it: refused with ECONNREFUSED; a UDP connect is let
+    /// through, for connect itself cannot fail.
+    UnknownPort = 14, "unknown_port";
 }
 
 /// Size of `REASONS`: room for growth without a change of layout.

@@ -34,9 +34,9 @@ pub static SERVICES: HashMap<u32, ServiceValue, 65_536, BY_NEED> = HashMap::new(
 #[btf_map]
 pub static NODES: HashMap<u32, NodeValue, 16_384, BY_NEED> = HashMap::new();
 
-/// The addresses on which NodePorts are served.
+/// What an address is: the node's own, where NodePorts are served, or a cluster IP.
 #[btf_map]
-pub static NODE_ADDRESSES: HashMap<Addr, u32, 1_024, BY_NEED> = HashMap::new();
+pub static ADDRESSES: HashMap<Addr, u32, 65_536, BY_NEED> = HashMap::new();
 
 /// Numbers for all programs, at the indices `CONFIG_*`.
 #[btf_map]

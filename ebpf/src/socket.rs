@@ -5,14 +5,14 @@ use bytemuck::Zeroable;
 use sluice_common::{
     Addr, Reason, choose,
     layout::{
-        BackendValue, CONFIG_HOST_NETNS, CONFIG_OPT_OUTS, FrontendKey, FrontendValue, NODE_LOOPBACK,
-        RevnatKey, RevnatValue, SocketValue, TCP, UDP,
+        ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, BackendValue, CONFIG_HOST_NETNS, CONFIG_OPT_OUTS, FrontendKey,
+        FrontendValue, RevnatKey, RevnatValue, SocketValue, TCP, UDP,
     },
 };
 
 use crate::{
     affinity,
-    maps::{BACKENDS, CONFIG, FRONTENDS, NODE_ADDRESSES, OPT_OUTS, SLOTS, UDP_REVNAT},
+    maps::{ADDRESSES, BACKENDS, CONFIG, FRONTENDS, OPT_OUTS, SLOTS, UDP_REVNAT},
     raw,
 };
 
@@ -89,18 +89,22 @@ fn dialled<F: Family>(ctx: &SockAddrContext) -> Option<FrontendKey> {
     Some(FrontendKey { addr: F::address(ctx), port_be: raw::port_be(ctx), protocol, scope: 0 })
 }
 
-/// The frontend that `key` dials: by its address, or as a NodePort on one of the node's addresses.
+/// The frontend that `key` dials, by its address or as a NodePort on one of the node's addresses; else
+/// [`Reason::UnknownPort`] or [`Reason::NotOurs`].
 #[inline(always)]
-fn frontend(ctx: &SockAddrContext, key: &FrontendKey) -> Option<FrontendValue> {
+fn frontend(ctx: &SockAddrContext, key: &FrontendKey) -> Result<FrontendValue, Reason> {
     if let Some(frontend) = entry(key) {
-        return Some(frontend);
+        return Ok(frontend);
     }
-    let kind = raw::get(&NODE_ADDRESSES, &key.addr)?;
+    let kind = raw::get(&ADDRESSES, &key.addr).ok_or(Reason::NotOurs)?;
+    if kind == ADDRESS_CLUSTER_IP {
+        return Err(Reason::UnknownPort);
+    }
     // In a pod, the loopback is the pod's own.
-    if kind == NODE_LOOPBACK && CONFIG.get(CONFIG_HOST_NETNS).copied() != Some(raw::netns_cookie(ctx)) {
-        return None;
+    if kind == ADDRESS_LOOPBACK && CONFIG.get(CONFIG_HOST_NETNS).copied() != Some(raw::netns_cookie(ctx)) {
+        return Err(Reason::NotOurs);
     }
-    entry(&key.on_any_node_address())
+    entry(&key.on_any_node_address()).ok_or(Reason::NotOurs)
 }
 
 /// What `FRONTENDS` has for `key`: looked up again if the element was reused for another key meanwhile.
@@ -139,7 +143,7 @@ fn backend_of(
 ) -> Result<(u32, BackendValue), Reason> {
     match backend(value, spread) {
         Err(Reason::SlotMismatch) => {
-            let again = frontend(ctx, key).ok_or(Reason::SlotMismatch)?;
+            let again = frontend(ctx, key).map_err(|_| Reason::SlotMismatch)?;
             backend(&again, spread)
         }
         result => result,
@@ -158,6 +162,16 @@ fn backend_for_client(
         return backend_of(ctx, key, frontend, spread).map(|(_, backend)| backend);
     }
     affinity::backend(ctx, key, frontend, || backend_of(ctx, key, frontend, spread))
+}
+
+/// The frontend that the socket dials, unless its pod wants to be left alone.
+#[inline(always)]
+fn of_interest(ctx: &SockAddrContext, key: &FrontendKey) -> Result<FrontendValue, Reason> {
+    match frontend(ctx, key) {
+        Err(Reason::NotOurs) => Err(Reason::NotOurs),
+        Ok(_) | Err(_) if is_left_alone(ctx) => Err(Reason::OptedOut),
+        found => found,
+    }
 }
 
 /// Whether the socket's pod wants to be left alone.
@@ -179,14 +193,14 @@ pub fn connect<F: Family>(ctx: &SockAddrContext) -> Outcome {
     let Some(key) = dialled::<F>(ctx) else {
         return (Verdict::Pass, Reason::NotOurs);
     };
-    let Some(value) = frontend(ctx, &key) else {
-        forget(ctx, &key);
-        return (Verdict::Pass, Reason::NotOurs);
+    let value = match of_interest(ctx, &key) {
+        Ok(value) => value,
+        Err(reason) => {
+            forget(ctx, &key);
+            let refuse = matches!(reason, Reason::UnknownPort) && key.protocol == TCP;
+            return (if refuse { Verdict::Refuse } else { Verdict::Pass }, reason);
+        }
     };
-    if is_left_alone(ctx) {
-        forget(ctx, &key);
-        return (Verdict::Pass, Reason::OptedOut);
-    }
     match backend_for_client(ctx, &key, &value, raw::random()) {
         Ok(backend) => {
             if key.protocol == UDP && remember(ctx, &key, &value, &backend).is_err() {
@@ -215,17 +229,18 @@ pub fn send<F: Family>(ctx: &SockAddrContext) -> Outcome {
     let Some(key) = dialled::<F>(ctx) else {
         return (Verdict::Pass, Reason::NotOurs);
     };
-    let Some(value) = frontend(ctx, &key) else {
-        // A dual-stack socket connected to an IPv4 backend comes by with that backend's address at each send:
-        // udpv6_sendmsg hands its own peer to udp_sendmsg as if the caller had named it.
-        if connection(ctx, &key.addr, key.port_be).is_none() {
-            forget_reply(ctx, &key);
+    let value = match of_interest(ctx, &key) {
+        Ok(value) => value,
+        Err(Reason::UnknownPort) => return (Verdict::Refuse, Reason::UnknownPort),
+        Err(reason) => {
+            // A dual-stack socket connected to an IPv4 backend comes by with that backend's address at each send:
+            // udpv6_sendmsg hands its own peer to udp_sendmsg as if the caller had named it.
+            if connection(ctx, &key.addr, key.port_be).is_none() {
+                forget_reply(ctx, &key);
+            }
+            return (Verdict::Pass, reason);
         }
-        return (Verdict::Pass, Reason::NotOurs);
     };
-    if is_left_alone(ctx) {
-        return (Verdict::Pass, Reason::OptedOut);
-    }
     let spread = choose::socket_hash(raw::cookie(ctx), value.service_id);
     match backend_for_client(ctx, &key, &value, spread) {
         Ok(backend) => {
@@ -247,7 +262,7 @@ pub fn receive<F: Family>(ctx: &SockAddrContext) -> Outcome {
     let revnat = raw::get_lru(&UDP_REVNAT, &revnat_key(ctx, &addr, port_be));
     // A frontend that is gone or serves another Service by now has no claim on this reply.
     let valid = revnat.filter(|revnat| {
-        frontend(ctx, &revnat.frontend).is_some_and(|value| value.service_id == revnat.service_id)
+        frontend(ctx, &revnat.frontend).is_ok_and(|value| value.service_id == revnat.service_id)
     });
     // A connected socket remembers by itself: its entry is written once, and may be gone long before it is.
     let shown = valid

@@ -148,6 +148,9 @@ fn random_clusters_behave_as_the_reference_model_says() {
                     kept.insert(address, server(&answer.by, pods));
                 }
                 *seen.entry(name(&wanted)).or_default() += 1;
+                // The same port by the other protocol is no port of this cluster IP.
+                let other = if service.udp { client.tcp(&to) } else { client.udp(&to) };
+                assert_eq!(other, Err("ECONNREFUSED".to_owned()), "the other protocol, {}", case());
             }
         }
     }

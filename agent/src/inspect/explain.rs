@@ -11,7 +11,8 @@ use serde::Serialize;
 use sluice_common::{
     Reason, choose,
     layout::{
-        Excluded, FLAG_INTERNAL_LOCAL, FrontendKey, FrontendKind, FrontendValue, NODE_LOOPBACK, ServiceValue,
+        ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, Excluded, FLAG_INTERNAL_LOCAL, FrontendKey,
+        FrontendKind, FrontendValue, ServiceValue,
     },
 };
 
@@ -165,10 +166,16 @@ pub fn explain(tables: &Tables, query: &Query) -> Result<Explanation, String> {
         steps: Vec::new(),
         route: None,
     };
+    let unknown_port = tables.addresses.get(&key.addr) == Some(&ADDRESS_CLUSTER_IP);
     let found =
         tables.frontends.get(&key).and_then(|value| Some((value, tables.services.get(&value.service_id)?)));
     match found {
-        None => answer.steps.push(not_ours(tables, &target)),
+        None if unknown_port && !query.left_alone && target.protocol != Protocol::Sctp => {
+            answer.verdict = "reject";
+            answer.reason = Reason::UnknownPort.name();
+            answer.steps.push(not_ours(tables, &target, "it is refused with ECONNREFUSED"));
+        }
+        None => answer.steps.push(not_ours(tables, &target, "the socket connects as it asks")),
         Some((_, service)) if target.protocol == Protocol::Sctp => answer.steps.push(format!(
             "{target} belongs to {}, but the socket programs do not translate SCTP: the socket connects as it asks",
             service_name(service)
@@ -193,9 +200,10 @@ fn key_of(tables: &Tables, target: &Dialled, from: &str) -> FrontendKey {
     if tables.frontends.contains_key(&key) {
         return key;
     }
-    match tables.node_addresses.get(&key.addr) {
-        Some(&NODE_LOOPBACK) if from != "host" => key,
-        Some(_) => key.on_any_node_address(),
+    match tables.addresses.get(&key.addr) {
+        Some(&ADDRESS_LOOPBACK) if from != "host" => key,
+        Some(&ADDRESS_NODE | &ADDRESS_LOOPBACK) => key.on_any_node_address(),
+        Some(_) => key,
         None => key,
     }
 }
@@ -316,7 +324,7 @@ fn why(reason: &str) -> &'static str {
 }
 
 /// Says what else has this address, for that is what people get wrong.
-fn not_ours(tables: &Tables, target: &Dialled) -> String {
+fn not_ours(tables: &Tables, target: &Dialled, outcome: &str) -> String {
     let others: Vec<String> = tables
         .frontends
         .iter()
@@ -329,12 +337,9 @@ fn not_ours(tables: &Tables, target: &Dialled) -> String {
         .into_iter()
         .collect();
     if others.is_empty() {
-        return format!("no Service has the address {}: the socket connects as it asks", target.address);
+        return format!("no Service has the address {}: {outcome}", target.address);
     }
-    format!(
-        "no Service has {target}; the address belongs to {}. The socket connects as it asks",
-        others.join(", ")
-    )
+    format!("no Service has {target}; the address belongs to {}; {outcome}", others.join(", "))
 }
 
 fn resolve(

@@ -10,8 +10,8 @@ use serde::Serialize;
 use sluice_common::{
     Addr, choose,
     layout::{
-        AffinityKey, AffinityValue, BackendValue, EndpointState, FLAG_INTERNAL_LOCAL, FrontendKey,
-        FrontendKind, FrontendValue, NODE_ADDRESS, ServiceKind, ServiceValue, SlotValue, client_of_netns,
+        ADDRESS_NODE, AffinityKey, AffinityValue, BackendValue, EndpointState, FLAG_INTERNAL_LOCAL,
+        FrontendKey, FrontendKind, FrontendValue, ServiceKind, ServiceValue, SlotValue, client_of_netns,
     },
 };
 
@@ -196,9 +196,9 @@ fn addresses(tables: &Tables, key: &FrontendKey) -> Vec<IpAddr> {
     if key.scope == 0 {
         return vec![key.addr.into()];
     }
-    let of_family = tables.node_addresses.iter().filter(|(address, _)| address.is_v4() == key.addr.is_v4());
+    let of_family = tables.addresses.iter().filter(|(address, _)| address.is_v4() == key.addr.is_v4());
     let mut addresses: Vec<IpAddr> =
-        of_family.filter(|(_, kind)| **kind == NODE_ADDRESS).map(|(address, _)| (*address).into()).collect();
+        of_family.filter(|(_, kind)| **kind == ADDRESS_NODE).map(|(address, _)| (*address).into()).collect();
     addresses.sort();
     addresses
 }

@@ -143,12 +143,16 @@ fn destinations_are_understood_in_all_their_spellings() {
 #[test]
 fn what_is_not_ours_is_said_with_its_neighbours() {
     let tables = tables(&[EndpointState::Ready], false);
-    for (text, want) in [
-        ("10.96.0.1:81", "the address belongs to shop/cart port 80/TCP"),
-        ("192.0.2.1:80", "no Service has the address 192.0.2.1"),
+    for (text, cluster_ip, verdict, want) in [
+        ("10.96.0.1:81", true, ("reject", "unknown_port"), "the address belongs to shop/cart port 80/TCP"),
+        ("10.96.0.1:81/sctp", true, ("pass", "not_ours"), "the address belongs to shop/cart port 80/TCP"),
+        ("10.96.0.1:81", false, ("pass", "not_ours"), "the address belongs to shop/cart port 80/TCP"),
+        ("192.0.2.1:80", true, ("pass", "not_ours"), "no Service has the address 192.0.2.1"),
     ] {
+        let mut tables = tables.clone();
+        tables.addresses.retain(|_, _| cluster_ip);
         let answer = ask(&tables, text).unwrap();
-        assert_eq!((answer.verdict, answer.reason), ("pass", "not_ours"));
+        assert_eq!((answer.verdict, answer.reason), verdict, "{text}");
         assert!(answer.steps[0].contains(want), "{}", answer.steps[0]);
     }
 }

@@ -27,7 +27,7 @@ pub struct BpfMaps {
     backends: Array<MapData, [u8; 24]>,
     services: HashMap<MapData, u32, [u8; 208]>,
     nodes: HashMap<MapData, u32, [u8; 128]>,
-    node_addresses: HashMap<MapData, [u8; 16], u32>,
+    addresses: HashMap<MapData, [u8; 16], u32>,
     config: Array<MapData, u64>,
     reasons: PerCpuArray<MapData, u64>,
     capacities: Vec<(&'static str, u32)>,
@@ -164,7 +164,7 @@ impl BpfMaps {
             backends: Map::Array(data("BACKENDS")?).try_into()?,
             services: Map::HashMap(data("SERVICES")?).try_into()?,
             nodes: Map::HashMap(data("NODES")?).try_into()?,
-            node_addresses: Map::HashMap(data("NODE_ADDRESSES")?).try_into()?,
+            addresses: Map::HashMap(data("ADDRESSES")?).try_into()?,
             config: Map::Array(data("CONFIG")?).try_into()?,
             reasons: Map::PerCpuArray(data("REASONS")?).try_into()?,
             capacities,
@@ -197,9 +197,9 @@ impl BpfMaps {
             let (id, value) = entry.context("cannot read NODES")?;
             tables.nodes.insert(id, must_cast(value));
         }
-        for entry in self.node_addresses.iter() {
-            let (address, kind) = entry.context("cannot read NODE_ADDRESSES")?;
-            tables.node_addresses.insert(must_cast(address), kind);
+        for entry in self.addresses.iter() {
+            let (address, kind) = entry.context("cannot read ADDRESSES")?;
+            tables.addresses.insert(must_cast(address), kind);
         }
         self.dump_slots(&mut tables)?;
         Ok(tables)
@@ -349,12 +349,10 @@ impl Writer for BpfMaps {
             Op::DeleteService(id) => ("SERVICES", deleted(self.services.remove(&id))),
             Op::DeleteBackend(id) => ("BACKENDS", self.backends.set(id, [0; 24], 0)),
             Op::DeleteNode(id) => ("NODES", deleted(self.nodes.remove(&id))),
-            Op::PutNodeAddress(address, kind) => {
-                ("NODE_ADDRESSES", self.node_addresses.insert(must_cast::<_, [u8; 16]>(address), kind, 0))
+            Op::PutAddress(address, kind) => {
+                ("ADDRESSES", self.addresses.insert(must_cast::<_, [u8; 16]>(address), kind, 0))
             }
-            Op::DeleteNodeAddress(address) => {
-                ("NODE_ADDRESSES", deleted(self.node_addresses.remove(&must_cast(address))))
-            }
+            Op::DeleteAddress(address) => ("ADDRESSES", deleted(self.addresses.remove(&must_cast(address)))),
         };
         result.map_err(|error| self.explain(map, error))
     }

@@ -25,8 +25,8 @@ pub struct Tables {
     pub backends: HashMap<u32, BackendValue>,
     /// `NODES`.
     pub nodes: HashMap<u32, NodeValue>,
-    /// `NODE_ADDRESSES`.
-    pub node_addresses: HashMap<Addr, u32>,
+    /// `ADDRESSES`.
+    pub addresses: HashMap<Addr, u32>,
 }
 
 /// One write to one map.
@@ -50,10 +50,10 @@ pub enum Op {
     DeleteBackend(u32),
     /// Removes a node.
     DeleteNode(u32),
-    /// Serves NodePorts on an address.
-    PutNodeAddress(Addr, u32),
-    /// Does so no more.
-    DeleteNodeAddress(Addr),
+    /// Says what an address is: one of the node's, or a cluster IP.
+    PutAddress(Addr, u32),
+    /// It is nothing any more.
+    DeleteAddress(Addr),
 }
 
 /// A write that did not happen.
@@ -102,8 +102,8 @@ impl Tables {
             Op::DeleteService(id) => drop(self.services.remove(&id)),
             Op::DeleteBackend(id) => drop(self.backends.remove(&id)),
             Op::DeleteNode(id) => drop(self.nodes.remove(&id)),
-            Op::PutNodeAddress(address, kind) => drop(self.node_addresses.insert(address, kind)),
-            Op::DeleteNodeAddress(address) => drop(self.node_addresses.remove(&address)),
+            Op::PutAddress(address, kind) => drop(self.addresses.insert(address, kind)),
+            Op::DeleteAddress(address) => drop(self.addresses.remove(&address)),
         }
     }
 
@@ -119,8 +119,8 @@ impl Tables {
             Op::DeleteService(id) => self.services.contains_key(&id),
             Op::DeleteBackend(id) => self.backends.contains_key(&id),
             Op::DeleteNode(id) => self.nodes.contains_key(&id),
-            Op::PutNodeAddress(address, kind) => self.node_addresses.get(&address) != Some(&kind),
-            Op::DeleteNodeAddress(address) => self.node_addresses.contains_key(&address),
+            Op::PutAddress(address, kind) => self.addresses.get(&address) != Some(&kind),
+            Op::DeleteAddress(address) => self.addresses.contains_key(&address),
         }
     }
 }

@@ -43,7 +43,7 @@ pub const SPECS: [MapSpec; 13] = [
     spec!("BACKENDS", u32, BackendValue, |sizes| Some(sizes.max_backends), "--max-backends"),
     spec!("SERVICES", u32, ServiceValue, |sizes| Some(sizes.max_services), "--max-services"),
     spec!("NODES", u32, NodeValue, |sizes| Some(sizes.max_nodes), "--max-nodes"),
-    spec!("NODE_ADDRESSES", Addr, u32, |_| Some(1_024), ""),
+    spec!("ADDRESSES", Addr, u32, |sizes| Some(sizes.max_frontends), "--max-frontends"),
     spec!("CONFIG", u32, u64, |_| Some(CONFIG_CAPACITY), ""),
     spec!("OPT_OUTS", u64, PodValue, |_| Some(4_096), ""),
     spec!("RESERVED", u32, u32, |_| Some(65_536), ""),

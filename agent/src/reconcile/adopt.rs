@@ -7,6 +7,7 @@ use sluice_common::layout::{ServiceValue, SlotValue};
 
 use super::{
     Placed, Reconciler, Unit,
+    addresses::Addresses,
     encode::port_id,
     interner::Interner,
     ranges::{Ids, Range, Ranges},
@@ -30,11 +31,13 @@ pub fn adopt(actual: Tables, sizes: Sizes) -> Reconciler {
         sizes,
         writes: 0,
         node_ports_changed: true,
+        addresses: Addresses::adopt(actual.addresses.keys().copied()),
         gone: Vec::new(),
         actual,
     };
     for (key, value) in &reconciler.actual.frontends {
         reconciler.frontends_of.entry(value.service_id).or_default().insert(*key);
+        reconciler.addresses.note(key, None, Some(value));
     }
     for (id, value) in in_order(&reconciler.actual.nodes) {
         reconciler.nodes.adopt(id, value);

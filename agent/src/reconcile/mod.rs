@@ -13,6 +13,7 @@ use crate::{
     model::ObjectName,
 };
 
+mod addresses;
 mod adopt;
 mod encode;
 mod interner;
@@ -49,6 +50,7 @@ pub struct Reconciler {
     sizes: Sizes,
     writes: u64,
     node_ports_changed: bool,
+    addresses: addresses::Addresses,
     /// Backends whose last slot went in this round: id, value, and whether the service is still there.
     gone: Vec<(u32, BackendValue, bool)>,
 }
@@ -147,6 +149,9 @@ impl Reconciler {
             }
         }
 
+        // An address is refused whole only when its frontends are in, and no longer than they are. What fails is
+        // tried again with the node's addresses.
+        let _unsettled = self.settle_addresses(writer);
         let gone = std::mem::take(&mut self.gone);
         let gone = gone.into_iter().filter(|(id, _, _)| self.backends.is_unreferred(*id));
         outcome.gone = gone.map(|(_, backend, service_stays)| (backend, service_stays)).collect();
@@ -173,12 +178,19 @@ impl Reconciler {
         writer: &mut impl Writer,
         wanted: &BTreeMap<Addr, u32>,
     ) -> Result<(), WriteError> {
-        for (address, kind) in wanted {
-            self.write(writer, &Op::PutNodeAddress(*address, *kind))?;
-        }
-        let gone = self.actual.node_addresses.keys().filter(|address| !wanted.contains_key(address)).copied();
-        for address in gone.collect::<BTreeSet<_>>() {
-            self.write(writer, &Op::DeleteNodeAddress(address))?;
+        self.addresses.set_node(wanted);
+        self.settle_addresses(writer)
+    }
+
+    /// Whether an address could not be written yet.
+    pub fn has_unsettled_addresses(&self) -> bool {
+        self.addresses.is_unsettled()
+    }
+
+    fn settle_addresses(&mut self, writer: &mut impl Writer) -> Result<(), WriteError> {
+        while let Some((addr, op)) = self.addresses.next() {
+            self.write(writer, &op)?;
+            self.addresses.settled(&addr);
         }
         Ok(())
     }
@@ -249,6 +261,8 @@ impl Reconciler {
     fn note_owner(&mut self, op: &Op) {
         let (Op::PutFrontend(key, _) | Op::DeleteFrontend(key)) = op else { return };
         let comes_or_goes = matches!(op, Op::DeleteFrontend(_)) || !self.actual.frontends.contains_key(key);
+        let new = if let Op::PutFrontend(_, value) = op { Some(value) } else { None };
+        self.addresses.note(key, self.actual.frontends.get(key), new);
         self.node_ports_changed |= key.scope == 1 && comes_or_goes;
         if let Some(old) = self.actual.frontends.get(key)
             && let Some(keys) = self.frontends_of.get_mut(&old.service_id)

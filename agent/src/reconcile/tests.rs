@@ -373,14 +373,14 @@ fn a_change_costs_as_many_writes_as_it_must() {
     for index in 0..200 {
         world.round(vec![service(&format!("other-{index}"), [10, 97, 0, index], 0)]);
     }
-    // node, backend, slot, service, frontend
-    assert_eq!(world.round(vec![service("cart", [10, 96, 0, 1], 0), slice("cart", &[1])]).writes, 5, "new");
+    // node, backend, slot, service, frontend, cluster IP
+    assert_eq!(world.round(vec![service("cart", [10, 96, 0, 1], 0), slice("cart", &[1])]).writes, 6, "new");
     assert_eq!(world.round(vec![slice("cart", &[1])]).writes, 0, "no change");
     // backend and node of the new one, two slots, service, frontend
     assert_eq!(world.round(vec![slice("cart", &[1, 2])]).writes, 6, "one endpoint more");
     assert_eq!(world.round(vec![slice("cart", &[2])]).writes, 3, "one endpoint less");
-    assert_eq!(world.round(gone("cart")).writes, 2, "gone");
-    assert_eq!(world.round(vec![service("empty", [10, 96, 0, 9], 0)]).writes, 2, "without endpoints");
+    assert_eq!(world.round(gone("cart")).writes, 3, "gone");
+    assert_eq!(world.round(vec![service("empty", [10, 96, 0, 9], 0)]).writes, 3, "without endpoints");
 }
 
 #[test]

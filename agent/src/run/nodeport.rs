@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use sluice_common::{
     Addr,
-    layout::{NODE_ADDRESS, NODE_LOOPBACK},
+    layout::{ADDRESS_LOOPBACK, ADDRESS_NODE},
 };
 
 use crate::{model::Family, objects::parse_ip};
@@ -43,7 +43,7 @@ impl FromStr for Selector {
     }
 }
 
-/// The addresses, each with its kind as `NODE_ADDRESSES` has it. `node` are those of the Node object, `interfaces`
+/// The addresses, each with its kind as `ADDRESSES` has it. `node` are those of the Node object, `interfaces`
 /// those that the node's interfaces have. 127.0.0.1 and ::1 serve the node's own processes with either selector,
 /// unless networks are given that leave their family out.
 pub fn addresses(selector: &Selector, node: &[IpAddr], interfaces: &[IpAddr]) -> BTreeMap<Addr, u32> {
@@ -57,18 +57,18 @@ pub fn addresses(selector: &Selector, node: &[IpAddr], interfaces: &[IpAddr]) ->
         let with_loopback = match selector {
             Selector::Primary => {
                 let primary = node.iter().chain(interfaces).filter(usable).find(ours);
-                chosen.extend(primary.map(|address| (Addr::from(*address), NODE_ADDRESS)));
+                chosen.extend(primary.map(|address| (Addr::from(*address), ADDRESS_NODE)));
                 true
             }
             Selector::Networks(networks) => {
                 let inside = |address: &&IpAddr| networks.iter().any(|network| network.contains(*address));
                 let found = node.iter().chain(interfaces).filter(usable).filter(ours).filter(inside);
-                chosen.extend(found.map(|address| (Addr::from(*address), NODE_ADDRESS)));
+                chosen.extend(found.map(|address| (Addr::from(*address), ADDRESS_NODE)));
                 networks.iter().any(|network| Family::of(network.addr()) == family)
             }
         };
         if with_loopback {
-            chosen.insert(Addr::from(loopback), NODE_LOOPBACK);
+            chosen.insert(Addr::from(loopback), ADDRESS_LOOPBACK);
         }
     }
     chosen
@@ -123,7 +123,7 @@ mod tests {
                 chosen.keys().map(|address| IpAddr::from(*address)).collect();
             assert_eq!(got, ips(&want).into_iter().collect(), "{case}");
             assert!(
-                chosen.iter().all(|(a, kind)| IpAddr::from(*a).is_loopback() == (*kind == NODE_LOOPBACK)),
+                chosen.iter().all(|(a, kind)| IpAddr::from(*a).is_loopback() == (*kind == ADDRESS_LOOPBACK)),
                 "{case}"
             );
         }

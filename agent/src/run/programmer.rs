@@ -205,7 +205,7 @@ impl Programmer {
             tracing::info!(services = names.len(), writes = outcome.writes, "maps brought up to date");
         }
         self.shared.update(|state| state.writes += outcome.writes);
-        outcome.failed.is_empty()
+        outcome.failed.is_empty() && !self.reconciler.has_unsettled_addresses()
     }
 
     /// What pods declare is asked for as long as some Service hangs on it.
@@ -226,7 +226,7 @@ impl Programmer {
         let interfaces = nodeport::interfaces();
         let wanted = nodeport::addresses(&self.nodeport_addresses, &self.store.node().addresses, &interfaces);
         let result = self.reconciler.set_node_addresses(&mut self.maps, &wanted);
-        let problem = result.as_ref().err().map(|error| format!("NodePort addresses: {}", describe(error)));
+        let problem = result.as_ref().err().map(|error| format!("addresses: {}", describe(error)));
         self.shared.problem("nodeport", problem);
         result.is_ok()
     }

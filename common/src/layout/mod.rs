@@ -76,10 +76,12 @@ impl FrontendKey {
     }
 }
 
-/// Value of `NODE_ADDRESSES`: reached over the network.
-pub const NODE_ADDRESS: u32 = 1;
-/// Value of `NODE_ADDRESSES`: a loopback address, which means this node only to processes in its own network.
-pub const NODE_LOOPBACK: u32 = 2;
+/// Value of `ADDRESSES`: reached over the network.
+pub const ADDRESS_NODE: u32 = 1;
+/// Value of `ADDRESSES`: a loopback address, which means this node only to processes in its own network.
+pub const ADDRESS_LOOPBACK: u32 = 2;
+/// Value of `ADDRESSES`: some Service's cluster IP. A port of it that no Service has is refused.
+pub const ADDRESS_CLUSTER_IP: u32 = 3;
 
 /// Index into `CONFIG`: cookie of the node's own network namespace.
 pub const CONFIG_HOST_NETNS: u32 = 0;

@@ -1,0 +1,122 @@
+//! Which addresses are the node's own, where NodePorts are served, and which are cluster IPs, where a port that no
+//! Service has is refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_common::{
+    Addr,
+    layout::{ADDRESS_CLUSTER_IP, FrontendKey, FrontendKind, FrontendValue},
+};
+
+use crate::maps::Op;
+
+/// What `ADDRESSES` should hold, and where it may not yet.
+#[derive(Debug, Default)]
+pub struct Addresses {
+    node: BTreeMap<Addr, u32>,
+    /// Cluster IPs, each with the number of its frontends.
+    cluster: BTreeMap<Addr, u32>,
+    unsettled: BTreeSet<Addr>,
+}
+
+impl Addresses {
+    /// Starts with addresses about which nothing is known but that the map has them.
+    pub fn adopt(addresses: impl Iterator<Item = Addr>) -> Self {
+        Self { unsettled: addresses.collect(), ..Self::default() }
+    }
+
+    /// The node's addresses from now on, each with its kind.
+    pub fn set_node(&mut self, wanted: &BTreeMap<Addr, u32>) {
+        let differs = |one: &BTreeMap<Addr, u32>, other: &BTreeMap<Addr, u32>| {
+            one.iter()
+                .filter(|(addr, kind)| other.get(addr) != Some(kind))
+                .map(|(addr, _)| *addr)
+                .collect::<Vec<_>>()
+        };
+        self.unsettled.extend(differs(wanted, &self.node));
+        self.unsettled.extend(differs(&self.node, wanted));
+        self.node.clone_from(wanted);
+    }
+
+    /// A frontend changes from `old` to `new`; `None` where it is not.
+    pub fn note(&mut self, key: &FrontendKey, old: Option<&FrontendValue>, new: Option<&FrontendValue>) {
+        let is_cluster_ip =
+            |value: &FrontendValue| key.scope == 0 && value.kind == FrontendKind::ClusterIp as u8;
+        match (old.is_some_and(is_cluster_ip), new.is_some_and(is_cluster_ip)) {
+            (false, true) => {
+                let count = self.cluster.entry(key.addr).or_default();
+                *count += 1;
+                if *count == 1 {
+                    self.unsettled.insert(key.addr);
+                }
+            }
+            (true, false) => {
+                let left = self.cluster.get(&key.addr).map_or(0, |count| count.saturating_sub(1));
+                if left == 0 {
+                    self.cluster.remove(&key.addr);
+                    self.unsettled.insert(key.addr);
+                } else {
+                    self.cluster.insert(key.addr, left);
+                }
+            }
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// The next write to do. An address that is both belongs to the node.
+    pub fn next(&self) -> Option<(Addr, Op)> {
+        let addr = *self.unsettled.first()?;
+        let kind = self.node.get(&addr).copied();
+        let kind = kind.or_else(|| self.cluster.contains_key(&addr).then_some(ADDRESS_CLUSTER_IP));
+        Some((addr, kind.map_or(Op::DeleteAddress(addr), |kind| Op::PutAddress(addr, kind))))
+    }
+
+    /// What [`Self::next`] said of this address is done.
+    pub fn settled(&mut self, addr: &Addr) {
+        self.unsettled.remove(addr);
+    }
+
+    /// Whether something is still to be written.
+    pub fn is_unsettled(&self) -> bool {
+        !self.unsettled.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable as _;
+    use sluice_common::layout::{ADDRESS_NODE, TCP};
+
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_cluster_ip_as_long_as_some_frontend_is_there() {
+        let addr = Addr::from_v4_be(7);
+        let key = |port_be| FrontendKey { addr, port_be, protocol: TCP, scope: 0 };
+        let value = |kind| FrontendValue { kind: kind as u8, ..FrontendValue::zeroed() };
+        let (cluster, external) = (value(FrontendKind::ClusterIp), value(FrontendKind::ExternalIp));
+        let put = Some((addr, Op::PutAddress(addr, ADDRESS_CLUSTER_IP)));
+        let mut addresses = Addresses::default();
+        for (case, port, old, new, want) in [
+            ("an external address", 1, None, Some(external), None),
+            ("the first port", 2, None, Some(cluster), put),
+            ("the same again", 2, Some(cluster), Some(cluster), None),
+            ("the external address becomes the cluster IP", 1, Some(external), Some(cluster), None),
+            ("one port goes", 2, Some(cluster), None, None),
+            ("the last one goes", 1, Some(cluster), None, Some((addr, Op::DeleteAddress(addr)))),
+        ] {
+            addresses.note(&key(port), old.as_ref(), new.as_ref());
+            assert_eq!(addresses.next(), want, "{case}");
+            addresses.settled(&addr);
+        }
+        addresses.note(&key(1), None, Some(&cluster));
+        addresses.set_node(&[(addr, ADDRESS_NODE)].into());
+        assert_eq!(
+            addresses.next(),
+            Some((addr, Op::PutAddress(addr, ADDRESS_NODE))),
+            "the node's comes first"
+        );
+        addresses.set_node(&BTreeMap::new());
+        assert_eq!(addresses.next(), put, "and it is a cluster IP again");
+    }
+}
