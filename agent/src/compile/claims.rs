@@ -19,8 +19,9 @@ struct Claim {
 /// All wishes. Updated per Service; the answer does not depend on the order of updates.
 #[derive(Debug, Default)]
 pub struct Claims {
-    by_address: BTreeMap<Dialled, BTreeSet<Claim>>,
-    by_service: BTreeMap<ObjectName, (i64, BTreeMap<Dialled, FrontendKind>)>,
+    /// In their order.
+    by_address: BTreeMap<Dialled, Vec<Claim>>,
+    by_service: BTreeMap<ObjectName, (i64, Vec<(Dialled, FrontendKind)>)>,
 }
 
 impl Claims {
@@ -36,17 +37,19 @@ impl Claims {
         for (dialled, kind) in &old {
             let claim = Claim { kind: *kind, created_s: old_created_s, service: service.clone() };
             self.change(*dialled, &mut touched, |claims| {
-                claims.remove(&claim);
+                claims.retain(|other| *other != claim);
             });
         }
         for (dialled, kind) in &wanted {
             let claim = Claim { kind: *kind, created_s, service: service.clone() };
             self.change(*dialled, &mut touched, |claims| {
-                claims.insert(claim);
+                if let Err(place) = claims.binary_search(&claim) {
+                    claims.insert(place, claim);
+                }
             });
         }
         if !wanted.is_empty() {
-            self.by_service.insert(service.clone(), (created_s, wanted));
+            self.by_service.insert(service.clone(), (created_s, wanted.into_iter().collect()));
         }
         touched.remove(service);
         touched
@@ -61,9 +64,9 @@ impl Claims {
         &mut self,
         dialled: Dialled,
         touched: &mut BTreeSet<ObjectName>,
-        edit: impl FnOnce(&mut BTreeSet<Claim>),
+        edit: impl FnOnce(&mut Vec<Claim>),
     ) {
-        let claims = self.by_address.entry(dialled).or_default();
+        let claims = self.by_address.entry(dialled).or_insert_with(|| Vec::with_capacity(1));
         touched.extend(claims.iter().map(|claim| claim.service.clone()));
         edit(claims);
         if claims.is_empty() {

@@ -42,7 +42,9 @@ pub enum Change {
 pub struct Store {
     services: BTreeMap<ObjectName, Service>,
     slices: BTreeMap<ObjectName, EndpointSlice>,
-    by_service: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    by_service: BTreeMap<ObjectName, Vec<ObjectName>>,
+    /// Names of nodes and zones, each once: there are few of them and many endpoints.
+    places: BTreeSet<Arc<str>>,
     /// Lists, not sets: nearly every address stands in one slice, and there are a hundred thousand of them.
     by_address: HashMap<IpAddr, Vec<Arc<ObjectName>>>,
     pod_ports: Option<PodPorts>,
@@ -251,18 +253,34 @@ impl Store {
         if let Some(old) = self.slices.remove(&name) {
             self.unindex(&name, &old);
         }
-        if let Some(new) = slice {
+        if let Some(mut new) = slice {
+            for place in
+                new.endpoints.iter_mut().flat_map(|endpoint| [&mut endpoint.node, &mut endpoint.zone])
+            {
+                *place = place.take().map(|name| self.share(name));
+            }
             self.index(&name, &new);
             self.slices.insert(name, new);
         }
     }
 
+    fn share(&mut self, name: Arc<str>) -> Arc<str> {
+        if let Some(shared) = self.places.get(&name) {
+            return Arc::clone(shared);
+        }
+        self.places.insert(Arc::clone(&name));
+        name
+    }
+
     fn index(&mut self, name: &ObjectName, slice: &EndpointSlice) {
-        self.by_service.entry(slice.service.clone()).or_default().insert(name.clone());
+        let names = self.by_service.entry(slice.service.clone()).or_default();
+        if let Err(place) = names.binary_search(name) {
+            names.insert(place, name.clone());
+        }
         self.dirty.insert(slice.service.clone());
         let shared = Arc::new(name.clone());
         for address in slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses) {
-            let names = self.by_address.entry(*address).or_default();
+            let names = self.by_address.entry(*address).or_insert_with(|| Vec::with_capacity(1));
             if !names.contains(&shared) {
                 names.push(Arc::clone(&shared));
             }
@@ -273,7 +291,7 @@ impl Store {
     fn unindex(&mut self, name: &ObjectName, slice: &EndpointSlice) {
         self.dirty.insert(slice.service.clone());
         if let Some(names) = self.by_service.get_mut(&slice.service) {
-            names.remove(name);
+            names.retain(|other| other != name);
             if names.is_empty() {
                 self.by_service.remove(&slice.service);
             }

@@ -68,7 +68,7 @@ fn adopt_unit(reconciler: &mut Reconciler, service_id: u32, value: &ServiceValue
         placed(reconciler, service_id, Range { start: value.range_start, count: value.range_count });
     reconciler.refer(&current.slots);
     let stale = named_by_frontends(reconciler, service_id, current.range);
-    reconciler.by_service.entry(id.service.clone()).or_default().insert(id.clone());
+    reconciler.by_service.entry(id.service.clone()).or_default().push(id.clone());
     reconciler.units.insert(id, Unit { service_id, current, stale, ..Unit::default() });
 }
 

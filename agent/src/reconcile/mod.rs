@@ -41,7 +41,8 @@ pub struct Reconciler {
     /// Which of the frontends in `actual` lead to a service.
     frontends_of: HashMap<u32, BTreeSet<FrontendKey>>,
     units: BTreeMap<PortId, Unit>,
-    by_service: BTreeMap<ObjectName, BTreeSet<PortId>>,
+    /// Lists, not sets, here and elsewhere: a set of one takes the room of eleven.
+    by_service: BTreeMap<ObjectName, Vec<PortId>>,
     claims: Claims,
     service_ids: ranges::Ids,
     backends: Interner<BackendValue>,
@@ -133,17 +134,19 @@ impl Reconciler {
             work.entry(name).or_insert_with_key(|name| self.last_compiled(name));
         }
         // Everything new goes in before anything old goes out, over all Services of this round.
-        for (name, ports) in &work {
+        let mut wanted: BTreeMap<ObjectName, Vec<PortId>> = BTreeMap::new();
+        for (name, ports) in work {
+            let ids = ports.iter().map(|port| port.id.clone()).collect();
             for port in ports {
                 if let Err(error) = self.put(writer, port, now_ns, &mut outcome) {
                     outcome.failed.insert(name.clone(), error);
                 }
             }
+            wanted.insert(name, ids);
         }
-        for (name, ports) in &work {
-            let wanted: BTreeSet<&PortId> = ports.iter().map(|port| &port.id).collect();
+        for (name, ids) in &wanted {
             if !outcome.failed.contains_key(name)
-                && let Err(error) = self.remove_unwanted(writer, name, &wanted, now_ns, &outcome.failed)
+                && let Err(error) = self.remove_unwanted(writer, name, ids, now_ns, &outcome.failed)
             {
                 outcome.failed.insert(name.clone(), error);
             }
@@ -155,7 +158,7 @@ impl Reconciler {
         let gone = std::mem::take(&mut self.gone);
         let gone = gone.into_iter().filter(|(id, _, _)| self.backends.is_unreferred(*id));
         outcome.gone = gone.map(|(_, backend, service_stays)| (backend, service_stays)).collect();
-        outcome.looked_at = work.into_keys().collect();
+        outcome.looked_at = wanted.into_keys().collect();
         outcome.writes = self.writes - before;
         outcome
     }

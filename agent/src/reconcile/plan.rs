@@ -20,23 +20,23 @@ impl Reconciler {
     pub(super) fn put(
         &mut self,
         writer: &mut impl Writer,
-        port: &CompiledPort,
+        port: CompiledPort,
         now_ns: u64,
         outcome: &mut Outcome,
     ) -> Result<(), WriteError> {
         let service_id = self.unit_of(&port.id)?;
 
         let earlier = self.units.get_mut(&port.id).map(|unit| std::mem::take(&mut unit.held));
-        let backend_ids = self.put_backends(writer, port);
+        let backend_ids = self.put_backends(writer, &port);
         self.let_go(earlier.unwrap_or_default(), now_ns);
         let backend_ids = backend_ids?;
-        let order = Order::of(port, &backend_ids);
-        let slots = encode::slots(port, &order, service_id, &backend_ids);
+        let order = Order::of(&port, &backend_ids);
+        let slots = encode::slots(&port, &order, service_id, &backend_ids);
         let range = self.range_for(&port.id, &slots)?;
         for (index, slot) in (range.start..).zip(&slots) {
             self.write(writer, &Op::PutSlot(index, *slot))?;
         }
-        self.write(writer, &Op::PutService(service_id, encode::service_value(port, range)))?;
+        self.write(writer, &Op::PutService(service_id, encode::service_value(&port, range)))?;
         for (dialled, frontend) in &port.frontends {
             match self.claims.owner(dialled) {
                 Some(owner) if *owner != port.id.service => {
@@ -44,13 +44,13 @@ impl Reconciler {
                 }
                 Some(_) | None => {
                     let key = encode::frontend_key(dialled);
-                    let value = encode::frontend_value(&key, port, frontend, &order, service_id, range);
+                    let value = encode::frontend_value(&key, &port, frontend, &order, service_id, range);
                     self.write(writer, &Op::PutFrontend(key, value))?;
                 }
             }
         }
         if let Some(unit) = self.units.get_mut(&port.id) {
-            unit.compiled = Some(port.clone());
+            unit.compiled = Some(port);
             let held = std::mem::take(&mut unit.held);
             self.let_go(held, now_ns);
         }
@@ -66,7 +66,7 @@ impl Reconciler {
             WriteError::Full { map: "SERVICES", capacity: self.sizes.max_services, flag: "--max-services" };
         let service_id = self.service_ids.allocate().ok_or(full)?;
         self.units.insert(id.clone(), Unit { service_id, ..Unit::default() });
-        self.by_service.entry(id.service.clone()).or_default().insert(id.clone());
+        self.by_service.entry(id.service.clone()).or_default().push(id.clone());
         Ok(service_id)
     }
 
@@ -151,7 +151,7 @@ impl Reconciler {
         &mut self,
         writer: &mut impl Writer,
         name: &ObjectName,
-        wanted: &BTreeSet<&PortId>,
+        wanted: &[PortId],
         now_ns: u64,
         failed: &BTreeMap<ObjectName, WriteError>,
     ) -> Result<(), WriteError> {
@@ -202,7 +202,7 @@ impl Reconciler {
         self.let_go(unit.held, now_ns);
         self.service_ids.rest(service_id, now_ns);
         if let Some(ids) = self.by_service.get_mut(&id.service) {
-            ids.remove(id);
+            ids.retain(|other| other != id);
             if ids.is_empty() {
                 self.by_service.remove(&id.service);
             }

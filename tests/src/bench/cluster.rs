@@ -44,7 +44,7 @@ impl Cluster {
     pub fn start() -> Result<Self> {
         let mut world = World::new();
         let server = world.server("server", &[(8080, false), (5353, true)]);
-        let (inside, outside) = (world.pod("client"), world.pod("clean"));
+        let (inside, outside) = (world.routed_pod("client"), world.routed_pod("clean"));
         let claim = loader::claim(&world.bpffs(), Some(&inside.cgroup))?;
         let mut loaded = loader::load(claim, &Sizes::default())?;
         loaded.attach()?;

@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 
 mod cluster;
 mod connections;
+mod kube_proxy;
 
 pub use cluster::Cluster;
+pub use kube_proxy::{Mode, ProxyNode};
 
 /// Something that was wanted, and what came of it.
 #[derive(Clone, Debug)]
@@ -77,12 +79,14 @@ pub fn east_west(mut say: impl FnMut(&str)) -> Result<Results> {
     let mut results = Results::default();
     one_cpu()?;
     let mut cluster = Cluster::start()?;
+    let mut proxies = [Mode::Nftables, Mode::Iptables].map(ProxyNode::start);
     for services in [1, 1_000, 10_000] {
         say(&format!("{services} Services: connections, interleaved rounds"));
         cluster.grow_to(services, 1)?;
-        connections::measure(&mut cluster, services, &mut results)?;
+        proxies.iter().try_for_each(|proxy| proxy.grow_to(services))?;
+        connections::measure(&mut cluster, &mut proxies, services, &mut results)?;
     }
-    drop(cluster);
+    drop((cluster, proxies));
     say("10,000 Services with 100,000 endpoints: programming");
     cluster::programming(&mut results)?;
     Ok(results)

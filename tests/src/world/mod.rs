@@ -80,6 +80,17 @@ impl World {
         pod
     }
 
+    /// Adds a pod that reaches the others through the node's routing, as on most nodes; IPv4 only.
+    pub fn routed_pod(&mut self, name: &str) -> Pod {
+        let mut pod = self.place(name, self.pods.len() as u16 + 1);
+        pod.v4 = Ipv4Addr::new(10, 245, self.pods.len() as u8, 2);
+        net::routed_pod(self.node(), &pod, self.pods.len());
+        let forward = ["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"];
+        assert!(self.node().command("sh").args(forward).status().is_ok_and(|status| status.success()));
+        self.pods.push(pod.clone());
+        pod
+    }
+
     /// The node itself: processes in its host network.
     pub fn node(&self) -> &Pod {
         &self.pods[0]

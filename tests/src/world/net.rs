@@ -38,6 +38,20 @@ pub fn node(node: &Pod) {
     ip(&format!("-n {netns} link set pods up"));
 }
 
+/// A pod's namespace on a wire and a network of its own, which the node routes; IPv4 only.
+pub fn routed_pod(node: &Pod, pod: &Pod, number: usize) {
+    let (inside, outside) = (&pod.netns, &node.netns);
+    let [a, b, c, _] = pod.v4.octets();
+    ip(&format!("netns add {inside}"));
+    ip(&format!("-n {inside} link set lo up"));
+    ip(&format!("-n {outside} link add pod{number} type veth peer name eth0 netns {inside}"));
+    ip(&format!("-n {outside} addr add {a}.{b}.{c}.1/24 dev pod{number}"));
+    ip(&format!("-n {outside} link set pod{number} up"));
+    ip(&format!("-n {inside} addr add {}/24 dev eth0", pod.v4));
+    ip(&format!("-n {inside} link set eth0 up"));
+    ip(&format!("-n {inside} route add default via {a}.{b}.{c}.1"));
+}
+
 /// A pod's namespace, wired to the node's bridge.
 pub fn pod(node: &Pod, pod: &Pod, number: usize) {
     let (inside, outside) = (&pod.netns, &node.netns);

@@ -1,9 +1,6 @@
 //! Taking worlds down: this one, and those of runs that ended without doing it.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 use super::net::tool;
 use crate::wait;
@@ -68,11 +65,14 @@ fn remove_cgroup(cgroup: &Path) {
         report("cgroup.kill", fs::write(cgroup.join("cgroup.kill"), "1"));
         wait::until("a world's processes end", populated);
     }
-    let folders = fs::read_dir(cgroup).into_iter().flatten().flatten().map(|entry| entry.path());
-    let folders: Vec<PathBuf> = folders.filter(|path| path.is_dir()).collect();
-    for folder in folders.iter().chain([&cgroup.to_owned()]) {
-        report(&folder.display().to_string(), fs::remove_dir(folder));
-    }
+    remove_folders(cgroup);
+}
+
+/// A cgroup's files go with its folder, which can go once no folder is left in it.
+fn remove_folders(cgroup: &Path) {
+    let entries = fs::read_dir(cgroup).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.is_dir()).for_each(|folder| remove_folders(&folder));
+    report(&cgroup.display().to_string(), fs::remove_dir(cgroup));
 }
 
 fn report(what: &str, result: io::Result<()>) {

@@ -13,14 +13,23 @@ use super::debian::{Apt, library_path};
 use crate::shell::{on_path, step};
 
 /// Program and the Debian package that has it.
-const NEEDED: [(&str, &str); 4] =
-    [("ip", "iproute2"), ("curl", "curl"), ("nginx", "nginx-light"), ("socat", "socat")];
+const NEEDED: [(&str, &str); 6] = [
+    ("ip", "iproute2"),
+    ("curl", "curl"),
+    ("nginx", "nginx-light"),
+    ("socat", "socat"),
+    ("nft", "nftables"),
+    ("iptables-legacy-restore", "iptables"),
+];
+/// Where iptables looks for its extensions when it was unpacked.
+const XTABLES: &str = "usr/lib/x86_64-linux-gnu/xtables";
 
 /// Where each needed program is, and the library path that the unpacked ones want.
 #[derive(Serialize, Deserialize, Debug, Default)]
 pub struct Tools {
     files: BTreeMap<String, PathBuf>,
     libraries: Option<String>,
+    xtables: Option<PathBuf>,
 }
 
 impl Tools {
@@ -35,6 +44,9 @@ impl Tools {
         }
         if let Some(libraries) = &self.libraries {
             command.env("SLUICE_TOOL_LIBRARIES", libraries);
+        }
+        if let Some(xtables) = &self.xtables {
+            command.env("SLUICE_TOOL_XTABLES", xtables);
         }
         command
     }
@@ -54,7 +66,9 @@ pub fn ensure(folder: &Path) -> Result<Tools> {
             apt.unpack(&packages, &root)
         })?;
     }
-    let mut tools = Tools { files: BTreeMap::new(), libraries: root.is_dir().then(|| library_path(&root)) };
+    let xtables = Some(root.join(XTABLES)).filter(|folder| folder.is_dir());
+    let libraries = root.is_dir().then(|| library_path(&root));
+    let mut tools = Tools { files: BTreeMap::new(), libraries, xtables };
     for (name, package) in NEEDED {
         let file =
             find(name, &root).with_context(|| format!("{name} is missing; install the package {package}"))?;
