@@ -7,6 +7,7 @@ pub mod compile;
 pub mod health;
 pub mod inspect;
 pub mod k8s;
+pub mod l7;
 pub mod loader;
 pub mod manifests;
 pub mod maps;

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Who may use whom within the agent. What is missing here is not allowed; ARCHITECTURE.md draws it.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("model", &[]),
     ("objects", &["model"]),
     ("health", &[]),
@@ -38,6 +38,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
         ],
     ),
     ("sockets", &[]),
+    ("l7", &["model"]),
     ("reserved", &["maps"]),
     ("cli", &["health", "inspect", "k8s", "loader", "manifests", "maps", "run"]),
     ("main", &["cli"]),

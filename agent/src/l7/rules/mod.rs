@@ -1,0 +1,28 @@
+//! The rules engine: Istio VirtualService and DestinationRule, read, compiled, evaluated. No I/O, no clock.
+
+pub mod actions;
+mod client;
+pub mod clienthello;
+pub mod hosts;
+mod l4;
+mod matching;
+mod objects;
+mod pattern;
+pub mod protocol;
+mod subnet;
+pub mod table;
+mod tcp;
+mod tls;
+
+pub use client::Client;
+pub use l4::L4Rule;
+pub use matching::RequestView;
+pub use objects::{
+    ConnectionPool, ConsistentHash, CookieAttribute, H2UpgradePolicy, HashCookie, HttpPool, Labels,
+    LoadBalancer, Maglev, Message, Meta, OutlierDetection, Percent, PortPolicy, PortSelector, ProxyProtocol,
+    ProxyProtocolVersion, RetryBudget, RingHash, Severity, SimpleBalancer, Span, TcpKeepalive, TcpPool, Tls,
+    TlsMode, TrafficPolicy, Warmup,
+};
+pub use pattern::Pattern;
+
+pub use crate::model::ObjectName;

@@ -1,0 +1,206 @@
+//! What can be wrong with a DestinationRule, and what of it is not honoured yet.
+
+use std::time::Duration;
+
+use super::super::{
+    actions::port_number,
+    hosts,
+    objects::{
+        ConnectionPool, ConsistentHash, DestinationRuleSpec, H2UpgradePolicy, LoadBalancer, Messages,
+        OutlierDetection, SimpleBalancer, Tls, TlsMode, TrafficPolicy,
+    },
+};
+
+/// Checks `spec`; with `plaintext`, `ISTIO_MUTUAL` becomes `DISABLE` instead of an error.
+pub(super) fn check(spec: &mut DestinationRuleSpec, plaintext: bool, messages: &mut Messages) {
+    if let Some(why) = hosts::fault(&spec.host) {
+        messages.error("spec.host", format!("{:?}: {why}", spec.host));
+    }
+    if let Some(policy) = &mut spec.traffic_policy {
+        check_policy(policy, plaintext, "spec.trafficPolicy", messages);
+    }
+    for i in 0..spec.subsets.len() {
+        let path = format!("spec.subsets[{i}]");
+        let name = spec.subsets[i].name.clone();
+        if name.is_empty() {
+            messages.error(format!("{path}.name"), "is missing");
+        } else if spec.subsets[..i].iter().any(|other| other.name == name) {
+            messages.error(format!("{path}.name"), format!("{name:?} is there twice"));
+        }
+        if let Some(policy) = &mut spec.subsets[i].traffic_policy {
+            check_policy(policy, plaintext, &format!("{path}.trafficPolicy"), messages);
+        }
+    }
+}
+
+fn check_policy(policy: &mut TrafficPolicy, plaintext: bool, path: &str, messages: &mut Messages) {
+    if policy.tunnel.is_some() {
+        messages.unsupported(format!("{path}.tunnel"), "destinations are reached directly");
+    }
+    for (field, present) in
+        [("proxyProtocol", policy.proxy_protocol.is_some()), ("retryBudget", policy.retry_budget.is_some())]
+    {
+        if present {
+            not_yet(format!("{path}.{field}"), messages);
+        }
+    }
+    let TrafficPolicy { load_balancer, connection_pool, outlier_detection, tls, .. } = policy;
+    let groups = Groups { load_balancer, connection_pool, outlier_detection, tls };
+    groups.check(plaintext, path, messages);
+    for (i, settings) in policy.port_level_settings.iter_mut().enumerate() {
+        let path = format!("{path}.portLevelSettings[{i}]");
+        port_number(settings.port.number, &format!("{path}.port.number"), messages);
+        let groups = Groups {
+            load_balancer: &settings.load_balancer,
+            connection_pool: &settings.connection_pool,
+            outlier_detection: &settings.outlier_detection,
+            tls: &mut settings.tls,
+        };
+        groups.check(plaintext, &path, messages);
+    }
+}
+
+/// The groups that a policy and the settings of a port have in common.
+struct Groups<'a> {
+    load_balancer: &'a Option<LoadBalancer>,
+    connection_pool: &'a Option<ConnectionPool>,
+    outlier_detection: &'a Option<OutlierDetection>,
+    tls: &'a mut Option<Tls>,
+}
+
+impl Groups<'_> {
+    fn check(self, plaintext: bool, path: &str, messages: &mut Messages) {
+        if let Some(balancer) = self.load_balancer {
+            check_balancer(balancer, &format!("{path}.loadBalancer"), messages);
+        }
+        if let Some(pool) = self.connection_pool {
+            check_pool(pool, &format!("{path}.connectionPool"), messages);
+        }
+        if let Some(detection) = self.outlier_detection {
+            check_outliers(detection, &format!("{path}.outlierDetection"), messages);
+        }
+        if let Some(tls) = self.tls {
+            check_tls(tls, plaintext, &format!("{path}.tls"), messages);
+        }
+    }
+}
+
+fn check_balancer(raw: &LoadBalancer, path: &str, messages: &mut Messages) {
+    if raw.simple == Some(SimpleBalancer::LeastConn) {
+        messages.warn(format!("{path}.simple"), "LEAST_CONN is deprecated and means LEAST_REQUEST");
+    }
+    if raw.zone_aware_lb_setting.is_some() {
+        messages.unsupported(format!("{path}.zoneAwareLbSetting"), "use localityLbSetting");
+    }
+    if raw.locality_lb_setting.is_some() {
+        not_yet(format!("{path}.localityLbSetting"), messages);
+    }
+    if raw.warmup.is_some() || raw.warmup_duration_secs.is_some() {
+        let field = if raw.warmup.is_some() { "warmup" } else { "warmupDurationSecs" };
+        not_yet(format!("{path}.{field}"), messages);
+    }
+    let Some(hash) = &raw.consistent_hash else { return };
+    let path = format!("{path}.consistentHash");
+    if raw.simple.is_some() {
+        messages.error(&path, "stands beside simple; keep one");
+    }
+    check_hash(hash, &path, messages);
+    not_yet(path, messages);
+}
+
+fn check_hash(raw: &ConsistentHash, path: &str, messages: &mut Messages) {
+    let keys = [
+        raw.http_header_name.is_some(),
+        raw.http_cookie.is_some(),
+        raw.use_source_ip == Some(true),
+        raw.http_query_parameter_name.is_some(),
+    ];
+    if keys.into_iter().filter(|present| *present).count() != 1 {
+        messages.error(
+            path,
+            "needs exactly one of httpHeaderName, httpCookie, useSourceIp and httpQueryParameterName",
+        );
+    }
+    if raw.http_cookie.as_ref().is_some_and(|cookie| cookie.name.is_empty()) {
+        messages.error(format!("{path}.httpCookie.name"), "is missing");
+    }
+    if raw.ring_hash.is_some() && raw.maglev.is_some() {
+        messages.error(path, "has both ringHash and maglev; keep one");
+    }
+}
+
+fn check_pool(raw: &ConnectionPool, path: &str, messages: &mut Messages) {
+    if let Some(tcp) = &raw.tcp {
+        if tcp.connect_timeout.is_some_and(|span| span.0 < Duration::from_millis(1)) {
+            messages.error(format!("{path}.tcp.connectTimeout"), "is less than 1ms");
+        }
+        if tcp.max_connections > 0 {
+            messages.warn(format!("{path}.tcp.maxConnections"), "counts per client pod on this node");
+        }
+    }
+    let Some(http) = &raw.http else { return };
+    if http.h2_upgrade_policy == Some(H2UpgradePolicy::Upgrade) {
+        messages.warn(
+            format!("{path}.http.h2UpgradePolicy"),
+            "is not honoured: endpoints are spoken to as the client speaks",
+        );
+    }
+    if http.http2_keep_alive.is_some() {
+        not_yet(format!("{path}.http.http2KeepAlive"), messages);
+    }
+}
+
+fn check_outliers(raw: &OutlierDetection, path: &str, messages: &mut Messages) {
+    for (field, percent) in
+        [("maxEjectionPercent", raw.max_ejection_percent), ("minHealthPercent", raw.min_health_percent)]
+    {
+        if let Some(percent) = percent.filter(|percent| *percent > 100) {
+            messages.error(format!("{path}.{field}"), format!("{percent} is not within 0 to 100"));
+        }
+    }
+    for (field, span) in [("interval", raw.interval), ("baseEjectionTime", raw.base_ejection_time)] {
+        if span.is_some_and(|span| span.0 < Duration::from_millis(1)) {
+            messages.error(format!("{path}.{field}"), "is less than 1ms");
+        }
+    }
+    if raw.consecutive_errors.is_some() {
+        messages.warn(format!("{path}.consecutiveErrors"), "is deprecated; use consecutive5xxErrors");
+    }
+    not_yet(path.to_owned(), messages);
+}
+
+fn check_tls(raw: &mut Tls, plaintext: bool, path: &str, messages: &mut Messages) {
+    if raw.ca_crl.is_some() {
+        messages.unsupported(format!("{path}.caCrl"), "use short-lived certificates");
+    }
+    for (field, file) in [
+        ("clientCertificate", &raw.client_certificate),
+        ("privateKey", &raw.private_key),
+        ("caCertificates", &raw.ca_certificates),
+    ] {
+        if file.as_deref().is_some_and(|file| !file.is_empty() && file != "system") {
+            messages
+                .warn(format!("{path}.{field}"), "names a file on the node; prefer credentialName, a Secret");
+        }
+    }
+    let path = format!("{path}.mode");
+    match raw.mode {
+        TlsMode::Disable => {}
+        TlsMode::Simple | TlsMode::Mutual => messages
+            .warn(path, "is not honoured yet: requests are answered 503 rather than sent in plain text"),
+        TlsMode::IstioMutual if plaintext => {
+            raw.mode = TlsMode::Disable;
+            messages.warn(path, "ISTIO_MUTUAL is sent in plain text, as sluice.dev/allow-plaintext says");
+        }
+        TlsMode::IstioMutual => messages.unsupported(
+            path,
+            "ISTIO_MUTUAL needs mesh identity; use DISABLE, SIMPLE or MUTUAL, or annotate the rule with \
+             sluice.dev/allow-plaintext: \"true\"",
+        ),
+    }
+}
+
+/// Settings that are read and kept, but that nothing acts on so far. To be taken out one by one.
+fn not_yet(path: String, messages: &mut Messages) {
+    messages.warn(path, "is not honoured yet");
+}
