@@ -70,6 +70,9 @@ pub struct State {
     pub warnings: BTreeMap<String, Warning>,
     /// The last error, even if it is over.
     pub last_error: Option<String>,
+    /// Each rule object (kind, namespace, name) and its state: accepted, rejected or superseded.
+    #[serde(default)]
+    pub rules: Vec<([String; 3], String)>,
     /// Map writes since the start.
     pub writes: u64,
     /// Sockets that were told that their backend is gone, since the start.

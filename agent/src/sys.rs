@@ -8,11 +8,22 @@ use std::{
         unix::ffi::OsStrExt as _,
     },
     path::Path,
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// The network namespace that a link of an sk_lookup program is attached to, by inode number; 0 once it is gone.
+///
+/// # Errors
+/// The kernel's error.
+pub fn netns_of_link(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // `struct bpf_link_info` has the same head for each kind of link; here follow `netns_ino` and `attach_type`.
+    cgroup_link_info(link).map(|info| info.cgroup_id as u32)
+}
 
 /// What the kernel says of a cgroup link. Source: `struct bpf_link_info`, `include/uapi/linux/bpf.h`.
 #[repr(C)]
@@ -112,6 +123,37 @@ pub fn netns_cookie() -> io::Result<u64> {
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// A number in a map that can be written without a system call.
+pub struct SharedNumber(NonNull<u64>);
+
+// SAFETY: the mapping is not tied to a thread, and it is only ever written to with atomic stores.
+unsafe impl Send for SharedNumber {}
+
+impl SharedNumber {
+    /// Maps the first value of an array map whose values are eight bytes, made with `BPF_F_MMAPABLE`. Stays mapped for
+    /// as long as the process lives.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn map(map: BorrowedFd<'_>) -> io::Result<Self> {
+        // SAFETY: a fresh shared mapping at an address of the kernel's choice overlaps nothing.
+        let start = unsafe {
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mmap(std::ptr::null_mut(), 4096, access, libc::MAP_SHARED, map.as_raw_fd(), 0)
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        NonNull::new(start.cast()).map(Self).ok_or_else(|| io::Error::other("mapped at nowhere"))
+    }
+
+    /// Sets it.
+    pub fn set(&self, value: u64) {
+        // SAFETY: the mapping is never taken back, is page-aligned, and readers are in the kernel.
+        unsafe { AtomicU64::from_ptr(self.0.as_ptr()) }.store(value, Ordering::Relaxed);
+    }
 }
 
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<RawFd> {

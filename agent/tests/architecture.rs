@@ -9,24 +9,25 @@ use std::{
 };
 
 /// Who may use whom within the agent. What is missing here is not allowed; ARCHITECTURE.md draws it.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("model", &[]),
     ("objects", &["model"]),
     ("health", &[]),
-    ("manifests", &["model", "objects"]),
+    ("manifests", &["l7", "model", "objects"]),
     ("k8s", &["health", "model", "objects"]),
     ("compile", &["model"]),
     ("maps", &[]),
     ("reconcile", &["compile", "maps", "model"]),
     ("inspect", &["compile", "maps", "model", "reconcile"]),
     ("sys", &[]),
-    ("loader", &["maps", "reserved", "sys"]),
+    ("loader", &["maps", "reserved", "routes", "sys"]),
     (
         "run",
         &[
             "compile",
             "health",
             "k8s",
+            "l7",
             "loader",
             "manifests",
             "maps",
@@ -34,23 +35,27 @@ const ARROWS: [(&str, &[&str]); 17] = [
             "objects",
             "reconcile",
             "reserved",
+            "routes",
             "sockets",
         ],
     ),
-    ("sockets", &[]),
-    ("l7", &["model"]),
+    ("sockets", &["netlink"]),
+    ("netlink", &[]),
+    ("routes", &["netlink"]),
+    ("l7", &["compile", "model"]),
     ("reserved", &["maps"]),
-    ("cli", &["health", "inspect", "k8s", "loader", "manifests", "maps", "run"]),
+    ("redirector", &["l7", "maps", "sys"]),
+    ("cli", &["health", "inspect", "k8s", "l7", "loader", "manifests", "maps", "redirector", "run"]),
     ("main", &["cli"]),
 ];
 
 /// Which module alone may use a crate.
 const CRATES: [(&str, &[&str]); 5] = [
-    ("aya", &["loader/mod.rs", "maps/bpf.rs"]),
+    ("aya", &["loader/mod.rs", "loader/steering.rs", "maps/bpf/"]),
     ("kube", &["k8s/"]),
     ("k8s_openapi", &["k8s/", "objects/", "manifests/document.rs"]),
-    ("tokio", &["run/", "k8s/"]),
-    ("libc", &["sys.rs", "maps/bpf.rs"]),
+    ("tokio", &["run/", "k8s/", "redirector/"]),
+    ("libc", &["sys.rs", "maps/bpf/mod.rs"]),
 ];
 
 const UNSAFE: [&str; 2] = ["ebpf/src/raw.rs", "agent/src/sys.rs"];

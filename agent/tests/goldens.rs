@@ -140,10 +140,12 @@ fn every_golden_holds_in_any_order_and_with_failing_writes() {
                     match change {
                         Change::AllServices(services) => services.reverse(),
                         Change::AllSlices(slices) => slices.reverse(),
-                        Change::AllPodPorts(ports) => ports.reverse(),
+                        Change::AllPods(pods) => pods.reverse(),
+                        Change::AllRules(_, rules) => rules.reverse(),
                         Change::AllOptOuts(pods) => pods.reverse(),
-                        Change::PodPorts(..)
-                        | Change::NoPodPorts
+                        Change::Pod(..)
+                        | Change::Rule(..)
+                        | Change::NoPods
                         | Change::OptOut(..)
                         | Change::Service(..)
                         | Change::Slice(..)

@@ -56,6 +56,15 @@ reasons! {
     /// The address is a cluster IP, but no Service has this port of it: refused with ECONNREFUSED; a UDP connect is let
     /// through, for connect itself cannot fail.
     UnknownPort = 14, "unknown_port";
+    /// Rules hold for this frontend: the connect was left untranslated, for the redirector.
+    Redirected = 15, "redirected";
+    /// Rules hold for this frontend and the redirector is away: refused, or balanced without rules (counted besides the
+    /// translation), as --l7-fail-closed says.
+    NoRedirector = 16, "no_redirector";
+    /// A connection was given to a listener of the redirector.
+    Steered = 17, "steered";
+    /// A packet for a port that is not the redirector's, of an address that is: dropped.
+    UnlistedPort = 18, "unlisted_port";
 }
 
 /// Size of `REASONS`: room for growth without a change of layout.

@@ -8,6 +8,7 @@ mod hooks;
 mod maps;
 mod raw;
 mod socket;
+mod steer;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -1,15 +1,16 @@
 //! The maps. Sizes are defaults: the loader sets them from the agent's flags and pins every map by its name.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage, SockMap},
     macros::btf_map,
 };
 use sluice_common::{
     Addr,
     layout::{
-        AffinityKey, AffinityValue, BackendValue, CONFIG_CAPACITY, FrontendKey, FrontendValue, NodeValue,
-        PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue, SocketValue,
+        AffinityKey, AffinityValue, BackendValue, CONFIG_CAPACITY, FrontendKey, FrontendValue,
+        LISTENERS_CAPACITY, NodeValue, PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue,
+        SocketValue,
     },
     reason,
 };
@@ -58,6 +59,14 @@ pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue, 65_536> = LruHashMap
 
 #[btf_map]
 pub static SOCKETS: SkStorage<SocketValue> = SkStorage::new();
+
+/// The redirector's listeners: IPv4 at twice the worker's number, IPv6 after it. A listener that is closed leaves.
+#[btf_map]
+pub static LISTENERS: SockMap<{ LISTENERS_CAPACITY as usize }> = SockMap::new();
+
+/// Entry 0: when the redirector last said that it is well, ns of `CLOCK_MONOTONIC`; it writes here without a system call.
+#[btf_map]
+pub static HEARTBEAT: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 #[btf_map]
 pub static REASONS: PerCpuArray<u64, { reason::CAPACITY as usize }> = PerCpuArray::new();

@@ -8,15 +8,19 @@ use aya_ebpf::{
         bpf_get_prandom_u32,
         generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval},
     },
-    programs::{SockAddrContext, SockContext},
+    programs::{SkLookupContext, SockAddrContext, SockContext},
 };
-use sluice_common::{Addr, Reason, layout::SocketValue};
+use sluice_common::{
+    Addr, Reason,
+    layout::{FrontendKey, SocketValue},
+};
 
 use crate::maps::{REASONS, SOCKETS};
 
 /// Error numbers, `asm-generic/errno.h`.
 pub const EADDRINUSE: i32 = 98;
 pub const ECONNREFUSED: i32 = 111;
+const AF_INET6: u32 = 10;
 
 /// Reads one field of the context with one load of its own size: the verifier knows no other access.
 macro_rules! read {
@@ -31,6 +35,14 @@ macro_rules! write {
     ($ctx:expr, $value:expr, $($field:tt)+) => {
         // SAFETY: as in `read!`; the verifier refuses the fields that a hook may not write.
         unsafe { addr_of_mut!((*$ctx.sock_addr).$($field)+).write_volatile($value) }
+    };
+}
+
+/// Reads one field of a lookup's context with one load of its own size.
+macro_rules! lookup {
+    ($ctx:expr, $($field:tt)+) => {
+        // SAFETY: the kernel hands a valid `bpf_sk_lookup` to every program of this type.
+        unsafe { addr_of!((*$ctx.lookup).$($field)+).read_volatile() }
     };
 }
 
@@ -132,6 +144,32 @@ pub fn bound(ctx: &SockContext) -> (u8, u16) {
 pub fn netns_cookie_of(ctx: &SockContext) -> u64 {
     // SAFETY: the helper takes the program's own context.
     unsafe { bpf_get_netns_cookie(ctx.sock.cast()) }
+}
+
+/// What a packet in a lookup is for, as a frontend of scope 0, and whether it is IPv6.
+#[inline(always)]
+pub fn local(ctx: &SkLookupContext) -> (FrontendKey, bool) {
+    // All are read before the family is looked at: LLVM makes one load of two in different branches, with a computed
+    // offset ("dereference of modified ctx ptr").
+    let v4_be = lookup!(ctx, local_ip4);
+    let words_be = [
+        lookup!(ctx, local_ip6[0]),
+        lookup!(ctx, local_ip6[1]),
+        lookup!(ctx, local_ip6[2]),
+        lookup!(ctx, local_ip6[3]),
+    ];
+    let is_v6 = lookup!(ctx, family) == AF_INET6;
+    let addr = if is_v6 { Addr { words_be } } else { Addr::from_v4_be(v4_be) };
+    // The port is in host byte order.
+    let (port, protocol) = (lookup!(ctx, local_port) as u16, lookup!(ctx, protocol) as u8);
+    (FrontendKey { addr, port_be: port.to_be(), protocol, scope: 0 }, is_v6)
+}
+
+/// A number that is the same for all packets of one client's socket.
+#[inline(always)]
+pub fn remote(ctx: &SkLookupContext) -> u64 {
+    let address = lookup!(ctx, remote_ip4) ^ lookup!(ctx, remote_ip6[3]);
+    u64::from(address) << 16 | u64::from(lookup!(ctx, remote_port))
 }
 
 /// Counts one outcome.

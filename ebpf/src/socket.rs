@@ -5,14 +5,15 @@ use bytemuck::Zeroable;
 use sluice_common::{
     Addr, Reason, choose,
     layout::{
-        ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, BackendValue, CONFIG_HOST_NETNS, CONFIG_OPT_OUTS, FrontendKey,
-        FrontendValue, RevnatKey, RevnatValue, SocketValue, TCP, UDP,
+        ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, BackendValue, CONFIG_FAIL_CLOSED, CONFIG_HOST_NETNS,
+        CONFIG_OPT_OUTS, FLAG_REDIRECTED, FrontendKey, FrontendValue, RevnatKey, RevnatValue, SocketValue,
+        TCP, UDP,
     },
 };
 
 use crate::{
     affinity,
-    maps::{ADDRESSES, BACKENDS, CONFIG, FRONTENDS, OPT_OUTS, SLOTS, UDP_REVNAT},
+    maps::{ADDRESSES, BACKENDS, CONFIG, FRONTENDS, HEARTBEAT, OPT_OUTS, SLOTS, UDP_REVNAT},
     raw,
 };
 
@@ -97,11 +98,12 @@ fn frontend(ctx: &SockAddrContext, key: &FrontendKey) -> Result<FrontendValue, R
         return Ok(frontend);
     }
     let kind = raw::get(&ADDRESSES, &key.addr).ok_or(Reason::NotOurs)?;
-    if kind == ADDRESS_CLUSTER_IP {
+    if kind & ADDRESS_CLUSTER_IP != 0 {
         return Err(Reason::UnknownPort);
     }
     // In a pod, the loopback is the pod's own.
-    if kind == ADDRESS_LOOPBACK && CONFIG.get(CONFIG_HOST_NETNS).copied() != Some(raw::netns_cookie(ctx)) {
+    if kind & ADDRESS_LOOPBACK != 0 && CONFIG.get(CONFIG_HOST_NETNS).copied() != Some(raw::netns_cookie(ctx))
+    {
         return Err(Reason::NotOurs);
     }
     entry(&key.on_any_node_address()).ok_or(Reason::NotOurs)
@@ -181,6 +183,13 @@ fn is_left_alone(ctx: &SockAddrContext) -> bool {
     any && raw::get(&OPT_OUTS, &raw::netns_cookie(ctx)).is_some()
 }
 
+/// Whether the redirector said so of late.
+#[inline(always)]
+fn redirector_is_well() -> bool {
+    let beat_ns = HEARTBEAT.get(0).copied().unwrap_or(0);
+    beat_ns != 0 && raw::now_ns().saturating_sub(beat_ns) < sluice_common::layout::HEARTBEAT_NS
+}
+
 #[inline(always)]
 fn redirect<F: Family>(ctx: &SockAddrContext, backend: &BackendValue) {
     F::set_address(ctx, &backend.addr);
@@ -201,6 +210,16 @@ pub fn connect<F: Family>(ctx: &SockAddrContext) -> Outcome {
             return (if refuse { Verdict::Refuse } else { Verdict::Pass }, reason);
         }
     };
+    if value.flags & FLAG_REDIRECTED != 0 && key.protocol == TCP {
+        if redirector_is_well() {
+            forget(ctx, &key);
+            return (Verdict::Pass, Reason::Redirected);
+        }
+        if CONFIG.get(CONFIG_FAIL_CLOSED).copied() == Some(1) {
+            return (Verdict::Refuse, Reason::NoRedirector);
+        }
+        raw::count(Reason::NoRedirector);
+    }
     match backend_for_client(ctx, &key, &value, raw::random()) {
         Ok(backend) => {
             if key.protocol == UDP && remember(ctx, &key, &value, &backend).is_err() {

@@ -42,6 +42,11 @@ pub fn shop(count: usize) -> Shop {
 }
 
 impl Shop {
+    /// Ends the agent without warning.
+    pub fn kill_agent(&mut self) {
+        drop(self.agent.take());
+    }
+
     /// Ends the agent without warning and starts another.
     pub fn restart_agent(&mut self) {
         drop(self.agent.take());

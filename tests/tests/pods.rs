@@ -110,7 +110,7 @@ fn headless_ports_are_translated_by_what_pods_declare_which_is_watched_only_then
         let answer = cluster.client.tcp(to).unwrap();
         assert_peer("headless", &answer, to);
     }
-    assert!(names(&cluster).contains(&"\"pod ports\"".to_owned()));
+    assert!(names(&cluster).contains(&"\"all pods\"".to_owned()));
     // The second pod says that it uses port 80 itself.
     let pod = manifest::pod("db-2", "db", &[&cluster.pods[1].0.v4.to_string()])
         .replace("containers: [{name: main}]", "containers: [{name: main, ports: [{containerPort: 80}]}]");
@@ -123,7 +123,7 @@ fn headless_ports_are_translated_by_what_pods_declare_which_is_watched_only_then
     cluster.api.delete("Service", "shop/db");
     wait::until("pods are not watched any more", || {
         let names = names(&cluster);
-        if names.contains(&"\"pod ports\"".to_owned()) { Err(names) } else { Ok(()) }
+        if names.contains(&"\"all pods\"".to_owned()) { Err(names) } else { Ok(()) }
     });
     cluster.world.wait_verdict(&first, "pass", 0);
 }

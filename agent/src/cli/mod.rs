@@ -4,7 +4,7 @@ use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{inspect::Destination, k8s, maps::Sizes, run};
+use crate::{inspect::Destination, k8s, maps::Sizes, redirector, run};
 
 mod check;
 mod output;
@@ -25,6 +25,8 @@ struct Cli {
 enum Command {
     /// Runs the agent
     Run(RunArgs),
+    /// Runs the redirector, which applies HTTP, TLS and TCP rules to what the kernel steers to it
+    Redirector(RedirectorArgs),
     /// One screen: healthy, or what is wrong
     Status(Reading),
     /// Services as the maps have them, with endpoints and who is used
@@ -104,8 +106,44 @@ struct RunArgs {
     /// Serve NodePorts on these addresses of the node: `primary`, or networks such as 10.0.0.0/8,fd00::/8
     #[arg(long, default_value = "primary")]
     nodeport_addresses: run::Selector,
+    /// Folder of the redirector's socket and of the last snapshot
+    #[arg(long, default_value = "/run/sluice")]
+    run_dir: PathBuf,
+    /// `auto` starts a redirector once rules need one; `external` leaves that to somebody else
+    #[arg(long, value_enum, default_value_t = RedirectorMode::Auto)]
+    redirector: RedirectorMode,
+    /// While the redirector is away, balance without rules (the default)
+    #[arg(long, conflicts_with = "l7_fail_closed")]
+    l7_fail_open: bool,
+    /// While the redirector is away, refuse connections to Services that rules hold for
+    #[arg(long)]
+    l7_fail_closed: bool,
     #[command(flatten)]
     sizes: Sizes,
+}
+
+/// Who runs the redirector.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum RedirectorMode {
+    Auto,
+    External,
+}
+
+/// Flags of `sluice redirector`.
+#[derive(Args)]
+struct RedirectorArgs {
+    /// Folder of the agent's socket and of the last snapshot
+    #[arg(long, default_value = "/run/sluice")]
+    run_dir: PathBuf,
+    /// Folder of pins
+    #[arg(long, default_value = "/sys/fs/bpf/sluice")]
+    bpffs: PathBuf,
+    /// Threads [default: one for each CPU]
+    #[arg(long)]
+    workers: Option<u32>,
+    /// Share of requests that are logged as JSON lines on standard error, 0.0 to 1.0
+    #[arg(long)]
+    access_log: Option<f64>,
 }
 
 /// Flags of every reading command.
@@ -126,6 +164,7 @@ pub(crate) struct Reading {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => agent(args).map(|()| true),
+        Command::Redirector(args) => redirect(args).map(|()| true),
         Command::Status(reading) => status::status(&reading),
         Command::Service { name, reading } => read::service(name.as_deref(), &reading).map(|()| true),
         Command::Frontend(reading) => read::frontend(&reading).map(|()| true),
@@ -150,7 +189,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn agent(args: RunArgs) -> anyhow::Result<()> {
+fn redirect(args: RedirectorArgs) -> anyhow::Result<()> {
+    log();
+    redirector::run(redirector::ProcessOptions {
+        run_dir: args.run_dir,
+        bpffs: args.bpffs,
+        workers: args.workers,
+        options: redirector::Options { access_log: args.access_log, ..redirector::Options::default() },
+    })
+}
+
+fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube_client=off,kube_runtime=off"));
     tracing_subscriber::fmt()
@@ -159,6 +208,10 @@ fn agent(args: RunArgs) -> anyhow::Result<()> {
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+}
+
+fn agent(args: RunArgs) -> anyhow::Result<()> {
+    log();
     let host_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     run::run(run::Options {
         manifests: args.manifests,
@@ -173,6 +226,9 @@ fn agent(args: RunArgs) -> anyhow::Result<()> {
         admin: args.admin,
         healthz: args.healthz,
         nodeport_addresses: args.nodeport_addresses,
+        run_dir: args.run_dir,
+        external_redirector: args.redirector == RedirectorMode::External,
+        l7_fail_closed: args.l7_fail_closed,
         sizes: args.sizes,
     })
 }

@@ -55,6 +55,8 @@ pub struct CompiledPort {
     pub internal_local: bool,
     /// Session affinity in seconds; 0 is none.
     pub affinity_timeout_s: u32,
+    /// The redirector serves it.
+    pub redirected: bool,
     /// What clients dial; `only` restricts a headless frontend to one endpoint.
     pub frontends: BTreeMap<Dialled, Frontend>,
     /// All endpoints of this family, each once, in order.
@@ -126,6 +128,7 @@ pub fn service(store: &Store, name: &ObjectName) -> Vec<CompiledPort> {
                 created_s: service.created_s,
                 internal_local: service.internal_local,
                 affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
+                redirected: port.protocol == Protocol::Tcp && store.is_redirected(name, port.port),
                 frontends,
                 endpoints,
             });

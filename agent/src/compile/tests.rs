@@ -1,9 +1,9 @@
 //! Tables for selection, ports, families and claims.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::model::{Change, Endpoint, EndpointSlice, Node, PodPort, Service, ServicePort, SlicePort};
+use crate::model::{Change, Endpoint, EndpointSlice, Node, Pod, Service, ServicePort, SlicePort};
 
 fn service_named(name: &str) -> Service {
     Service {
@@ -13,11 +13,12 @@ fn service_named(name: &str) -> Service {
         cluster_ips: vec!["10.96.0.1".parse().unwrap()],
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
-        ports: vec![ServicePort { name: String::new(), protocol: Protocol::Tcp, port: 80, node_port: 0 }],
+        ports: vec![ServicePort::new("", Protocol::Tcp, 80)],
         internal_local: false,
         external_local: false,
         affinity_timeout_s: None,
         translate_headless_port: true,
+        per_request: false,
     }
 }
 
@@ -46,7 +47,7 @@ fn store(service: Service, slices: Vec<EndpointSlice>) -> Store {
     let mut store = Store::new(Node { name: "here".into(), zone: Some("z1".into()), addresses: Vec::new() });
     store.apply(Change::AllServices(vec![service]));
     store.apply(Change::AllSlices(slices));
-    store.apply(Change::AllPodPorts(Vec::new()));
+    store.apply(Change::AllPods(Vec::new()));
     store
 }
 
@@ -186,6 +187,11 @@ fn a_service_without_an_address_waits_for_it() {
     assert!(super::service(&store(service, Vec::new()), &ObjectName::new("shop", "cart")).is_empty());
 }
 
+fn pod(address: IpAddr, port: u16) -> Pod {
+    let (name, labels) = (ObjectName::new("shop", "pod"), BTreeMap::new());
+    Pod { name, addresses: vec![address], node: None, labels, ports: vec![(Protocol::Tcp, port)] }
+}
+
 #[test]
 fn headless_ports_are_translated_only_where_the_pod_does_not_use_them() {
     let mut headless = service_named("cart");
@@ -193,9 +199,7 @@ fn headless_ports_are_translated_only_where_the_pod_does_not_use_them() {
     headless.cluster_ips.clear();
     let ready = vec![endpoint(1, EndpointState::Ready, None, &[], &[])];
     let address: IpAddr = "10.0.0.1".parse().unwrap();
-    let pod_port = |port| {
-        vec![(ObjectName::new("shop", "pod"), vec![PodPort { address, protocol: Protocol::Tcp, port }])]
-    };
+    let pod_port = |port| vec![pod(address, port)];
     let mut other = slice("other", ready.clone(), Some(80));
     other.service = ObjectName::new("shop", "other");
     let off = Service { translate_headless_port: false, ..headless.clone() };
@@ -224,7 +228,7 @@ fn headless_ports_are_translated_only_where_the_pod_does_not_use_them() {
         store.apply(Change::AllServices(vec![service.clone()]));
         store.apply(Change::AllSlices(slices));
         if let Some(declared) = declared {
-            store.apply(Change::AllPodPorts(declared));
+            store.apply(Change::AllPods(declared));
         }
         let compiled = super::service(&store, &ObjectName::new("shop", "cart"));
         assert_eq!(compiled.iter().map(|port| port.frontends.len()).sum::<usize>(), want, "{case}");

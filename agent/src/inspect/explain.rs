@@ -166,7 +166,7 @@ pub fn explain(tables: &Tables, query: &Query) -> Result<Explanation, String> {
         steps: Vec::new(),
         route: None,
     };
-    let unknown_port = tables.addresses.get(&key.addr) == Some(&ADDRESS_CLUSTER_IP);
+    let unknown_port = tables.addresses.get(&key.addr).is_some_and(|kind| kind & ADDRESS_CLUSTER_IP != 0);
     let found =
         tables.frontends.get(&key).and_then(|value| Some((value, tables.services.get(&value.service_id)?)));
     match found {
@@ -201,8 +201,8 @@ fn key_of(tables: &Tables, target: &Dialled, from: &str) -> FrontendKey {
         return key;
     }
     match tables.addresses.get(&key.addr) {
-        Some(&ADDRESS_LOOPBACK) if from != "host" => key,
-        Some(&ADDRESS_NODE | &ADDRESS_LOOPBACK) => key.on_any_node_address(),
+        Some(kind) if kind & ADDRESS_LOOPBACK != 0 && from != "host" => key,
+        Some(kind) if kind & (ADDRESS_NODE | ADDRESS_LOOPBACK) != 0 => key.on_any_node_address(),
         Some(_) => key,
         None => key,
     }

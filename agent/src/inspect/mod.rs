@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use serde::Serialize;
-use sluice_common::layout::{EndpointState, Excluded, FrontendKind, ServiceKind};
+use sluice_common::layout::{
+    EndpointState, Excluded, FLAG_REDIRECTED, FrontendKind, FrontendValue, ServiceKind,
+};
 
 mod config;
 mod explain;
@@ -34,6 +36,11 @@ pub const fn kind_name(kind: FrontendKind) -> &'static str {
         FrontendKind::ExternalIp => "externalIP",
         FrontendKind::Headless => "headless",
     }
+}
+
+/// Who serves a frontend, as the JSON spells it.
+pub const fn path_name(frontend: &FrontendValue) -> &'static str {
+    if frontend.flags & FLAG_REDIRECTED != 0 { "redirector" } else { "kernel" }
 }
 
 /// As Kubernetes spells `spec.type`.

@@ -15,7 +15,7 @@ use sluice_common::{
     },
 };
 
-use super::{kind_name, state_name, type_name};
+use super::{kind_name, path_name, state_name, type_name};
 use crate::{
     maps::Tables,
     model::{ObjectName, Protocol},
@@ -178,7 +178,7 @@ pub fn services(tables: &Tables) -> Vec<ServiceRow> {
                 kind: FrontendKind::try_from(value.kind).map_or("?", kind_name),
                 address,
                 port: u16::from_be(key.port_be),
-                path: "kernel",
+                path: path_name(value),
             }));
         }
     }
@@ -197,8 +197,10 @@ fn addresses(tables: &Tables, key: &FrontendKey) -> Vec<IpAddr> {
         return vec![key.addr.into()];
     }
     let of_family = tables.addresses.iter().filter(|(address, _)| address.is_v4() == key.addr.is_v4());
-    let mut addresses: Vec<IpAddr> =
-        of_family.filter(|(_, kind)| **kind == ADDRESS_NODE).map(|(address, _)| (*address).into()).collect();
+    let mut addresses: Vec<IpAddr> = of_family
+        .filter(|(_, kind)| **kind & ADDRESS_NODE != 0)
+        .map(|(address, _)| (*address).into())
+        .collect();
     addresses.sort();
     addresses
 }
@@ -273,7 +275,7 @@ pub fn frontends(tables: &Tables) -> Vec<FrontendRow> {
             local_endpoints: value.local_count,
             internal_local: value.flags & FLAG_INTERNAL_LOCAL != 0,
             affinity_timeout_seconds: value.affinity_timeout_s,
-            path: "kernel",
+            path: path_name(value),
         }
     };
     let mut rows: Vec<FrontendRow> = tables.frontends.iter().map(row).collect();

@@ -32,11 +32,12 @@ fn tables(states: &[EndpointState], internal_local: bool) -> Tables {
         cluster_ips: vec!["10.96.0.1".parse().unwrap()],
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
-        ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: 0 }],
+        ports: vec![ServicePort::new("http", Protocol::Tcp, 80)],
         internal_local,
         external_local: false,
         affinity_timeout_s: None,
         translate_headless_port: true,
+        per_request: false,
     };
     let endpoint = |(index, state): (usize, &EndpointState)| Endpoint {
         addresses: vec![[10, 0, 0, index as u8 + 1].into()],

@@ -7,7 +7,7 @@ use kube::{Resource, ResourceExt as _, core::PartialObjectMeta};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    model::{Change, EndpointSlice, Node, ObjectName, OptOut, PodPort, Service},
+    model::{Change, EndpointSlice, Node, ObjectName, OptOut, Pod, Service},
     objects::{self, Converted},
 };
 
@@ -95,21 +95,20 @@ impl Followed for PartialObjectMeta<core::Pod> {
     }
 }
 
-/// All pods: the ports that they declare.
+/// All pods: their labels, and the ports that they declare.
 impl Followed for core::Pod {
-    type Value = (ObjectName, Vec<PodPort>);
+    type Value = Pod;
 
-    fn convert(&self) -> Converted<Self::Value> {
+    fn convert(&self) -> Converted<Pod> {
         let converted = objects::pod_facts(self);
-        let value = converted.value.map(|pod| (pod.name.clone(), pod.declared().collect()));
-        Converted { value, problems: converted.problems }
+        Converted { value: converted.value.map(|facts| facts.pod()), problems: converted.problems }
     }
 
-    fn all(values: Vec<Self::Value>) -> Change {
-        Change::AllPodPorts(values)
+    fn all(values: Vec<Pod>) -> Change {
+        Change::AllPods(values)
     }
 
-    fn one(name: ObjectName, value: Option<Self::Value>) -> Option<Change> {
-        Some(Change::PodPorts(name, value.map(|(_, ports)| ports).unwrap_or_default()))
+    fn one(name: ObjectName, value: Option<Pod>) -> Option<Change> {
+        Some(Change::Pod(name, value.map(Box::new)))
     }
 }

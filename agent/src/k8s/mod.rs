@@ -97,13 +97,13 @@ async fn pods_while_needed(
 ) -> Result<()> {
     loop {
         needed.wait_for(|needed| *needed).await.context("the programming thread is gone")?;
-        let pods = Listing::<core::Pod>::new("pod ports", common);
+        let pods = Listing::<core::Pod>::new("all pods", common);
         tokio::select! {
             result = pods.follow(Api::all(client.clone()), common.config.clone()) => return result,
             _ = needed.wait_for(|needed| !*needed) => {}
         }
-        common.shared.forget_source("pod ports");
-        common.news.send(vec![Change::NoPodPorts]).context("the programming thread is gone")?;
+        common.shared.forget_source("all pods");
+        common.news.send(vec![Change::NoPods]).context("the programming thread is gone")?;
     }
 }
 

@@ -20,10 +20,12 @@ use crate::{
 mod checks;
 mod lock;
 mod pins;
+mod steering;
 
 pub use checks::find_cgroup;
 pub use lock::{Lock, holder};
 pub use pins::cleanup;
+pub use steering::is_steering;
 
 /// The object, compiled from `ebpf/`; empty in a binary that was built without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
@@ -41,6 +43,9 @@ pub const HOOKS: [&str; 10] = [
     "post_bind4",
     "post_bind6",
 ];
+
+/// The program that is attached to the network namespace of the node; its name and its pin's.
+pub const STEERING: &str = "steer_lookup";
 
 /// Maps that name each other's entries: if one has to be made anew, all are.
 const CONNECTED: [&str; 5] = ["FRONTENDS", "SLOTS", "BACKENDS", "SERVICES", "NODES"];
@@ -111,7 +116,7 @@ pub fn load(claim: Claim, sizes: &Sizes) -> Result<Loaded> {
         }
     }
     let mut ebpf = loader.load(OBJECT).context("cannot load the eBPF object")?;
-    for hook in HOOKS {
+    for hook in HOOKS.into_iter().chain([STEERING]) {
         load_one(program(&mut ebpf, hook)?)
             .with_context(|| format!("the kernel refused the program {hook}"))?;
     }
@@ -228,6 +233,7 @@ fn load_one(program: &mut Program) -> Result<()> {
     match program {
         Program::CgroupSockAddr(program) => program.load()?,
         Program::CgroupSock(program) => program.load()?,
+        Program::SkLookup(program) => program.load()?,
         other => bail!("a hook of type {:?} is not known here", other.prog_type()),
     }
     Ok(())

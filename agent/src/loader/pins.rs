@@ -1,16 +1,17 @@
 //! Making the folder of pins, with a bpffs below it, and removing it.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{HOOKS, Lock};
+use super::{HOOKS, Lock, STEERING};
 use crate::{
     maps::{Pins, SPECS},
-    reserved,
+    reserved, routes,
 };
 
 /// `BPF_FS_MAGIC`, `include/uapi/linux/magic.h`.
@@ -41,9 +42,11 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>> {
     let pins = Pins::at(root);
     // While its note is there; what comes of it is told at the end, for it keeps nothing from being removed.
     let released = reserved::release(&pins);
+    let unrouted = routes::sync(&BTreeSet::new(), &[]);
     let mut removed = Vec::new();
     // Links first: the hooks stop before the maps that they read go.
-    let files = HOOKS.map(|hook| pins.link(hook)).into_iter().chain(SPECS.map(|spec| pins.map(spec.name)));
+    let hooks = HOOKS.into_iter().chain([STEERING]);
+    let files = hooks.map(|hook| pins.link(hook)).chain(SPECS.map(|spec| pins.map(spec.name)));
     for file in files {
         match fs::remove_file(&file) {
             Ok(()) => removed.push(file),
@@ -62,6 +65,7 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>> {
     if mount_of_ours && rustix::mount::unmount(root, rustix::mount::UnmountFlags::DETACH).is_ok() {
         removed.push(root.to_owned());
     }
+    unrouted.context("everything is removed, but local routes (protocol 201) may still be there")?;
     released.context("everything is removed, but NodePorts may still be reserved")?;
     Ok(removed)
 }

@@ -3,11 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    sync::Arc,
 };
+
+use serde_json::Value;
 
 use super::{FileContents, Finding, Object, Placed, Severity};
 use crate::{
-    model::{Change, EndpointSlice, Node, ObjectName, ServiceKind},
+    model::{Change, EndpointSlice, Node, ObjectName, RuleKind, ServiceKind},
     objects::{PodFacts, ServiceWithSelector, slices_from_pods},
 };
 
@@ -30,14 +33,16 @@ pub fn assemble<'c>(
         .flat_map(|service| slices_from_pods(service, &all.pods))
         .collect();
     all.slices.extend(made);
-    let ports = all.pods.iter().map(|pod| (pod.name.clone(), pod.declared().collect())).collect();
+    let pods = all.pods.iter().map(PodFacts::pod).collect();
     let own = all.pods.iter().filter(|pod| pod.node.as_deref() == Some(node_name));
     let opt_outs = own.filter_map(|pod| pod.opt_out.clone()).collect();
     let services = all.services.into_iter().map(|service| service.service).collect();
     let changes = vec![
         Change::Node(all.node),
-        Change::AllPodPorts(ports),
+        Change::AllPods(pods),
         Change::AllOptOuts(opt_outs),
+        Change::AllRules(RuleKind::VirtualService, all.virtual_services),
+        Change::AllRules(RuleKind::DestinationRule, all.destination_rules),
         Change::AllSlices(all.slices),
         Change::AllServices(services),
     ];
@@ -49,6 +54,8 @@ struct All {
     services: Vec<ServiceWithSelector>,
     slices: Vec<EndpointSlice>,
     pods: Vec<PodFacts>,
+    virtual_services: Vec<(ObjectName, Arc<Value>)>,
+    destination_rules: Vec<(ObjectName, Arc<Value>)>,
     node: Node,
     places: BTreeMap<(&'static str, ObjectName), (PathBuf, usize)>,
     findings: Vec<Finding>,
@@ -80,6 +87,7 @@ impl All {
             Object::Service(name, _) => ("Service", name.clone()),
             Object::Slice(name, _) => ("EndpointSlice", name.clone()),
             Object::Pod(name, _) => ("Pod", name.clone()),
+            Object::Rule(kind, name, _) => (kind.name(), name.clone()),
             Object::Node(node) => ("Node", ObjectName::new("", node.name.clone())),
         };
         let place = (placed.file.clone(), placed.line);
@@ -102,6 +110,12 @@ impl All {
             Object::Service(_, service) => self.services.extend(service.as_deref().cloned()),
             Object::Slice(_, slice) => self.slices.extend(slice.clone()),
             Object::Pod(_, pod) => self.pods.extend(pod.clone()),
+            Object::Rule(RuleKind::VirtualService, name, object) => {
+                self.virtual_services.push((name.clone(), Arc::clone(object)));
+            }
+            Object::Rule(RuleKind::DestinationRule, name, object) => {
+                self.destination_rules.push((name.clone(), Arc::clone(object)));
+            }
             Object::Node(node) if node.name == node_name => self.node = node.clone(),
             Object::Node(_) => {}
         }

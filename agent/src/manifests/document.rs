@@ -1,13 +1,14 @@
 //! One file: documents, kinds, types, and what is wrong with each.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{FileContents, Finding, Object, Placed, Severity};
 use crate::{
-    model::ObjectName,
+    l7,
+    model::{ObjectName, RuleKind},
     objects::{self, Converted},
 };
 
@@ -118,7 +119,12 @@ impl Reader<'_> {
         let name = ObjectName::new(namespace, name);
         let nameless = name.name.is_empty() || kind.is_empty();
         let title = if nameless { kind.clone() } else { format!("{kind} {name}") };
-        let known = matches!(kind.as_str(), "Service" | "Pod" | "Node" | "EndpointSlice");
+        let rule = match (version.starts_with("networking.istio.io/"), kind.as_str()) {
+            (true, "VirtualService") => Some(RuleKind::VirtualService),
+            (true, "DestinationRule") => Some(RuleKind::DestinationRule),
+            _ => None,
+        };
+        let known = rule.is_some() || matches!(kind.as_str(), "Service" | "Pod" | "Node" | "EndpointSlice");
         if known && nameless {
             self.add(
                 &title,
@@ -150,6 +156,7 @@ impl Reader<'_> {
             ("v1", "Node") => {
                 self.convert(value, &title, objects::node, |node| Object::Node(node.unwrap_or_default()));
             }
+            (_, _) if rule.is_some() => rule.into_iter().for_each(|kind| self.rule(kind, &name, value.clone(), &title)),
             (_, "") => self.add(&title, "kind", Severity::Error, "is missing; this is no Kubernetes object".to_owned()),
             (version, "Service" | "Pod" | "Node" | "EndpointSlice") => self.add(
                 &title,
@@ -162,6 +169,22 @@ impl Reader<'_> {
                 self.add(&title, "", Severity::Warning, message);
             }
         }
+    }
+
+    /// A rule object: read as the agent will read it, so that everything that is wrong with it has a line here.
+    fn rule(&mut self, kind: RuleKind, name: &ObjectName, mut value: Value, title: &str) {
+        if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            meta.entry("namespace").or_insert_with(|| name.namespace.clone().into());
+        }
+        for message in l7::messages(kind, &value) {
+            let severity = match message.severity {
+                l7::rules::Severity::Error => Severity::Error,
+                l7::rules::Severity::Warning => Severity::Warning,
+            };
+            self.add(title, &message.path, severity, message.text);
+        }
+        let object = Object::Rule(kind, name.clone(), Arc::new(value));
+        self.contents.objects.push(Placed { file: self.file.to_owned(), line: self.line, object });
     }
 
     fn list(&mut self, value: Value) {

@@ -4,10 +4,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use serde_json::Value;
+
 use crate::{
-    model::{Change, Node, ObjectName},
+    model::{Change, Node, ObjectName, RuleKind},
     objects::{PodFacts, ServiceWithSelector},
 };
 
@@ -66,6 +69,8 @@ pub enum Object {
     Slice(ObjectName, Option<crate::model::EndpointSlice>),
     /// `v1.Pod`; `None` for those without an address.
     Pod(ObjectName, Option<PodFacts>),
+    /// `networking.istio.io` VirtualService or DestinationRule, whole; without errors of its own.
+    Rule(RuleKind, ObjectName, Arc<Value>),
     /// `v1.Node`.
     Node(Node),
 }

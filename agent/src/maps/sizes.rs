@@ -3,8 +3,9 @@
 use sluice_common::{
     Addr,
     layout::{
-        AffinityKey, AffinityValue, BackendValue, CONFIG_CAPACITY, FrontendKey, FrontendValue, NodeValue,
-        PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue, SocketValue,
+        AffinityKey, AffinityValue, BackendValue, CONFIG_CAPACITY, FrontendKey, FrontendValue,
+        LISTENERS_CAPACITY, NodeValue, PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue,
+        SocketValue,
     },
     reason,
 };
@@ -36,20 +37,25 @@ macro_rules! spec {
     };
 }
 
+/// Room for the addresses of the node beside those of Services.
+const NODE_ADDRESSES: u32 = 1_024;
+
 /// Every pinned map.
-pub const SPECS: [MapSpec; 13] = [
+pub const SPECS: [MapSpec; 15] = [
     spec!("FRONTENDS", FrontendKey, FrontendValue, |sizes| Some(sizes.max_frontends), "--max-frontends"),
     spec!("SLOTS", u32, SlotValue, |sizes| Some(sizes.max_slots), "--max-slots"),
     spec!("BACKENDS", u32, BackendValue, |sizes| Some(sizes.max_backends), "--max-backends"),
     spec!("SERVICES", u32, ServiceValue, |sizes| Some(sizes.max_services), "--max-services"),
     spec!("NODES", u32, NodeValue, |sizes| Some(sizes.max_nodes), "--max-nodes"),
-    spec!("ADDRESSES", Addr, u32, |sizes| Some(sizes.max_frontends), "--max-frontends"),
+    spec!("ADDRESSES", Addr, u32, |sizes| Some(sizes.max_frontends + NODE_ADDRESSES), "--max-frontends"),
     spec!("CONFIG", u32, u64, |_| Some(CONFIG_CAPACITY), ""),
     spec!("OPT_OUTS", u64, PodValue, |_| Some(4_096), ""),
     spec!("RESERVED", u32, u32, |_| Some(65_536), ""),
     spec!("UDP_REVNAT", RevnatKey, RevnatValue, |sizes| Some(sizes.max_udp_flows), "--max-udp-flows"),
     spec!("AFFINITY", AffinityKey, AffinityValue, |sizes| Some(sizes.max_affinities), "--max-affinities"),
     spec!("SOCKETS", u32, SocketValue, |_| None, ""),
+    spec!("LISTENERS", u32, u32, |_| Some(LISTENERS_CAPACITY), ""),
+    spec!("HEARTBEAT", u32, u64, |_| Some(1), ""),
     spec!("REASONS", u32, u64, |_| Some(reason::CAPACITY), ""),
 ];
 

@@ -5,9 +5,11 @@ use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 pub use sluice_common::layout::{EndpointState, ServiceKind};
 
 mod pods;
+mod rules;
 mod store;
 
-pub use pods::{OptOut, PodPorts};
+pub use pods::{OptOut, Pod, Pods};
+pub use rules::{RuleKind, Rules};
 pub use store::{Change, Store};
 
 /// Namespace and name of an object.
@@ -115,6 +117,8 @@ pub struct Service {
     pub affinity_timeout_s: Option<u32>,
     /// Annotation `sluice.dev/headless-port-translation`, on unless "false".
     pub translate_headless_port: bool,
+    /// Annotation `sluice.dev/per-request-balancing`, off unless "true".
+    pub per_request: bool,
 }
 
 /// One of `spec.ports`.
@@ -128,6 +132,15 @@ pub struct ServicePort {
     pub port: u16,
     /// `nodePort`; 0 when there is none.
     pub node_port: u16,
+    /// `appProtocol`.
+    pub app_protocol: Option<Arc<str>>,
+}
+
+impl ServicePort {
+    /// A port of that name and number, without a node port.
+    pub fn new(name: &str, protocol: Protocol, port: u16) -> Self {
+        Self { name: name.to_owned(), protocol, port, node_port: 0, app_protocol: None }
+    }
 }
 
 /// An EndpointSlice of a Service.

@@ -1,11 +1,12 @@
-//! What pods tell about themselves: the ports they declare, and whether they want to be left alone.
+//! What pods tell about themselves: labels, the ports they declare, and whether they want to be left alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
-use super::{ObjectName, PodPort};
+use super::{ObjectName, PodPort, Protocol};
 
 /// A pod of this node whose sockets keep the addresses that they dial: annotation `sluice.dev/socket-lb: "false"`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -16,68 +17,106 @@ pub struct OptOut {
     pub uid: String,
 }
 
-/// The ports that pods declare. Two pods may have one address: both in the node's own network, or one after the other.
-#[derive(Debug, Default)]
-pub struct PodPorts {
-    by_pod: BTreeMap<ObjectName, Vec<PodPort>>,
-    counts: BTreeMap<PodPort, u32>,
+/// A pod that has an address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pod {
+    /// Its name.
+    pub name: ObjectName,
+    /// `status.podIPs`.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.nodeName`.
+    pub node: Option<Arc<str>>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// Transport and number of the ports that its containers declare.
+    pub ports: Vec<(Protocol, u16)>,
 }
 
-impl PodPorts {
+impl Pod {
+    /// The declared ports, at each address.
+    fn declared(&self) -> BTreeSet<PodPort> {
+        let at = |address: &IpAddr| {
+            let address = *address;
+            self.ports.iter().map(move |(protocol, port)| PodPort {
+                address,
+                protocol: *protocol,
+                port: *port,
+            })
+        };
+        self.addresses.iter().flat_map(at).collect()
+    }
+}
+
+/// All pods. Two may have one address: both in the node's own network, or one after the other.
+#[derive(Debug, Default)]
+pub struct Pods {
+    by_name: BTreeMap<ObjectName, Pod>,
+    declared: BTreeMap<PodPort, u32>,
+}
+
+impl Pods {
     /// Whether some pod declares this port.
-    pub fn contains(&self, port: &PodPort) -> bool {
-        self.counts.contains_key(port)
+    pub fn declare(&self, port: &PodPort) -> bool {
+        self.declared.contains_key(port)
     }
 
-    /// Sets what a pod declares; nothing when it is gone. Returns the addresses about which the answer changes.
-    pub fn set(&mut self, pod: ObjectName, ports: Vec<PodPort>) -> BTreeSet<IpAddr> {
-        let new: BTreeSet<PodPort> = ports.iter().cloned().collect();
-        let old = if ports.is_empty() { self.by_pod.remove(&pod) } else { self.by_pod.insert(pod, ports) };
-        let old: BTreeSet<PodPort> = old.unwrap_or_default().into_iter().collect();
+    /// Sets a pod; `None` when it is gone. Returns the addresses about whose ports the answer changes.
+    pub fn set(&mut self, name: ObjectName, pod: Option<Pod>) -> BTreeSet<IpAddr> {
+        let new = pod.as_ref().map(Pod::declared).unwrap_or_default();
+        let old = match pod {
+            Some(pod) => self.by_name.insert(name, pod),
+            None => self.by_name.remove(&name),
+        };
+        let old = old.as_ref().map(Pod::declared).unwrap_or_default();
         for port in new.difference(&old) {
-            *self.counts.entry(port.clone()).or_default() += 1;
+            *self.declared.entry(port.clone()).or_default() += 1;
         }
         for port in old.difference(&new) {
-            if let Some(count) = self.counts.get_mut(port) {
+            if let Some(count) = self.declared.get_mut(port) {
                 *count -= 1;
                 if *count == 0 {
-                    self.counts.remove(port);
+                    self.declared.remove(port);
                 }
             }
         }
         old.symmetric_difference(&new).map(|port| port.address).collect()
     }
 
-    /// The pods that are known.
-    pub fn pods(&self) -> impl Iterator<Item = &ObjectName> {
-        self.by_pod.keys()
+    /// All of them, by name.
+    pub fn all(&self) -> impl Iterator<Item = &Pod> {
+        self.by_name.values()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Protocol;
 
     #[test]
     fn a_port_is_known_as_long_as_some_pod_declares_it() {
-        let port =
-            |number| PodPort { address: IpAddr::from([10, 0, 0, 1]), protocol: Protocol::Tcp, port: number };
-        let pod = |name: &str| ObjectName::new("shop", name);
-        let mut ports = PodPorts::default();
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let port = PodPort { address, protocol: Protocol::Tcp, port: 80 };
+        let mut pods = Pods::default();
         for (case, name, declares, changed, known) in [
-            ("first pod", "a", vec![port(80), port(80)], true, true),
-            ("the same again", "a", vec![port(80)], false, true),
-            ("second pod of the same address", "b", vec![port(80)], true, true),
-            ("first pod gone", "a", vec![], true, true),
-            ("unknown pod gone", "c", vec![], false, true),
-            ("second pod has another port now", "b", vec![port(81)], true, false),
-            ("second pod gone", "b", vec![], true, false),
+            ("first pod", "a", Some(80), true, true),
+            ("the same again", "a", Some(80), false, true),
+            ("second pod of the same address", "b", Some(80), true, true),
+            ("first pod gone", "a", None, true, true),
+            ("unknown pod gone", "c", None, false, true),
+            ("second pod has another port now", "b", Some(81), true, false),
+            ("second pod gone", "b", None, true, false),
         ] {
-            let addresses = ports.set(pod(name), declares);
-            assert_eq!(!addresses.is_empty(), changed, "{case}");
-            assert_eq!(ports.contains(&port(80)), known, "{case}");
+            let name = ObjectName::new("shop", name);
+            let pod = declares.map(|port| Pod {
+                name: name.clone(),
+                addresses: vec![address],
+                node: None,
+                labels: BTreeMap::new(),
+                ports: vec![(Protocol::Tcp, port)],
+            });
+            assert_eq!(!pods.set(name, pod).is_empty(), changed, "{case}");
+            assert_eq!(pods.declare(&port), known, "{case}");
         }
-        assert!(ports.counts.is_empty() && ports.by_pod.is_empty(), "nothing is left behind");
+        assert!(pods.declared.is_empty() && pods.by_name.is_empty(), "nothing is left behind");
     }
 }

@@ -6,7 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{EndpointSlice, Node, ObjectName, OptOut, PodPort, PodPorts, Protocol, Service, ServiceKind};
+use serde_json::Value;
+
+use super::{
+    EndpointSlice, Node, ObjectName, OptOut, Pod, PodPort, Pods, Protocol, RuleKind, Rules, Service,
+    ServiceKind,
+};
 
 /// News from a source.
 #[derive(Clone, Debug)]
@@ -15,12 +20,16 @@ pub enum Change {
     AllServices(Vec<Service>),
     /// All EndpointSlices there are: a complete listing.
     AllSlices(Vec<EndpointSlice>),
-    /// All ports that pods declare: a complete listing. A source sends it once somebody needs it.
-    AllPodPorts(Vec<(ObjectName, Vec<PodPort>)>),
-    /// What one pod declares; nothing when it is gone.
-    PodPorts(ObjectName, Vec<PodPort>),
-    /// The source does not look at what pods declare any more.
-    NoPodPorts,
+    /// All pods: a complete listing. A source sends it once somebody needs it.
+    AllPods(Vec<Pod>),
+    /// A pod is new or different; `None` when it is gone.
+    Pod(ObjectName, Option<Box<Pod>>),
+    /// The source does not look at pods any more.
+    NoPods,
+    /// All rule objects of a kind: a complete listing.
+    AllRules(RuleKind, Vec<(ObjectName, Arc<Value>)>),
+    /// A rule object is new or different; `None` when it is gone.
+    Rule(RuleKind, ObjectName, Option<Arc<Value>>),
     /// All pods of this node that want to be left alone: a complete listing.
     AllOptOuts(Vec<OptOut>),
     /// Whether one pod of this node wants to be left alone.
@@ -47,7 +56,12 @@ pub struct Store {
     places: BTreeSet<Arc<str>>,
     /// Lists, not sets: nearly every address stands in one slice, and there are a hundred thousand of them.
     by_address: HashMap<IpAddr, Vec<Arc<ObjectName>>>,
-    pod_ports: Option<PodPorts>,
+    pods: Option<Pods>,
+    rules: Rules,
+    /// Services and ports whose frontends the redirector serves.
+    redirected: BTreeSet<(ObjectName, u16)>,
+    /// Raised by whatever the redirector should know of.
+    l7_changed: bool,
     opt_outs: Option<BTreeMap<ObjectName, OptOut>>,
     node: Node,
     dirty: BTreeSet<ObjectName>,
@@ -79,10 +93,12 @@ impl Store {
         match change {
             Change::AllServices(services) => self.replace_services(services),
             Change::AllSlices(slices) => self.replace_slices(slices),
-            Change::AllPodPorts(ports) => self.replace_pod_ports(ports),
-            Change::PodPorts(pod, ports) => self.set_pod_ports(pod, ports),
-            Change::NoPodPorts => {
-                self.pod_ports = None;
+            Change::AllPods(pods) => self.replace_pods(pods),
+            Change::Pod(name, pod) => self.set_pod(name, pod.map(|pod| *pod)),
+            Change::AllRules(kind, objects) => self.rules.replace(kind, objects),
+            Change::Rule(kind, name, object) => self.rules.set(kind, name, object),
+            Change::NoPods => {
+                self.pods = None;
                 self.mark_headless();
             }
             Change::AllOptOuts(pods) => {
@@ -129,6 +145,39 @@ impl Store {
         &self.node
     }
 
+    /// All Services, by name.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// All pods, if the source tells.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.iter().flat_map(Pods::all)
+    }
+
+    /// The rule objects.
+    pub const fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Whether anything that rules or the redirector look at changed since the last call.
+    pub fn take_l7_changed(&mut self) -> bool {
+        let rules = self.rules.take_changed();
+        std::mem::take(&mut self.l7_changed) || rules
+    }
+
+    /// Whether the redirector serves this port of a Service.
+    pub fn is_redirected(&self, service: &ObjectName, port: u16) -> bool {
+        !self.redirected.is_empty() && self.redirected.contains(&(service.clone(), port))
+    }
+
+    /// The redirector serves these ports from now on; the Services that gain or lose one are compiled again.
+    pub fn set_redirected(&mut self, ports: BTreeSet<(ObjectName, u16)>) {
+        let changed = self.redirected.symmetric_difference(&ports).map(|(service, _)| service.clone());
+        self.dirty.extend(changed);
+        self.redirected = ports;
+    }
+
     /// The pods of this node that want to be left alone; `None` before they were listed.
     pub fn opt_outs(&self) -> Option<Vec<OptOut>> {
         self.opt_outs.as_ref().map(|known| known.values().cloned().collect())
@@ -161,7 +210,7 @@ impl Store {
     /// Whether the pod at `address` listens on that very port, as far as any object shows; `None` when the
     /// source does not tell what pods declare, so that nobody can know.
     pub fn pod_uses(&self, address: IpAddr, protocol: Protocol, port: u16) -> Option<bool> {
-        let declared = self.pod_ports.as_ref()?.contains(&PodPort { address, protocol, port });
+        let declared = self.pods.as_ref()?.declare(&PodPort { address, protocol, port });
         let slices = self.by_address.get(&address).into_iter().flatten();
         let in_slices = slices.filter_map(|name| self.slices.get(&**name)).any(|slice| {
             slice.ports.iter().any(|candidate| candidate.protocol == protocol && candidate.port == Some(port))
@@ -193,27 +242,28 @@ impl Store {
         }
     }
 
-    fn replace_pod_ports(&mut self, listed: Vec<(ObjectName, Vec<PodPort>)>) {
-        if self.pod_ports.is_none() {
-            self.pod_ports = Some(PodPorts::default());
+    fn replace_pods(&mut self, listed: Vec<Pod>) {
+        if self.pods.is_none() {
+            self.pods = Some(Pods::default());
             // What nobody could know until now, everybody may ask about.
             self.mark_headless();
         }
-        let known = self.pod_ports.iter().flat_map(PodPorts::pods).cloned();
+        let known = self.pods.iter().flat_map(Pods::all).map(|pod| pod.name.clone());
         let mut gone: BTreeSet<ObjectName> = known.collect();
-        for (pod, ports) in listed {
-            gone.remove(&pod);
-            self.set_pod_ports(pod, ports);
+        for pod in listed {
+            gone.remove(&pod.name);
+            self.set_pod(pod.name.clone(), Some(pod));
         }
-        for pod in gone {
-            self.set_pod_ports(pod, Vec::new());
+        for name in gone {
+            self.set_pod(name, None);
         }
     }
 
-    fn set_pod_ports(&mut self, pod: ObjectName, ports: Vec<PodPort>) {
+    fn set_pod(&mut self, name: ObjectName, pod: Option<Pod>) {
         // News of one pod without a listing of all says nothing about the others.
-        let Some(known) = &mut self.pod_ports else { return };
-        for address in known.set(pod, ports) {
+        let Some(known) = &mut self.pods else { return };
+        self.l7_changed = true;
+        for address in known.set(name, pod) {
             self.mark_users_of(address);
         }
     }
@@ -242,6 +292,7 @@ impl Store {
             None => self.services.remove(&name).is_some(),
         };
         if changed {
+            self.l7_changed = true;
             self.dirty.insert(name);
         }
     }
@@ -250,6 +301,7 @@ impl Store {
         if slice.as_ref() == self.slices.get(&name) {
             return;
         }
+        self.l7_changed = true;
         if let Some(old) = self.slices.remove(&name) {
             self.unindex(&name, &old);
         }

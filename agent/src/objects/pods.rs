@@ -11,7 +11,7 @@ use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::Obje
 
 use super::{Complaints, Converted, ServiceWithSelector, parse_port, service::TargetPort};
 use crate::model::{
-    Endpoint, EndpointSlice, EndpointState, Family, ObjectName, OptOut, PodPort, Protocol, SlicePort,
+    Endpoint, EndpointSlice, EndpointState, Family, ObjectName, OptOut, Pod, Protocol, SlicePort,
 };
 
 /// On a pod, "false" keeps the socket programs off its connections.
@@ -122,15 +122,15 @@ fn container_ports(spec: &core::PodSpec, complaints: &mut Complaints) -> Vec<(St
 }
 
 impl PodFacts {
-    /// The ports that the pod declares, at each of its addresses.
-    pub fn declared(&self) -> impl Iterator<Item = PodPort> {
-        self.addresses.iter().flat_map(|address| {
-            self.ports.iter().map(|(_, protocol, port)| PodPort {
-                address: *address,
-                protocol: *protocol,
-                port: *port,
-            })
-        })
+    /// The model's part.
+    pub fn pod(&self) -> Pod {
+        Pod {
+            name: self.name.clone(),
+            addresses: self.addresses.clone(),
+            node: self.node.clone(),
+            labels: self.labels.clone(),
+            ports: self.ports.iter().map(|(_, protocol, port)| (*protocol, *port)).collect(),
+        }
     }
 
     fn resolve(&self, target: &TargetPort, protocol: Protocol) -> Option<u16> {

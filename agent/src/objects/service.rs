@@ -1,6 +1,6 @@
 //! `v1.Service` into the model.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::core::v1 as core;
 
@@ -10,6 +10,7 @@ use crate::model::{ObjectName, Protocol, Service, ServiceKind, ServicePort};
 /// Labels that tell every proxy, or every proxy but one, to leave a Service alone.
 /// Source: kube-proxy `cmd/kube-proxy/app/server.go`, `serviceProxyRequirement`.
 const NOT_FOR_US: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
+const PER_REQUEST_ANNOTATION: &str = "sluice.dev/per-request-balancing";
 const HEADLESS_ANNOTATION: &str = "sluice.dev/headless-port-translation";
 /// Source: KEP and API default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_DEFAULT_S: i32 = 10_800;
@@ -71,7 +72,8 @@ pub fn service(object: &core::Service) -> Converted<ServiceWithSelector> {
         }
     }
     let annotations = meta.annotations.iter().flatten();
-    let translate = annotations.clone().find(|(key, _)| *key == HEADLESS_ANNOTATION).map(|(_, value)| value);
+    let annotation =
+        |name: &str| annotations.clone().find(|(key, _)| *key == name).map(|(_, value)| value.as_str());
     let service = Service {
         name,
         kind,
@@ -84,7 +86,8 @@ pub fn service(object: &core::Service) -> Converted<ServiceWithSelector> {
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
         affinity_timeout_s: affinity(spec, &mut complaints),
-        translate_headless_port: translate.is_none_or(|value| value != "false"),
+        translate_headless_port: annotation(HEADLESS_ANNOTATION) != Some("false"),
+        per_request: annotation(PER_REQUEST_ANNOTATION) == Some("true"),
     };
     complaints.done(Some(ServiceWithSelector {
         service,
@@ -194,7 +197,8 @@ fn ports(
         };
         targets.insert(name.clone(), target);
         let node_port = port.node_port.and_then(parse_port).unwrap_or(0);
-        ports.push(ServicePort { name, protocol, port: number, node_port });
+        let app_protocol = port.app_protocol.as_deref().map(Arc::from);
+        ports.push(ServicePort { name, protocol, port: number, node_port, app_protocol });
     }
     (ports, targets)
 }

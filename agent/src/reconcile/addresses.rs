@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_common::{
     Addr,
-    layout::{ADDRESS_CLUSTER_IP, FrontendKey, FrontendKind, FrontendValue},
+    layout::{
+        ADDRESS_CLUSTER_IP, ADDRESS_REDIRECTED, FLAG_REDIRECTED, FrontendKey, FrontendKind, FrontendValue,
+    },
 };
 
 use crate::maps::Op;
@@ -16,6 +18,8 @@ pub struct Addresses {
     node: BTreeMap<Addr, u32>,
     /// Cluster IPs, each with the number of its frontends.
     cluster: BTreeMap<Addr, u32>,
+    /// Addresses of which the redirector serves a port, each with the number of those ports.
+    redirected: BTreeMap<Addr, u32>,
     unsettled: BTreeSet<Addr>,
 }
 
@@ -40,35 +44,43 @@ impl Addresses {
 
     /// A frontend changes from `old` to `new`; `None` where it is not.
     pub fn note(&mut self, key: &FrontendKey, old: Option<&FrontendValue>, new: Option<&FrontendValue>) {
-        let is_cluster_ip =
-            |value: &FrontendValue| key.scope == 0 && value.kind == FrontendKind::ClusterIp as u8;
-        match (old.is_some_and(is_cluster_ip), new.is_some_and(is_cluster_ip)) {
-            (false, true) => {
-                let count = self.cluster.entry(key.addr).or_default();
-                *count += 1;
-                if *count == 1 {
-                    self.unsettled.insert(key.addr);
-                }
-            }
-            (true, false) => {
-                let left = self.cluster.get(&key.addr).map_or(0, |count| count.saturating_sub(1));
-                if left == 0 {
-                    self.cluster.remove(&key.addr);
-                    self.unsettled.insert(key.addr);
-                } else {
-                    self.cluster.insert(key.addr, left);
-                }
-            }
-            (true, true) | (false, false) => {}
+        if key.scope != 0 {
+            return;
         }
+        let before = self.kind_of(&key.addr);
+        for (bit, counts) in
+            [(ADDRESS_CLUSTER_IP, &mut self.cluster), (ADDRESS_REDIRECTED, &mut self.redirected)]
+        {
+            let has = |value: Option<&FrontendValue>| value.is_some_and(|value| bits(value) & bit != 0);
+            match (has(old), has(new)) {
+                (false, true) => *counts.entry(key.addr).or_default() += 1,
+                (true, false) => {
+                    let left = counts.get(&key.addr).map_or(0, |count| count.saturating_sub(1));
+                    counts.insert(key.addr, left);
+                    if left == 0 {
+                        counts.remove(&key.addr);
+                    }
+                }
+                (true, true) | (false, false) => {}
+            }
+        }
+        if self.kind_of(&key.addr) != before {
+            self.unsettled.insert(key.addr);
+        }
+    }
+
+    /// An address that is the node's too is the node's: its other ports are daemons'.
+    fn kind_of(&self, addr: &Addr) -> Option<u32> {
+        let redirected = if self.redirected.contains_key(addr) { ADDRESS_REDIRECTED } else { 0 };
+        let base = self.node.get(addr).copied();
+        let base = base.or_else(|| self.cluster.contains_key(addr).then_some(ADDRESS_CLUSTER_IP));
+        Some(base.unwrap_or(0) | redirected).filter(|kind| *kind != 0)
     }
 
     /// The next write to do. An address that is both belongs to the node.
     pub fn next(&self) -> Option<(Addr, Op)> {
         let addr = *self.unsettled.first()?;
-        let kind = self.node.get(&addr).copied();
-        let kind = kind.or_else(|| self.cluster.contains_key(&addr).then_some(ADDRESS_CLUSTER_IP));
-        Some((addr, kind.map_or(Op::DeleteAddress(addr), |kind| Op::PutAddress(addr, kind))))
+        Some((addr, self.kind_of(&addr).map_or(Op::DeleteAddress(addr), |kind| Op::PutAddress(addr, kind))))
     }
 
     /// What [`Self::next`] said of this address is done.
@@ -80,6 +92,13 @@ impl Addresses {
     pub fn is_unsettled(&self) -> bool {
         !self.unsettled.is_empty()
     }
+}
+
+/// What a frontend makes its address.
+const fn bits(value: &FrontendValue) -> u32 {
+    let cluster = if value.kind == FrontendKind::ClusterIp as u8 { ADDRESS_CLUSTER_IP } else { 0 };
+    let redirected = if value.flags & FLAG_REDIRECTED != 0 { ADDRESS_REDIRECTED } else { 0 };
+    cluster | redirected
 }
 
 #[cfg(test)]

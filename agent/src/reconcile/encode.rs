@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use sluice_common::{
     Addr,
     layout::{
-        BackendValue, EndpointState, FLAG_HAS_ENDPOINTS, FLAG_INTERNAL_LOCAL, FrontendKey, FrontendKind,
-        FrontendValue, Name, NodeValue, ServiceValue, SlotValue,
+        BackendValue, EndpointState, FLAG_HAS_ENDPOINTS, FLAG_INTERNAL_LOCAL, FLAG_REDIRECTED, FrontendKey,
+        FrontendKind, FrontendValue, Name, NodeValue, ServiceValue, SlotValue,
     },
 };
 
@@ -99,6 +99,9 @@ pub fn frontend_value(
     let mut flags = 0;
     if port.endpoints.iter().any(|endpoint| endpoint.state != EndpointState::NotReady) {
         flags |= FLAG_HAS_ENDPOINTS;
+    }
+    if port.redirected && frontend.only.is_none() {
+        flags |= FLAG_REDIRECTED;
     }
     let (mut cluster_start, mut cluster_count) = (range.start, order.cluster);
     let (mut local_start, mut local_count) = (range.start + order.cluster, order.local);

@@ -132,13 +132,14 @@ fn service(name: &str, address: [u8; 4], created_s: i64) -> Change {
             kind: ServiceKind::ClusterIp,
             created_s,
             cluster_ips: vec![address.into()],
+            ports: vec![ServicePort::new("", Protocol::Tcp, 80)],
             external_ips: Vec::new(),
             load_balancer_ips: Vec::new(),
-            ports: vec![ServicePort { name: String::new(), protocol: Protocol::Tcp, port: 80, node_port: 0 }],
             internal_local: false,
             external_local: false,
             affinity_timeout_s: None,
             translate_headless_port: true,
+            per_request: false,
         })),
     )
 }
@@ -376,7 +377,6 @@ fn a_change_costs_as_many_writes_as_it_must() {
     // node, backend, slot, service, frontend, cluster IP
     assert_eq!(world.round(vec![service("cart", [10, 96, 0, 1], 0), slice("cart", &[1])]).writes, 6, "new");
     assert_eq!(world.round(vec![slice("cart", &[1])]).writes, 0, "no change");
-    // backend and node of the new one, two slots, service, frontend
     assert_eq!(world.round(vec![slice("cart", &[1, 2])]).writes, 6, "one endpoint more");
     assert_eq!(world.round(vec![slice("cart", &[2])]).writes, 3, "one endpoint less");
     assert_eq!(world.round(gone("cart")).writes, 3, "gone");

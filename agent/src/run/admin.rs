@@ -110,8 +110,9 @@ impl Server {
 /// Whether this node forwards as it should. An API server that is away or a Service that does not fit is for
 /// `sluice status` to tell: taking the node out of every load balancer would not mend it.
 fn health(state: &State) -> Response<Full<Bytes>> {
-    let serious =
-        |topic: &str| !["source/", "service/", "full/"].iter().any(|prefix| topic.starts_with(prefix));
+    let serious = |topic: &str| {
+        !["source/", "service/", "full/", "redirector"].iter().any(|prefix| topic.starts_with(prefix))
+    };
     let healthy =
         state.programmed && state.probed_s.is_some() && !state.problems.keys().any(|topic| serious(topic));
     let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

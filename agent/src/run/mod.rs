@@ -18,10 +18,13 @@ use crate::{
 };
 
 mod admin;
+mod feed;
 mod nodeport;
 mod opt_outs;
 mod probe;
 mod programmer;
+mod steering;
+mod supervisor;
 mod sweeper;
 
 pub use nodeport::Selector;
@@ -49,6 +52,12 @@ pub struct Options {
     pub healthz: SocketAddr,
     /// On which addresses NodePorts are served.
     pub nodeport_addresses: Selector,
+    /// Folder of the socket that the redirector reads, and of the last snapshot.
+    pub run_dir: PathBuf,
+    /// Somebody else runs the redirector.
+    pub external_redirector: bool,
+    /// While the redirector is away, what needs it is refused.
+    pub l7_fail_closed: bool,
     /// Map capacities.
     pub sizes: Sizes,
 }
@@ -77,7 +86,19 @@ pub fn run(options: Options) -> Result<()> {
         let health =
             admin::Server::bind(admin::Role::Health, options.healthz, &shared, &options.bpffs).await?;
         let loaded = loader::load(claim, &options.sizes)?;
-        let programmer = programmer::spawn(loaded, &options, Arc::clone(&shared), inbox, need_pods)?;
+        std::fs::create_dir_all(&options.run_dir).with_context(|| {
+            format!("cannot create {}; choose another folder with --run-dir", options.run_dir.display())
+        })?;
+        let feed = Arc::new(feed::Feed::new(&options.run_dir, news.clone()));
+        let programmer =
+            programmer::spawn(loaded, &options, Arc::clone(&shared), inbox, need_pods, Arc::clone(&feed))?;
+        let supervisor = async {
+            if options.external_redirector {
+                std::future::pending().await
+            } else {
+                supervisor::supervise(Arc::clone(&feed), options.run_dir.clone(), options.bpffs.clone()).await
+            }
+        };
         let source = async {
             match (manifests, client) {
                 (Some(manifests), _) => watch_manifests(manifests, news, &shared).await,
@@ -93,6 +114,8 @@ pub fn run(options: Options) -> Result<()> {
             result = admin.serve() => result,
             result = health.serve() => result,
             result = programmer => bail!("the programming thread ended: {result:?}"),
+            result = Arc::clone(&feed).serve() => result,
+            result = supervisor => result,
             result = stop_signal() => result,
         }
     })

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use tokio::sync::{oneshot, watch};
 
-use super::{Options, Selector, nodeport, opt_outs, probe, sweeper};
+use super::{Options, Selector, feed::Feed, nodeport, opt_outs, probe, steering::Steering, sweeper};
 use crate::{
     compile,
     health::Shared,
@@ -44,6 +44,7 @@ struct Programmer {
     sweeper: mpsc::Sender<Vec<Gone>>,
     opt_outs: mpsc::Sender<Vec<OptOut>>,
     need_pods: watch::Sender<bool>,
+    steering: Steering,
     /// Services whose headless ports hang on what pods declare.
     pod_askers: BTreeSet<ObjectName>,
     /// Services that are not in the maps as they should be, and why.
@@ -57,9 +58,11 @@ pub fn spawn(
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Vec<Change>>,
     need_pods: watch::Sender<bool>,
+    feed: Arc<Feed>,
 ) -> Result<oneshot::Receiver<()>> {
     let mut maps = loaded.maps()?;
     maps.set_host_netns(loader::netns_cookie()?)?;
+    maps.set_fail_closed(options.l7_fail_closed)?;
     let adopted = maps.dump()?;
     tracing::info!(
         services = adopted.services.len(),
@@ -72,6 +75,7 @@ pub fn spawn(
         sweeper,
         opt_outs,
         need_pods,
+        steering: Steering::new(feed),
         pod_askers: BTreeSet::new(),
         store: Store::new(Node { name: options.node_name.clone(), zone: None, addresses: Vec::new() }),
         reconciler: Reconciler::new(adopted, options.sizes),
@@ -99,7 +103,8 @@ pub fn spawn(
 impl Programmer {
     /// Waits for news or for the next thing to do, and does it. False when there will be no more news.
     fn turn(&mut self, inbox: &mpsc::Receiver<Vec<Change>>) -> bool {
-        let wake = [self.retry.map(|(at, _)| at), self.probe_at, self.collect_at].into_iter().flatten().min();
+        let retry = self.retry.map(|(at, _)| at);
+        let wake = [retry, self.probe_at, self.collect_at, self.steering.wake()].into_iter().flatten().min();
         let wait = wake.map_or(PROBE_EVERY, |at| at.saturating_duration_since(Instant::now()));
         match inbox.recv_timeout(wait) {
             Ok(changes) => self.take(changes),
@@ -128,7 +133,8 @@ impl Programmer {
 
     fn work(&mut self) {
         let now = Instant::now();
-        let complete = self.serve_node_ports() && self.program();
+        let complete = self.serve_node_ports() && self.steer() && self.program();
+        self.steering.settle(&self.shared, &self.store);
         if complete && !self.first_round_done && !self.store.is_partial() {
             match self.reconciler.purge(&mut self.maps) {
                 Ok(()) => self.first_round_done = true,
@@ -169,10 +175,10 @@ impl Programmer {
             let store = &self.store;
             names.extend(self.reconciler.leftovers(|name| store.service(name).is_some()));
         }
+        self.ask_for_pods(&names);
         if names.is_empty() {
             return true;
         }
-        self.ask_for_pods(&names);
         let start = Instant::now();
         let compiled: BTreeMap<ObjectName, _> =
             names.iter().map(|name| (name.clone(), compile::service(&self.store, name))).collect();
@@ -208,6 +214,15 @@ impl Programmer {
         outcome.failed.is_empty() && !self.reconciler.has_unsettled_addresses()
     }
 
+    /// Lets rules take effect: plans, tells the redirector, marks what it serves from now on.
+    fn steer(&mut self) -> bool {
+        let result =
+            self.steering.steer(&mut self.store, &mut self.loaded, self.reconciler.tables(), &self.shared);
+        let problem = result.as_ref().err().map(|error| format!("rules do not take effect: {error:#}"));
+        self.shared.problem("steering", problem);
+        result.is_ok()
+    }
+
     /// What pods declare is asked for as long as some Service hangs on it.
     fn ask_for_pods(&mut self, names: &BTreeSet<ObjectName>) {
         for name in names {
@@ -217,7 +232,7 @@ impl Programmer {
                 self.pod_askers.remove(name);
             }
         }
-        let needed = !self.pod_askers.is_empty();
+        let needed = !self.pod_askers.is_empty() || !self.store.rules().objects().is_empty();
         self.need_pods.send_if_modified(|was| std::mem::replace(was, needed) != needed);
     }
 

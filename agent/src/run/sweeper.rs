@@ -12,7 +12,7 @@ use sluice_common::layout::RevnatKey;
 
 use crate::{
     health::Shared,
-    maps::{Pins, bpf::BpfMaps, bpf::SocketMemory},
+    maps::{Pins, bpf::SocketMemory},
     sockets::{Gone, Memory, sweep},
 };
 
@@ -34,8 +34,7 @@ pub fn spawn(pins: Pins, cgroup: PathBuf, shared: Arc<Shared>) -> Result<mpsc::S
     std::thread::Builder::new().name("sweeper".to_owned()).spawn(move || {
         while let Ok(mut gone) = receiver.recv() {
             gone.extend(receiver.try_iter().flatten());
-            let result =
-                BpfMaps::socket_memory(&pins).and_then(|memory| sweep(&cgroup, &gone, &Maps(memory)));
+            let result = SocketMemory::open(&pins).and_then(|memory| sweep(&cgroup, &gone, &Maps(memory)));
             match result {
                 Ok(0) => {}
                 Ok(count) => {

@@ -3,20 +3,17 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd as _, BorrowedFd},
 };
 
 use bytemuck::{Pod, Zeroable};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use nix::sys::socket::SockProtocol;
 use sluice_common::layout::SocketValue;
+
+use crate::netlink::{self, ACK, DUMP, NESTED, attribute, find};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const REQUEST: u16 = 0x1;
-const ACK: u16 = 0x4;
-const DUMP: u16 = 0x300;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// All states but LISTEN (10) and TIME_WAIT (6), whose sockets hold no backend.
@@ -26,17 +23,6 @@ const REQ_MAP_FD: u16 = 1;
 const SK_BPF_STORAGES: u16 = 20;
 const STORAGE: u16 = 1;
 const MAP_VALUE: u16 = 3;
-const NESTED: u16 = 0x8000;
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Header {
-    length: u32,
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    port: u32,
-}
 
 /// `struct inet_diag_sockid`: ports and addresses in network byte order.
 #[repr(C)]
@@ -73,7 +59,7 @@ struct Message {
     id: SockId,
     rest: [u32; 5],
 }
-const _: () = assert!(size_of::<Header>() == 16 && size_of::<Request>() == 56 && size_of::<Message>() == 72);
+const _: () = assert!(size_of::<Request>() == 56 && size_of::<Message>() == 72);
 
 /// A socket, as it was listed.
 #[derive(Clone, Copy, Debug)]
@@ -87,14 +73,13 @@ pub struct Found {
     pub remembers: Option<SocketValue>,
 }
 
-/// A netlink socket of the namespace in which it was opened.
-pub struct Socket(OwnedFd);
+/// A sock_diag socket of the namespace in which it was opened.
+pub struct Socket(netlink::Socket);
 
 impl Socket {
     /// Opens one.
     pub fn open() -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        Ok(Self(socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?))
+        netlink::Socket::open(SockProtocol::NetlinkSockDiag).map(Self)
     }
 
     /// The sockets of `protocol`, both families, with what they store in `storage`.
@@ -106,8 +91,8 @@ impl Socket {
                 let map = attribute(REQ_MAP_FD, &map.as_raw_fd().to_ne_bytes());
                 attribute(REQ_SK_BPF_STORAGES | NESTED, &map)
             });
-            self.send(SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, &request, &wanted)?;
-            while self.receive(|body| found.extend(parse(protocol, body)))? {}
+            self.0.send(SOCK_DIAG_BY_FAMILY, DUMP, bytemuck::bytes_of(&request), &wanted)?;
+            while self.0.receive(|body| found.extend(parse(protocol, body)))? {}
         }
         Ok(found)
     }
@@ -121,44 +106,9 @@ impl Socket {
             id: found.id,
             ..Request::zeroed()
         };
-        self.send(SOCK_DESTROY, REQUEST | ACK, &request, &[])?;
-        self.receive(|_| {}).map(drop)
+        self.0.send(SOCK_DESTROY, ACK, bytemuck::bytes_of(&request), &[])?;
+        self.0.receive(|_| {}).map(drop)
     }
-
-    fn send(&self, kind: u16, flags: u16, request: &Request, attributes: &[u8]) -> io::Result<()> {
-        let length = (size_of::<Header>() + size_of::<Request>() + attributes.len()) as u32;
-        let header = Header { length, kind, flags, sequence: 0, port: 0 };
-        let message = [bytemuck::bytes_of(&header), bytemuck::bytes_of(request), attributes].concat();
-        send(self.0.as_raw_fd(), &message, MsgFlags::empty())?;
-        Ok(())
-    }
-
-    /// Takes one buffer of messages; false when the answer is complete.
-    fn receive(&self, mut each: impl FnMut(&[u8])) -> io::Result<bool> {
-        let mut buffer = vec![0; 1 << 18];
-        let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        let mut rest = &buffer[..length];
-        while let Some((kind, body, after)) = next_message(rest) {
-            match kind {
-                NLMSG_DONE => return Ok(false),
-                NLMSG_ERROR => {
-                    let code = body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                    return if code == 0 { Ok(false) } else { Err(io::Error::from_raw_os_error(-code)) };
-                }
-                _ => each(body),
-            }
-            rest = after;
-        }
-        Ok(true)
-    }
-}
-
-/// The first message: its type, its body, what follows it.
-fn next_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let header: Header = bytemuck::pod_read_unaligned(bytes.get(..size_of::<Header>())?);
-    let length = header.length as usize;
-    let body = bytes.get(size_of::<Header>()..length)?;
-    Some((header.kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
 fn parse(protocol: u8, body: &[u8]) -> Option<Found> {
@@ -176,43 +126,16 @@ fn parse(protocol: u8, body: &[u8]) -> Option<Found> {
     })
 }
 
-/// An attribute: length, type, value, padding to 4.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let mut bytes = [((value.len() + 4) as u16).to_ne_bytes(), kind.to_ne_bytes()].concat();
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
-/// The value of the first attribute of that type.
-fn find(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    loop {
-        let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
-        let found = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?) & !NESTED;
-        let value = bytes.get(4..length)?;
-        if found == kind {
-            return Some(value);
-        }
-        bytes = bytes.get(length.next_multiple_of(4)..)?;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn attributes_are_found_behind_others_and_damaged_ones_end_the_search() {
-        let mut bytes = attribute(7, b"odd");
-        bytes.extend(attribute(9 | NESTED, &attribute(3, b"deep")));
-        assert_eq!(find(&bytes, 7), Some(b"odd".as_slice()));
-        assert_eq!(find(find(&bytes, 9).unwrap(), 3), Some(b"deep".as_slice()));
-        assert_eq!(find(&bytes, 8), None);
+    fn a_message_that_is_cut_short_is_no_socket() {
+        let bytes = [0_u8; size_of::<Message>()];
+        assert!(parse(6, &bytes).is_some());
         for end in 0..bytes.len() {
-            let _never_panics = find(&bytes[..end], 9);
-            let _never_panics = next_message(&bytes[..end]);
-            let _never_panics = parse(6, &bytes[..end]);
+            assert!(parse(6, &bytes[..end]).is_none(), "{end}");
         }
-        assert_eq!(find(&[0, 0, 9, 0], 8), None, "a length of zero does not hang");
     }
 }

@@ -76,17 +76,28 @@ impl FrontendKey {
     }
 }
 
-/// Value of `ADDRESSES`: reached over the network.
+/// Bit of a value of `ADDRESSES`: reached over the network.
 pub const ADDRESS_NODE: u32 = 1;
-/// Value of `ADDRESSES`: a loopback address, which means this node only to processes in its own network.
+/// Bit of a value of `ADDRESSES`: a loopback address, which means this node only to processes in its own network.
 pub const ADDRESS_LOOPBACK: u32 = 2;
-/// Value of `ADDRESSES`: some Service's cluster IP. A port of it that no Service has is refused.
-pub const ADDRESS_CLUSTER_IP: u32 = 3;
+/// Bit of a value of `ADDRESSES`: some Service's cluster IP. A port of it that no Service has is refused.
+pub const ADDRESS_CLUSTER_IP: u32 = 4;
+/// Bit of a value of `ADDRESSES`: the redirector serves a port of it; the others end nowhere on this node.
+pub const ADDRESS_REDIRECTED: u32 = 8;
 
 /// Index into `CONFIG`: cookie of the node's own network namespace.
 pub const CONFIG_HOST_NETNS: u32 = 0;
 /// Index into `CONFIG`: how many entries `OPT_OUTS` has, so that nobody looks into an empty map.
 pub const CONFIG_OPT_OUTS: u32 = 1;
+/// Index into `CONFIG`: 1 when connections that need the redirector are refused while it is away, and not balanced
+/// without it.
+pub const CONFIG_FAIL_CLOSED: u32 = 2;
+/// Index into `CONFIG`: how many workers the redirector has.
+pub const CONFIG_WORKERS: u32 = 3;
+/// Size of `LISTENERS`: two for each worker.
+pub const LISTENERS_CAPACITY: u32 = 128;
+/// How long the redirector's last word counts.
+pub const HEARTBEAT_NS: u64 = 3_000_000_000;
 /// Size of `CONFIG`: room for growth without a change of layout.
 pub const CONFIG_CAPACITY: u32 = 16;
 
@@ -96,6 +107,8 @@ pub const FLAG_INTERNAL_LOCAL: u16 = 1;
 /// reject.
 /// Source: kube-proxy `CategorizeEndpoints`, `hasAnyEndpoints`.
 pub const FLAG_HAS_ENDPOINTS: u16 = 2;
+/// `FrontendValue::flags`: rules hold for it, so that the redirector serves it.
+pub const FLAG_REDIRECTED: u16 = 4;
 
 /// What a frontend leads to. Value of `FRONTENDS`; one update of it is one atomic switch.
 #[repr(C)]

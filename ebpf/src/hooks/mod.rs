@@ -5,3 +5,4 @@ mod getpeername;
 mod post_bind;
 mod recvmsg;
 mod sendmsg;
+mod sk_lookup;

@@ -97,12 +97,10 @@ impl Cluster {
 
 fn service(name: ObjectName, number: u32) -> Service {
     let address = 0x0a60_0000 + number;
-    let port =
-        |name: &str, protocol, port| ServicePort { name: name.to_owned(), protocol, port, node_port: 0 };
     // One port each, as most have; the server's Service has both.
-    let mut ports = vec![port("http", Protocol::Tcp, 80)];
+    let mut ports = vec![ServicePort::new("http", Protocol::Tcp, 80)];
     if number == 0 {
-        ports.push(port("dns", Protocol::Udp, 53));
+        ports.push(ServicePort::new("dns", Protocol::Udp, 53));
     }
     Service {
         name,
@@ -116,6 +114,7 @@ fn service(name: ObjectName, number: u32) -> Service {
         external_local: false,
         affinity_timeout_s: None,
         translate_headless_port: true,
+        per_request: false,
     }
 }
 

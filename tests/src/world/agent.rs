@@ -54,7 +54,7 @@ impl World {
         let log = log.expect("a log file");
         let mut command = self.node().command(&sluice_binary().display().to_string());
         command.arg("run").args(["--node-name", "node-1"]).arg("--cgroup").arg(self.cgroup());
-        command.arg("--bpffs").arg(self.bpffs()).args(flags);
+        command.arg("--bpffs").arg(self.bpffs()).arg("--run-dir").arg(self.folder().join("run")).args(flags);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         Agent { child: child.expect("sluice starts") }
     }

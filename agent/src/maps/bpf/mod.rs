@@ -1,11 +1,6 @@
 //! The pinned maps through bpf(2): open, read whole, write one entry.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    os::fd::{AsFd as _, BorrowedFd},
-    path::Path,
-};
+use std::{collections::BTreeSet, io, path::Path};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
@@ -13,8 +8,8 @@ use bytemuck::must_cast;
 use sluice_common::{
     Reason,
     layout::{
-        AffinityKey, AffinityValue, CONFIG_HOST_NETNS, CONFIG_OPT_OUTS, FrontendKey, FrontendValue, PROBE_ID,
-        PodValue, RevnatKey,
+        AffinityKey, AffinityValue, CONFIG_FAIL_CLOSED, CONFIG_HOST_NETNS, FrontendKey, FrontendValue,
+        PROBE_ID,
     },
 };
 
@@ -33,6 +28,10 @@ pub struct BpfMaps {
     capacities: Vec<(&'static str, u32)>,
 }
 
+mod small;
+
+pub use small::{Listeners, OptOuts, ReservedPorts, SocketMemory};
+
 fn open(path: &Path) -> Result<MapData> {
     MapData::from_pin(path).with_context(|| {
         format!(
@@ -40,111 +39,6 @@ fn open(path: &Path) -> Result<MapData> {
             path.display()
         )
     })
-}
-
-/// What sockets remember of their translation.
-pub struct SocketMemory {
-    sockets: MapData,
-    revnat: HashMap<MapData, [u8; 32], [u8; 24]>,
-}
-
-impl SocketMemory {
-    /// The map of socket storage.
-    pub fn sockets(&self) -> BorrowedFd<'_> {
-        self.sockets.fd().as_fd()
-    }
-
-    /// Whether this exchange is remembered.
-    pub fn has_revnat(&self, key: &RevnatKey) -> bool {
-        self.revnat.get(&must_cast(*key), 0).is_ok()
-    }
-}
-
-/// The network namespaces that are left alone, by cookie.
-pub struct OptOuts {
-    map: HashMap<MapData, u64, [u8; 128]>,
-    config: Array<MapData, u64>,
-}
-
-impl OptOuts {
-    /// Opens the maps pinned at `pins`.
-    ///
-    /// # Errors
-    /// Names the pin that cannot be opened.
-    pub fn open(pins: &Pins) -> Result<Self> {
-        let data = |name: &str| open(&pins.map(name));
-        Ok(Self {
-            map: Map::HashMap(data("OPT_OUTS")?).try_into()?,
-            config: Map::Array(data("CONFIG")?).try_into()?,
-        })
-    }
-
-    /// All of them, each with its pod.
-    ///
-    /// # Errors
-    /// The kernel refuses a read.
-    pub fn all(&self) -> Result<BTreeMap<u64, PodValue>> {
-        let entries = self.map.iter().map(|entry| entry.map(|(cookie, pod)| (cookie, must_cast(pod))));
-        entries.collect::<Result<_, _>>().context("cannot read OPT_OUTS")
-    }
-
-    /// Makes them `wanted`. The count, which makes programs look, is right at every moment for those that stay.
-    ///
-    /// # Errors
-    /// The kernel refuses a write; what was written stands.
-    pub fn set(&mut self, wanted: &BTreeMap<u64, PodValue>) -> Result<()> {
-        let present = self.all()?;
-        for (cookie, pod) in wanted.iter().filter(|(cookie, pod)| present.get(cookie) != Some(pod)) {
-            let value: [u8; 128] = must_cast(*pod);
-            self.map.insert(cookie, value, 0).context("cannot write to OPT_OUTS")?;
-        }
-        self.config.set(CONFIG_OPT_OUTS, wanted.len() as u64, 0).context("cannot write to CONFIG")?;
-        for cookie in present.keys().filter(|cookie| !wanted.contains_key(cookie)) {
-            deleted(self.map.remove(cookie)).context("cannot write to OPT_OUTS")?;
-        }
-        Ok(())
-    }
-}
-
-/// The ports that the agent reserved on this node.
-pub struct ReservedPorts(HashMap<MapData, u32, u32>);
-
-impl ReservedPorts {
-    /// Name of the map.
-    pub const NAME: &str = "RESERVED";
-
-    /// Opens the map pinned at `pins`.
-    ///
-    /// # Errors
-    /// Names the pin, which cannot be opened.
-    pub fn open(pins: &Pins) -> Result<Self> {
-        Ok(Self(Map::HashMap(open(&pins.map(Self::NAME))?).try_into()?))
-    }
-
-    /// All of them.
-    ///
-    /// # Errors
-    /// The kernel refuses a read.
-    pub fn all(&self) -> Result<BTreeSet<u16>> {
-        let ports = self.0.keys().map(|port| port.map(|port| port as u16));
-        ports.collect::<Result<_, _>>().context("cannot read RESERVED")
-    }
-
-    /// Notes a port.
-    ///
-    /// # Errors
-    /// The kernel refuses the write.
-    pub fn insert(&mut self, port: u16) -> Result<()> {
-        self.0.insert(u32::from(port), 1, 0).context("cannot write to RESERVED")
-    }
-
-    /// Takes the note back.
-    ///
-    /// # Errors
-    /// The kernel refuses the write.
-    pub fn remove(&mut self, port: u16) -> Result<()> {
-        deleted(self.0.remove(&u32::from(port))).context("cannot write to RESERVED")
-    }
 }
 
 impl BpfMaps {
@@ -235,17 +129,6 @@ impl BpfMaps {
         Ok(())
     }
 
-    /// Handles for a sweep of sockets.
-    ///
-    /// # Errors
-    /// A pin cannot be opened.
-    pub fn socket_memory(pins: &Pins) -> Result<SocketMemory> {
-        Ok(SocketMemory {
-            sockets: open(&pins.map("SOCKETS"))?,
-            revnat: Map::LruHashMap(open(&pins.map("UDP_REVNAT"))?).try_into()?,
-        })
-    }
-
     /// How many UDP exchanges are remembered.
     ///
     /// # Errors
@@ -285,6 +168,23 @@ impl BpfMaps {
     /// The kernel refuses the write.
     pub fn set_host_netns(&mut self, cookie: u64) -> Result<()> {
         self.config.set(CONFIG_HOST_NETNS, cookie, 0).context("cannot write to CONFIG")
+    }
+
+    /// Tells the programs what to do with connections that need the redirector while it is away.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_fail_closed(&mut self, closed: bool) -> Result<()> {
+        self.config.set(CONFIG_FAIL_CLOSED, u64::from(closed), 0).context("cannot write to CONFIG")
+    }
+
+    /// When the redirector last said that it is well, ns of `CLOCK_MONOTONIC`; 0 is never.
+    ///
+    /// # Errors
+    /// The map cannot be opened or read.
+    pub fn heartbeat_ns(pins: &Pins) -> Result<u64> {
+        let map: Array<MapData, u64> = Map::Array(open(&pins.map("HEARTBEAT"))?).try_into()?;
+        map.get(&0, 0).context("cannot read HEARTBEAT")
     }
 
     /// Sets the self-probe's frontend; slot and backend 0 are its own.

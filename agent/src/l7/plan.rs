@@ -1,0 +1,281 @@
+//! Which Service ports the redirector serves, what it must know for it, and what became of each rule object.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use serde_json::Value;
+
+use super::{
+    rules::{
+        Message, Severity,
+        hosts::Mesh,
+        protocol::{Speech, declared},
+        table::{
+            DestinationRule, Kind, KnownService, KnownServices, RuleSet, VirtualService,
+            read_destination_rule, read_virtual_service,
+        },
+    },
+    snapshot::{Endpoint, Pod, Port, Service, Snapshot},
+};
+use crate::{
+    compile,
+    model::{self, ObjectName, Protocol, RuleKind, ServiceKind, ServicePort, Store},
+};
+
+/// What became of a rule object.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// Its kind.
+    pub kind: RuleKind,
+    /// Its name.
+    pub name: ObjectName,
+    /// `accepted`, `rejected` or `superseded`.
+    pub state: &'static str,
+    /// What is wrong with it.
+    pub messages: Vec<Message>,
+}
+
+/// What follows from the objects there are.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Services and ports whose connections are steered to the redirector.
+    pub redirected: BTreeSet<(ObjectName, u16)>,
+    /// What it must know; its version is the caller's.
+    pub snapshot: Snapshot,
+    /// Every rule object, in order.
+    pub reports: Vec<Report>,
+}
+
+enum Good {
+    VirtualService(Arc<VirtualService>),
+    DestinationRule(Arc<DestinationRule>),
+}
+
+/// Remembers the last good form of each object: one that fails later never takes effect in part, nor is it lost.
+#[derive(Default)]
+pub struct Planner {
+    mesh: Mesh,
+    seen: BTreeMap<(RuleKind, ObjectName), Arc<Value>>,
+    good: BTreeMap<(RuleKind, ObjectName), (Good, Arc<Value>)>,
+    messages: BTreeMap<(RuleKind, ObjectName), Vec<Message>>,
+}
+
+impl Planner {
+    /// Plans for what `store` holds. `node` are the addresses on which NodePorts are served.
+    pub fn plan(&mut self, store: &Store, node: &[IpAddr]) -> Plan {
+        self.read(store);
+        let asks = store.services().any(|service| service.per_request);
+        if self.seen.is_empty() && !asks {
+            return Plan::default();
+        }
+        let known: KnownServices = store.services().map(|service| self.known(service)).collect();
+        let set = self.rule_set();
+        let mut redirected = BTreeSet::new();
+        for service in store.services().filter(|service| service.kind != ServiceKind::Headless) {
+            let host = self.host(&service.name);
+            let ports = service.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
+            let wanted = ports.filter(|port| is_redirected(&set, &known, &host, service, port));
+            redirected.extend(wanted.map(|port| (service.name.clone(), port.port)));
+        }
+        let snapshot = self.snapshot(store, &redirected, node);
+        Plan { snapshot, reports: self.reports(&set, &known), redirected }
+    }
+
+    /// Reads the objects that are new or different.
+    fn read(&mut self, store: &Store) {
+        let objects = store.rules().objects();
+        self.seen.retain(|key, _| objects.contains_key(key));
+        self.good.retain(|key, _| objects.contains_key(key));
+        self.messages.retain(|key, _| objects.contains_key(key));
+        for (key, object) in objects {
+            if self.seen.get(key).is_some_and(|seen| Arc::ptr_eq(seen, object)) {
+                continue;
+            }
+            let (good, messages) = match key.0 {
+                RuleKind::VirtualService => {
+                    let read = read_virtual_service(object, &self.mesh);
+                    (read.value.map(Good::VirtualService), read.messages)
+                }
+                RuleKind::DestinationRule => {
+                    let read = read_destination_rule(object, &self.mesh);
+                    (read.value.map(Good::DestinationRule), read.messages)
+                }
+            };
+            if let Some(good) = good {
+                self.good.insert(key.clone(), (good, Arc::clone(object)));
+            }
+            self.messages.insert(key.clone(), messages);
+            self.seen.insert(key.clone(), Arc::clone(object));
+        }
+    }
+
+    fn host(&self, service: &ObjectName) -> String {
+        self.mesh.resolve(&service.name, &service.namespace)
+    }
+
+    fn known(&self, service: &model::Service) -> (String, KnownService) {
+        let ports = service.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port);
+        let known = KnownService { namespace: service.name.namespace.clone(), ports: ports.collect() };
+        (self.host(&service.name), known)
+    }
+
+    fn rule_set(&self) -> RuleSet {
+        let (mut virtual_services, mut destination_rules) = (Vec::new(), Vec::new());
+        for (good, _) in self.good.values() {
+            match good {
+                Good::VirtualService(value) => virtual_services.push(Arc::clone(value)),
+                Good::DestinationRule(value) => destination_rules.push(Arc::clone(value)),
+            }
+        }
+        RuleSet::new(self.mesh.clone(), virtual_services, destination_rules)
+    }
+
+    fn raw(&self, kind: RuleKind) -> impl Iterator<Item = &Value> {
+        self.good.iter().filter(move |((of, _), _)| *of == kind).map(|(_, (_, raw))| &**raw)
+    }
+
+    fn reports(&self, set: &RuleSet, known: &KnownServices) -> Vec<Report> {
+        let mut findings = set.report(known);
+        let report = |((kind, name), own): (&(RuleKind, ObjectName), &Vec<Message>)| {
+            let of = match kind {
+                RuleKind::VirtualService => Kind::VirtualService,
+                RuleKind::DestinationRule => Kind::DestinationRule,
+            };
+            let mut messages = own.clone();
+            messages.extend(findings.remove(&(of, name.clone())).unwrap_or_default());
+            let rejected = own.iter().any(|message| message.severity == Severity::Error);
+            let superseded = *kind == RuleKind::VirtualService && set.superseded_by(name).is_some();
+            let state = match (rejected, superseded) {
+                (true, _) => "rejected",
+                (false, true) => "superseded",
+                (false, false) => "accepted",
+            };
+            Report { kind: *kind, name: name.clone(), state, messages }
+        };
+        self.messages.iter().map(report).collect()
+    }
+
+    fn snapshot(&self, store: &Store, redirected: &BTreeSet<(ObjectName, u16)>, node: &[IpAddr]) -> Snapshot {
+        let mut named = BTreeSet::new();
+        for object in self.raw(RuleKind::VirtualService) {
+            let namespace =
+                object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default");
+            collect_hosts(object, &mut |host| {
+                named.insert(self.mesh.resolve(host, namespace));
+            });
+        }
+        let is_wanted = |service: &&model::Service| {
+            let steered =
+                service.ports.iter().any(|port| redirected.contains(&(service.name.clone(), port.port)));
+            steered || named.contains(&self.host(&service.name))
+        };
+        let services: Vec<Service> =
+            store.services().filter(is_wanted).map(|one| service(store, one, redirected, node)).collect();
+        let ports = services.iter().flat_map(|service| &service.ports);
+        let endpoints: BTreeSet<IpAddr> =
+            ports.flat_map(|port| &port.endpoints).map(|endpoint| endpoint.address.ip()).collect();
+        let here = store.node().name.as_str();
+        let pods = store.pods().filter(|pod| {
+            pod.node.as_deref() == Some(here)
+                || pod.addresses.iter().any(|address| endpoints.contains(address))
+        });
+        let pods = pods.map(|pod| Pod {
+            namespace: pod.name.namespace.clone(),
+            name: pod.name.name.clone(),
+            addresses: pod.addresses.clone(),
+            labels: pod.labels.clone(),
+        });
+        Snapshot {
+            version: 0,
+            domain: self.mesh.domain.clone(),
+            pods: pods.collect(),
+            virtual_services: self.raw(RuleKind::VirtualService).cloned().collect(),
+            destination_rules: self.raw(RuleKind::DestinationRule).cloned().collect(),
+            services,
+        }
+    }
+}
+
+/// Whether rules that fit what the port speaks hold for some client, or the Service asks for it by itself.
+fn is_redirected(
+    set: &RuleSet,
+    known: &KnownServices,
+    host: &str,
+    service: &model::Service,
+    port: &ServicePort,
+) -> bool {
+    let speech = declared(port.port, &port.name, port.app_protocol.as_deref());
+    let routes = set.routes(host, port.port, known);
+    let http = speech.is_none_or(|speech| matches!(speech, Speech::Http | Speech::Http2));
+    let tls = speech.is_none_or(|speech| speech == Speech::Tls);
+    let tcp = speech.is_none_or(|speech| speech == Speech::Tcp);
+    let per_request = service.per_request && speech == Some(Speech::Http2);
+    (routes.has_http() && http) || (routes.has_tls() && tls) || (routes.has_tcp() && tcp) || per_request
+}
+
+fn service(
+    store: &Store,
+    service: &model::Service,
+    redirected: &BTreeSet<(ObjectName, u16)>,
+    node: &[IpAddr],
+) -> Service {
+    let compiled = compile::service(store, &service.name);
+    let port = |port: &ServicePort| {
+        let steered = redirected.contains(&(service.name.clone(), port.port));
+        let (mut frontends, mut endpoints) = (Vec::new(), Vec::new());
+        let families =
+            compiled.iter().filter(|one| one.id.port_name == port.name && one.protocol == port.protocol);
+        for family in families {
+            for dialled in family.frontends.keys().filter(|_| steered) {
+                // A NodePort stands under an unspecified address for all of the node's.
+                let of_node = node.iter().filter(|address| address.is_ipv4() == dialled.address.is_ipv4());
+                let own = [dialled.address];
+                let addresses: Vec<&IpAddr> =
+                    if dialled.address.is_unspecified() { of_node.collect() } else { own.iter().collect() };
+                frontends
+                    .extend(addresses.into_iter().map(|address| SocketAddr::new(*address, dialled.port)));
+            }
+            let usable = family.endpoints.iter().filter(|endpoint| {
+                if family.internal_local { endpoint.in_local } else { endpoint.in_cluster }
+            });
+            endpoints.extend(usable.map(|endpoint| Endpoint {
+                address: SocketAddr::new(endpoint.address, endpoint.port),
+                pod: None,
+            }));
+        }
+        Port {
+            name: port.name.clone(),
+            port: port.port,
+            app_protocol: port.app_protocol.as_deref().map(str::to_owned),
+            frontends,
+            endpoints,
+            affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
+        }
+    };
+    Service {
+        namespace: service.name.namespace.clone(),
+        name: service.name.name.clone(),
+        ports: service.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(port).collect(),
+        per_request: service.per_request,
+        external_name: None,
+    }
+}
+
+/// Every `host` in `value`: those of destinations and mirrors among them.
+fn collect_hosts(value: &Value, found: &mut impl FnMut(&str)) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match field {
+                    Value::String(host) if name == "host" => found(host),
+                    other => collect_hosts(other, found),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect_hosts(item, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}

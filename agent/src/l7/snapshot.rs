@@ -1,0 +1,99 @@
+//! What the agent tells the redirector: everything that it needs, whole, each time. Keys of the JSON are lower camel case.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The state of the cluster, as far as the redirector is concerned.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// Rises with each change.
+    pub version: u64,
+    /// DNS domain of the cluster.
+    pub domain: String,
+    /// Services whose connections are steered to the redirector, and those that rules lead to.
+    pub services: Vec<Service>,
+    /// Clients on this node, and pods behind those Services.
+    pub pods: Vec<Pod>,
+    /// Accepted objects, whole.
+    pub virtual_services: Vec<Value>,
+    /// Accepted objects, whole.
+    pub destination_rules: Vec<Value>,
+}
+
+/// A Service.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Service {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its TCP ports.
+    pub ports: Vec<Port>,
+    /// Balanced request by request even without rules.
+    pub per_request: bool,
+    /// `spec.externalName`.
+    pub external_name: Option<String>,
+}
+
+/// A TCP port of a Service.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Port {
+    /// Its name; often empty.
+    pub name: String,
+    /// Its number.
+    pub port: u16,
+    /// `appProtocol`.
+    pub app_protocol: Option<String>,
+    /// What clients dial and the kernel steers here; none when the port is only a destination.
+    pub frontends: Vec<SocketAddr>,
+    /// Those that may serve this node's clients now.
+    pub endpoints: Vec<Endpoint>,
+    /// Session affinity in seconds; 0 is none.
+    pub affinity_timeout_s: u32,
+}
+
+/// An endpoint of a port.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// `namespace/name`, if it is known.
+    pub pod: Option<String>,
+}
+
+/// A pod.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The user that the redirector becomes once it has its listeners: `nobody`, on every distribution.
+pub const USER: u32 = 65_534;
+
+/// Where the agent gives snapshots out, in the folder `--run-dir`.
+pub fn agent_socket(folder: &Path) -> PathBuf {
+    folder.join("redirector.sock")
+}
+
+/// Where the last snapshot is, in the same folder.
+pub fn snapshot_file(folder: &Path) -> PathBuf {
+    folder.join("snapshot.json")
+}

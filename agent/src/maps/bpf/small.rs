@@ -1,0 +1,172 @@
+//! Maps with one purpose and one user each.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd as _, AsRawFd, BorrowedFd},
+};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, HashMap, Map, MapData, SockMap};
+use bytemuck::must_cast;
+use sluice_common::layout::{CONFIG_OPT_OUTS, CONFIG_WORKERS, LISTENERS_CAPACITY, PodValue, RevnatKey};
+
+use super::{deleted, open};
+use crate::maps::Pins;
+
+/// What sockets remember of their translation.
+pub struct SocketMemory {
+    sockets: MapData,
+    revnat: HashMap<MapData, [u8; 32], [u8; 24]>,
+}
+
+impl SocketMemory {
+    /// Opens the maps pinned at `pins`.
+    ///
+    /// # Errors
+    /// Names the pin that cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        Ok(Self {
+            sockets: open(&pins.map("SOCKETS"))?,
+            revnat: Map::LruHashMap(open(&pins.map("UDP_REVNAT"))?).try_into()?,
+        })
+    }
+
+    /// The map of socket storage.
+    pub fn sockets(&self) -> BorrowedFd<'_> {
+        self.sockets.fd().as_fd()
+    }
+
+    /// Whether this exchange is remembered.
+    pub fn has_revnat(&self, key: &RevnatKey) -> bool {
+        self.revnat.get(&must_cast(*key), 0).is_ok()
+    }
+}
+
+/// The network namespaces that are left alone, by cookie.
+pub struct OptOuts {
+    map: HashMap<MapData, u64, [u8; 128]>,
+    config: Array<MapData, u64>,
+}
+
+impl OptOuts {
+    /// Opens the maps pinned at `pins`.
+    ///
+    /// # Errors
+    /// Names the pin that cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        let data = |name: &str| open(&pins.map(name));
+        Ok(Self {
+            map: Map::HashMap(data("OPT_OUTS")?).try_into()?,
+            config: Map::Array(data("CONFIG")?).try_into()?,
+        })
+    }
+
+    /// All of them, each with its pod.
+    ///
+    /// # Errors
+    /// The kernel refuses a read.
+    pub fn all(&self) -> Result<BTreeMap<u64, PodValue>> {
+        let entries = self.map.iter().map(|entry| entry.map(|(cookie, pod)| (cookie, must_cast(pod))));
+        entries.collect::<Result<_, _>>().context("cannot read OPT_OUTS")
+    }
+
+    /// Makes them `wanted`. The count, which makes programs look, is right at every moment for those that stay.
+    ///
+    /// # Errors
+    /// The kernel refuses a write; what was written stands.
+    pub fn set(&mut self, wanted: &BTreeMap<u64, PodValue>) -> Result<()> {
+        let present = self.all()?;
+        for (cookie, pod) in wanted.iter().filter(|(cookie, pod)| present.get(cookie) != Some(pod)) {
+            let value: [u8; 128] = must_cast(*pod);
+            self.map.insert(cookie, value, 0).context("cannot write to OPT_OUTS")?;
+        }
+        self.config.set(CONFIG_OPT_OUTS, wanted.len() as u64, 0).context("cannot write to CONFIG")?;
+        for cookie in present.keys().filter(|cookie| !wanted.contains_key(cookie)) {
+            deleted(self.map.remove(cookie)).context("cannot write to OPT_OUTS")?;
+        }
+        Ok(())
+    }
+}
+
+/// The ports that the agent reserved on this node.
+pub struct ReservedPorts(HashMap<MapData, u32, u32>);
+
+impl ReservedPorts {
+    /// Name of the map.
+    pub const NAME: &str = "RESERVED";
+
+    /// Opens the map pinned at `pins`.
+    ///
+    /// # Errors
+    /// Names the pin, which cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        Ok(Self(Map::HashMap(open(&pins.map(Self::NAME))?).try_into()?))
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// The kernel refuses a read.
+    pub fn all(&self) -> Result<BTreeSet<u16>> {
+        let ports = self.0.keys().map(|port| port.map(|port| port as u16));
+        ports.collect::<Result<_, _>>().context("cannot read RESERVED")
+    }
+
+    /// Notes a port.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn insert(&mut self, port: u16) -> Result<()> {
+        self.0.insert(u32::from(port), 1, 0).context("cannot write to RESERVED")
+    }
+
+    /// Takes the note back.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn remove(&mut self, port: u16) -> Result<()> {
+        deleted(self.0.remove(&u32::from(port))).context("cannot write to RESERVED")
+    }
+}
+
+/// Where the redirector puts its listeners, and its heartbeat.
+pub struct Listeners {
+    sockets: SockMap<MapData>,
+    config: Array<MapData, u64>,
+    heartbeat: MapData,
+}
+
+impl Listeners {
+    /// The most workers that there is room for.
+    pub const MOST_WORKERS: u32 = LISTENERS_CAPACITY / 2;
+
+    /// Opens the maps pinned at `pins`.
+    ///
+    /// # Errors
+    /// Names the pin that cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        let data = |name: &str| open(&pins.map(name));
+        Ok(Self {
+            sockets: Map::SockMap(data("LISTENERS")?).try_into()?,
+            config: Map::Array(data("CONFIG")?).try_into()?,
+            heartbeat: data("HEARTBEAT")?,
+        })
+    }
+
+    /// Steers new connections to these listeners, IPv4 and IPv6 of each worker, in place of earlier ones.
+    ///
+    /// # Errors
+    /// The kernel refuses a write.
+    pub fn steer<L: AsRawFd>(&mut self, workers: &[(L, L)]) -> Result<()> {
+        for (index, (v4, v6)) in (0..).zip(workers) {
+            self.sockets.set(index * 2, v4, 0).context("cannot write to LISTENERS")?;
+            self.sockets.set(index * 2 + 1, v6, 0).context("cannot write to LISTENERS")?;
+        }
+        self.config.set(CONFIG_WORKERS, workers.len() as u64, 0).context("cannot write to CONFIG")
+    }
+
+    /// The map that the heartbeat is written to.
+    pub fn heartbeat(&self) -> BorrowedFd<'_> {
+        self.heartbeat.fd().as_fd()
+    }
+}

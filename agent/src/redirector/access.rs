@@ -1,0 +1,131 @@
+//! One line of JSON per request, for those that are drawn for it; and the counters that each request has.
+
+use std::{
+    io::Write as _,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use crate::l7::rules::table::{Selected, Target};
+use http::StatusCode;
+use serde::Serialize;
+
+use super::{counters::Counter, worker::Worker};
+
+/// A request under way; it is counted and logged when this is dropped.
+#[derive(Debug)]
+pub struct Record {
+    worker: Rc<Worker>,
+    status: Option<StatusCode>,
+    attempts: u32,
+    endpoint: Option<SocketAddr>,
+    started: Instant,
+    /// Only where a line will be written.
+    line: Option<Box<Line>>,
+}
+
+#[derive(Default, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    /// Seconds since 1970.
+    time: f64,
+    client: Option<IpAddr>,
+    authority: String,
+    method: String,
+    path: String,
+    /// 0 when the client left before the answer.
+    status: u16,
+    virtual_service: Option<String>,
+    rule: Option<String>,
+    destination: Option<String>,
+    endpoint: Option<SocketAddr>,
+    #[serde(rename = "duration_ms")]
+    duration_ms: f64,
+    attempts: u32,
+}
+
+impl Record {
+    /// Begins; `share` is the share of requests that are logged.
+    pub fn new(worker: &Rc<Worker>, client: IpAddr) -> Self {
+        worker.count(Counter::Requests);
+        let share = worker.options().access_log.unwrap_or(0.0);
+        let drawn = share > 0.0 && f64::from(worker.draws.next()) < share * 4_294_967_296.0;
+        let line = drawn.then(|| {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            Box::new(Line { time: since.as_secs_f64(), client: Some(client), ..Line::default() })
+        });
+        Self {
+            worker: worker.clone(),
+            status: None,
+            attempts: 0,
+            endpoint: None,
+            started: Instant::now(),
+            line,
+        }
+    }
+
+    /// For a copy, which is neither counted nor logged.
+    pub fn silent(worker: &Rc<Worker>) -> Self {
+        Self {
+            worker: worker.clone(),
+            status: Some(StatusCode::OK),
+            attempts: 0,
+            endpoint: None,
+            started: Instant::now(),
+            line: None,
+        }
+    }
+
+    /// What was asked for.
+    pub fn request(&mut self, method: &str, authority: &str, path: &str) {
+        if let Some(line) = &mut self.line {
+            (line.method, line.authority, line.path) = (method.into(), authority.into(), path.into());
+        }
+    }
+
+    /// The rule that took it.
+    pub fn rule(&mut self, selected: &Selected<'_>) {
+        if let Some(line) = &mut self.line {
+            line.virtual_service = Some(selected.rule().virtual_service.to_string());
+            line.rule = Some(selected.label());
+        }
+    }
+
+    /// Where it goes.
+    pub fn destination(&mut self, target: &Target) {
+        if let Some(line) = &mut self.line {
+            let subset = target.subset.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
+            line.destination = Some(format!("{}:{}{subset}", target.host, target.port));
+        }
+    }
+
+    /// One more try, at `endpoint`.
+    pub fn attempt(&mut self, endpoint: SocketAddr) {
+        self.attempts += 1;
+        self.endpoint = Some(endpoint);
+    }
+
+    /// How it is answered.
+    pub fn status(&mut self, status: StatusCode) {
+        self.worker.counters.count_response(status);
+        self.status = Some(status);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            self.worker.count(Counter::Abandoned);
+        }
+        let Some(line) = &mut self.line else { return };
+        line.status = self.status.map_or(0, |status| status.as_u16());
+        (line.endpoint, line.attempts) = (self.endpoint, self.attempts);
+        line.duration_ms = self.started.elapsed().as_secs_f64() * 1e3;
+        if let Ok(mut text) = serde_json::to_vec(line) {
+            text.push(b'\n');
+            // A log that nobody reads any more must not stop requests.
+            let _written = std::io::stderr().lock().write_all(&text);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Tries of one request until one is good enough: endpoints, limits, waits. What counts as good is the rules'.
+
+use std::{net::IpAddr, rc::Rc};
+
+use crate::l7::rules::{
+    actions::{Outcome, RetryPolicy},
+    table::Policy,
+};
+use http::{Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::{
+    access::Record,
+    balance::{Candidates, InFlight, Wish},
+    connect::Peer,
+    counters::Counter,
+    deadline::Deadline,
+    replay::Replay,
+    upstream::{Failure, Head, Line},
+    view::View,
+    worker::Worker,
+};
+
+/// All that the tries of one request have in common.
+#[derive(Debug)]
+pub struct Attempts<'a> {
+    /// The worker.
+    pub worker: &'a Rc<Worker>,
+    /// The frontend as the client sees it.
+    pub view: &'a View,
+    /// The client.
+    pub client: IpAddr,
+    /// The endpoints.
+    pub candidates: &'a Candidates,
+    /// What the DestinationRule says.
+    pub policy: Option<&'a Policy>,
+    /// When to try again.
+    pub retries: &'a RetryPolicy,
+    /// Hash of the request, where the policy wants one.
+    pub hash: Option<u64>,
+}
+
+/// Why a request got no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    /// There is no endpoint.
+    NoEndpoints,
+    /// The last try failed.
+    Failed(Failure),
+    /// The last try took too long.
+    TryTimeout,
+    /// All tries together took too long.
+    Timeout,
+}
+
+impl Trouble {
+    /// The answer, as status and text.
+    pub fn reply(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::NoEndpoints => (StatusCode::SERVICE_UNAVAILABLE, "no endpoint is ready\n"),
+            Self::Failed(Failure::Connect) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no endpoint can be reached\n")
+            }
+            Self::Failed(Failure::Refused) => (StatusCode::SERVICE_UNAVAILABLE, "the endpoint refused\n"),
+            Self::Failed(Failure::BeforeRequest | Failure::Reset) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "the endpoint broke off\n")
+            }
+            Self::TryTimeout | Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the endpoint took too long\n"),
+        }
+    }
+}
+
+impl Attempts<'_> {
+    /// Tries until an answer is good enough or no more tries are allowed.
+    pub async fn run(
+        &self,
+        head: &Head,
+        replay: &Replay,
+        record: &mut Record,
+    ) -> Result<(Response<Incoming>, InFlight), Trouble> {
+        let peer = Peer::new(self.worker, self.view, self.client, self.policy);
+        let line = Line { worker: self.worker, peer: &peer, policy: self.policy };
+        // A hash is for always the same endpoint, so only failing ones are left.
+        let avoid_tried = self.retries.ignore_previous_hosts;
+        let mut tried = Vec::new();
+        let mut retried = 0;
+        loop {
+            let wish =
+                Wish { hash: self.hash, tried: if self.hash.is_some() { &[] } else { &tried }, avoid_tried };
+            let balancer = &self.worker.balancer;
+            let endpoint = balancer.choose(&self.worker.draws, self.candidates, self.policy, wish);
+            let endpoint = endpoint.ok_or(Trouble::NoEndpoints)?;
+            record.attempt(endpoint);
+            let in_flight = balancer.enter(endpoint);
+            let sent = tokio::select! {
+                biased;
+                sent = line.send(endpoint, head, replay) => sent.map_err(Trouble::Failed),
+                () = self.try_limit(replay) => {
+                    self.worker.count(Counter::TryTimeouts);
+                    Err(Trouble::TryTimeout)
+                }
+            };
+            let again = replay.is_whole() && self.retries.should_retry(outcome(&sent), retried);
+            if !again {
+                return sent.map(|response| (response, in_flight));
+            }
+            // Before the wait, so that the endpoint is not thought busy with it.
+            drop((sent, in_flight));
+            retried += 1;
+            self.worker.count(Counter::Retries);
+            tried.push(endpoint);
+            tokio::time::sleep(self.retries.backoff(retried, self.worker.draws.next())).await;
+        }
+    }
+
+    async fn try_limit(&self, replay: &Replay) {
+        match self.retries.per_try_timeout {
+            Some(limit) => Deadline::new(replay.end(), limit).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn outcome(sent: &Result<Response<Incoming>, Trouble>) -> Outcome<'_> {
+    match sent {
+        Ok(response) => Outcome::Response(response.status(), response.headers()),
+        Err(Trouble::Failed(Failure::Connect) | Trouble::NoEndpoints) => Outcome::ConnectFailure,
+        Err(Trouble::Failed(Failure::Refused)) => Outcome::RefusedStream,
+        Err(Trouble::Failed(Failure::BeforeRequest)) => Outcome::ResetBeforeRequest,
+        Err(Trouble::Failed(Failure::Reset)) => Outcome::Reset,
+        Err(Trouble::TryTimeout | Trouble::Timeout) => Outcome::PerTryTimeout,
+    }
+}

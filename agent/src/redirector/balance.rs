@@ -1,0 +1,234 @@
+//! The choice of an endpoint: by requests in flight, by chance, in turn, or by a hash of the client.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+};
+
+use crate::l7::rules::{
+    SimpleBalancer,
+    table::{Policy, Target, TargetState},
+};
+use http::HeaderMap;
+
+use super::{
+    config::{Config, Destination},
+    draws::{Draws, mix},
+    worker::Worker,
+};
+
+/// How often another endpoint is drawn when one was tried before.
+const CHOICES: u32 = crate::l7::rules::actions::RetryPolicy::HOST_SELECTION_ATTEMPTS;
+
+/// Requests in flight by endpoint, and the endpoints of each destination.
+#[derive(Default, Debug)]
+pub struct Balancer {
+    in_flight: Rc<RefCell<HashMap<SocketAddr, u32>>>,
+    known: RefCell<Known>,
+}
+
+/// Endpoints by destination and policy, both by address of the object, which the configuration keeps alive.
+#[derive(Default, Debug)]
+struct Known {
+    config: Arc<Config>,
+    candidates: HashMap<(usize, usize), Rc<Candidates>>,
+}
+
+/// The endpoints that a destination has.
+#[derive(Debug)]
+pub struct Candidates {
+    endpoints: Vec<SocketAddr>,
+    affinity: bool,
+    turn: Cell<usize>,
+    /// Whether endpoints are declared to speak HTTP/2.
+    pub speaks_http2: bool,
+}
+
+/// What one choice has to heed.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// Clients with the same hash get the same endpoint, as long as it is there.
+    pub hash: Option<u64>,
+    /// Endpoints that failed already.
+    pub tried: &'a [SocketAddr],
+    /// Whether those are avoided.
+    pub avoid_tried: bool,
+}
+
+/// A request or connection that counts as in flight until this is dropped.
+#[derive(Debug)]
+pub struct InFlight {
+    counts: Rc<RefCell<HashMap<SocketAddr, u32>>>,
+    endpoint: SocketAddr,
+}
+
+impl Candidates {
+    fn new(destination: &Destination, endpoints: Vec<SocketAddr>) -> Self {
+        let Destination { affinity, speaks_http2, .. } = *destination;
+        Self { endpoints, affinity, turn: Cell::new(0), speaks_http2 }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    /// The hash of a client by its address, where the Service or the policy wants one.
+    pub fn client_hash(&self, policy: Option<&Policy>, client: IpAddr) -> Option<u64> {
+        self.hash(policy, client, &HeaderMap::new(), None)
+    }
+
+    /// The hash of a request: `consistentHash` first, else the Service's affinity.
+    pub fn hash(
+        &self,
+        policy: Option<&Policy>,
+        client: IpAddr,
+        headers: &HeaderMap,
+        query: Option<&str>,
+    ) -> Option<u64> {
+        let balancer = policy.and_then(|policy| policy.traffic.load_balancer.as_ref());
+        let Some(hash) = balancer.and_then(|balancer| balancer.consistent_hash.as_ref()) else {
+            return self.affinity.then(|| hash_of(client.to_string().as_bytes()));
+        };
+        if let Some(name) = &hash.http_header_name {
+            return headers.get(name.as_str()).map(|value| hash_of(value.as_bytes()));
+        }
+        if let Some(cookie) = &hash.http_cookie {
+            return cookie_value(headers, &cookie.name).map(hash_of);
+        }
+        if let Some(name) = &hash.http_query_parameter_name {
+            let pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
+            return pairs
+                .into_iter()
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| hash_of(value.as_bytes()));
+        }
+        Some(hash_of(client.to_string().as_bytes()))
+    }
+}
+
+impl Balancer {
+    /// The endpoints of `target`; `None` when there is none.
+    pub async fn candidates(
+        &self,
+        worker: &Worker,
+        config: &Arc<Config>,
+        target: &Target,
+    ) -> Option<Rc<Candidates>> {
+        if target.state != TargetState::Ready {
+            return None;
+        }
+        let destination = config.destination(&target.host, target.port)?;
+        if let Some(name) = destination.external_name.as_ref().filter(|_| destination.endpoints.is_empty()) {
+            let endpoints = worker.names.resolve(name, destination.port).await;
+            return Some(Rc::new(Candidates::new(destination, endpoints))).filter(|all| all.len() > 0);
+        }
+        let policy = target.policy.as_ref();
+        let key = (Arc::as_ptr(destination).addr(), policy.map_or(0, |policy| Arc::as_ptr(policy).addr()));
+        let mut known = self.known.borrow_mut();
+        if !Arc::ptr_eq(&known.config, config) {
+            *known = Known { config: config.clone(), candidates: HashMap::new() };
+        }
+        let candidates = known.candidates.entry(key).or_insert_with(|| {
+            let endpoints = select(destination, policy.map(|policy| &**policy));
+            Rc::new(Candidates::new(destination, endpoints))
+        });
+        Some(candidates.clone()).filter(|all| all.len() > 0)
+    }
+
+    /// One of `candidates`; `None` only when there is none.
+    pub fn choose(
+        &self,
+        draws: &Draws,
+        candidates: &Candidates,
+        policy: Option<&Policy>,
+        wish: Wish<'_>,
+    ) -> Option<SocketAddr> {
+        if let Some(hash) = wish.hash {
+            // The best score stays the best when others come and go.
+            let score = |endpoint: &&SocketAddr| mix(hash ^ hash_of(endpoint.to_string().as_bytes()));
+            let fresh = candidates.endpoints.iter().filter(|endpoint| !wish.tried.contains(endpoint));
+            let best = fresh.max_by_key(score).or_else(|| candidates.endpoints.iter().max_by_key(score));
+            return best.copied();
+        }
+        let simple = policy
+            .and_then(|policy| policy.traffic.load_balancer.as_ref()?.simple)
+            .unwrap_or(SimpleBalancer::LeastRequest);
+        let mut chosen = self.draw(draws, candidates, simple)?;
+        for _ in 1..CHOICES {
+            if !wish.avoid_tried || !wish.tried.contains(&chosen) {
+                break;
+            }
+            chosen = self.draw(draws, candidates, simple)?;
+        }
+        Some(chosen)
+    }
+
+    fn draw(&self, draws: &Draws, candidates: &Candidates, simple: SimpleBalancer) -> Option<SocketAddr> {
+        let endpoints = &candidates.endpoints;
+        match simple {
+            SimpleBalancer::RoundRobin => {
+                let turn = candidates.turn.get();
+                candidates.turn.set(turn.wrapping_add(1));
+                endpoints.get(turn % endpoints.len().max(1)).copied()
+            }
+            SimpleBalancer::Random => endpoints.get(draws.below(endpoints.len())).copied(),
+            SimpleBalancer::Unspecified
+            | SimpleBalancer::LeastRequest
+            | SimpleBalancer::LeastConn
+            | SimpleBalancer::Passthrough => {
+                let first = draws.below(endpoints.len());
+                // From the others, so that two are compared whenever there are two.
+                let second =
+                    (first + 1 + draws.below(endpoints.len().saturating_sub(1))) % endpoints.len().max(1);
+                let pair = endpoints.get(first).into_iter().chain(endpoints.get(second));
+                let in_flight = self.in_flight.borrow();
+                pair.min_by_key(|endpoint| in_flight.get(endpoint).copied().unwrap_or(0)).copied()
+            }
+        }
+    }
+
+    /// Counts a request or a connection to `endpoint`.
+    pub fn enter(&self, endpoint: SocketAddr) -> InFlight {
+        *self.in_flight.borrow_mut().entry(endpoint).or_default() += 1;
+        InFlight { counts: self.in_flight.clone(), endpoint }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let mut counts = self.counts.borrow_mut();
+        if let Some(count) = counts.get_mut(&self.endpoint) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(&self.endpoint);
+            }
+        }
+    }
+}
+
+/// The endpoints that have the labels of the policy's subset.
+fn select(destination: &Destination, policy: Option<&Policy>) -> Vec<SocketAddr> {
+    let endpoints = destination.endpoints.iter().filter(|endpoint| {
+        policy.is_none_or(|policy| {
+            let has = |(key, value): (&String, &String)| {
+                endpoint.pod.as_ref().is_some_and(|pod| pod.labels.get(key) == Some(value))
+            };
+            policy.labels.iter().all(has)
+        })
+    });
+    endpoints.map(|endpoint| endpoint.address).collect()
+}
+
+fn hash_of(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |hash, byte| mix(hash ^ u64::from(*byte).wrapping_add(1)))
+}
+
+fn cookie_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let lines = headers.get_all(http::header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(key, _)| *key == name).map(|(_, value)| value.as_bytes())
+}

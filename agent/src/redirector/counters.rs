@@ -1,0 +1,122 @@
+//! What happened how often. Plain atomics per worker; sums are made when someone asks.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use http::StatusCode;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+        /// Something that is counted.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Counter {
+            $($(#[$doc])* $variant,)*
+        }
+
+        const NAMES: &[&str] = &[$($name,)*];
+    };
+}
+
+counters! {
+    /// Connections taken from listeners.
+    Accepted => "connectionsAccepted",
+    /// `accept` failed, most likely for want of file descriptors.
+    AcceptErrors => "acceptErrors",
+    /// Connections passed through without a look, or after a look at the server name.
+    Passed => "connectionsPassed",
+    /// Connections that ended in an error of the protocol or of the socket.
+    Broken => "connectionsBroken",
+    /// No Service has the address that was dialled.
+    RefusedUnknownFrontend => "refusedUnknownFrontend",
+    /// The client has too many connections.
+    RefusedClientLimit => "refusedClientLimit",
+    /// The head of a request took too long.
+    RefusedSlowHeaders => "refusedSlowHeaders",
+    /// The head of a request is too long.
+    RefusedLargeHeaders => "refusedLargeHeaders",
+    /// The head of a request can be read in two ways, or not at all.
+    RefusedMalformed => "refusedMalformed",
+    /// An HTTP/2 client opened and reset streams faster than any use has for it.
+    RefusedResetFlood => "refusedResetFlood",
+    /// Undeclared protocols whose client kept silent.
+    SniffTimeouts => "sniffTimeouts",
+    /// Requests.
+    Requests => "requests",
+    /// Requests whose client left before the answer.
+    Abandoned => "requestsAbandoned",
+    /// Answers 1xx.
+    Responses1xx => "responses1xx",
+    /// Answers 2xx.
+    Responses2xx => "responses2xx",
+    /// Answers 3xx.
+    Responses3xx => "responses3xx",
+    /// Answers 4xx.
+    Responses4xx => "responses4xx",
+    /// Answers 5xx and beyond.
+    Responses5xx => "responses5xx",
+    /// Requests that no rule matched.
+    NoRoute => "noRoute",
+    /// Requests and connections whose destination does not exist or has no endpoint.
+    NoEndpoints => "noEndpoints",
+    /// Injected delays.
+    FaultDelays => "faultDelays",
+    /// Injected aborts.
+    FaultAborts => "faultAborts",
+    /// Retries.
+    Retries => "retries",
+    /// Requests that ran out of time.
+    Timeouts => "timeouts",
+    /// Tries that ran out of time.
+    TryTimeouts => "tryTimeouts",
+    /// Connections made to endpoints.
+    UpstreamConnections => "upstreamConnections",
+    /// Connections that could not be made.
+    UpstreamConnectFailures => "upstreamConnectFailures",
+    /// Connections and streams that broke before the answer.
+    UpstreamResets => "upstreamResets",
+    /// Copies sent.
+    Mirrors => "mirrors",
+    /// Copies not sent: too many at once, or a body too long to keep.
+    MirrorsSkipped => "mirrorsSkipped",
+    /// Upgrades and CONNECTs that became tunnels.
+    Tunnels => "tunnels",
+}
+
+/// The counters of one worker.
+#[derive(Debug)]
+pub struct Counters(Vec<AtomicU64>);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self(NAMES.iter().map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl Counters {
+    /// Counts one.
+    pub fn count(&self, counter: Counter) {
+        if let Some(value) = self.0.get(counter as usize) {
+            value.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts an answer by its class.
+    pub fn count_response(&self, status: StatusCode) {
+        self.count(match status.as_u16() {
+            ..200 => Counter::Responses1xx,
+            200..300 => Counter::Responses2xx,
+            300..400 => Counter::Responses3xx,
+            400..500 => Counter::Responses4xx,
+            500.. => Counter::Responses5xx,
+        });
+    }
+
+    /// Adds all values to `sums`, by name.
+    pub fn add_to(&self, sums: &mut BTreeMap<String, u64>) {
+        for (name, value) in NAMES.iter().zip(&self.0) {
+            *sums.entry((*name).to_owned()).or_default() += value.load(Ordering::Relaxed);
+        }
+    }
+}

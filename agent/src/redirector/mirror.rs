@@ -1,0 +1,100 @@
+//! Copies of requests: sent once the body was read, never waited for, and not too many at once.
+
+use std::{net::IpAddr, rc::Rc};
+
+use crate::l7::rules::{actions::RetryPolicy, table::Selected};
+use http_body_util::BodyExt;
+use tokio::{task::spawn_local, time::timeout};
+
+use super::{
+    access::Record, attempts::Attempts, counters::Counter, replay::Replay, upstream::Head, view::View,
+    worker::Worker,
+};
+
+/// Copies of one worker on their way.
+const AT_ONCE_MAX: u32 = 64;
+/// A copy that takes longer is given up: nobody waits for it.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// A copy on its way, until this is dropped.
+struct Place(Rc<Worker>);
+
+impl Place {
+    fn new(worker: &Rc<Worker>) -> Option<Self> {
+        let count = worker.mirrors.get();
+        if count >= AT_ONCE_MAX {
+            return None;
+        }
+        worker.mirrors.set(count + 1);
+        Some(Self(worker.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.mirrors.set(self.0.mirrors.get().saturating_sub(1));
+    }
+}
+
+/// Sends a copy of `head` and of the body to each mirror of the rule that is drawn for it.
+pub fn start(
+    worker: &Rc<Worker>,
+    view: &Rc<View>,
+    client: IpAddr,
+    selected: &Selected<'_>,
+    head: &Head,
+    replay: &Replay,
+) {
+    let Some(route) = selected.rule().route() else { return };
+    for (mirror, target) in route.mirrors.iter().zip(&selected.client_rule.mirrors) {
+        if !mirror.share.hits(worker.draws.next()) {
+            continue;
+        }
+        let Some(place) = Place::new(worker) else {
+            worker.count(Counter::MirrorsSkipped);
+            continue;
+        };
+        let (worker, view, target) = (worker.clone(), view.clone(), target.clone());
+        let (head, replay) = (head.clone(), replay.clone());
+        spawn_local(async move {
+            let sent = timeout(PATIENCE, send(&worker, &view, client, &target, head, replay)).await;
+            worker.count(if sent == Ok(true) { Counter::Mirrors } else { Counter::MirrorsSkipped });
+            drop(place);
+        });
+    }
+}
+
+/// Whether a copy was sent and answered.
+async fn send(
+    worker: &Rc<Worker>,
+    view: &View,
+    client: IpAddr,
+    target: &crate::l7::rules::table::Target,
+    head: Head,
+    replay: Replay,
+) -> bool {
+    let Some(replay) = replay.copy().await else { return false };
+    let Some(candidates) = worker.balancer.candidates(worker, &view.config, target).await else {
+        return false;
+    };
+    // A copy is worth one try.
+    let mut retries = RetryPolicy::default();
+    retries.attempts = 0;
+    let attempts = Attempts {
+        worker,
+        view,
+        client,
+        candidates: &candidates,
+        policy: target.policy.as_deref(),
+        retries: &retries,
+        hash: None,
+    };
+    let Ok((response, in_flight)) = attempts.run(&head, &replay, &mut Record::silent(worker)).await else {
+        return false;
+    };
+    // Read to the end, so that the connection can be used again.
+    let mut body = response.into_body();
+    while let Some(Ok(_)) = body.frame().await {}
+    drop(in_flight);
+    true
+}

@@ -1,0 +1,41 @@
+//! The redirector's data plane: HTTP and TCP connections that the kernel steers here, under rules.
+//!
+//! Snapshots come in through [`Redirector::apply`], listeners through [`Redirector::start`]; both are made
+//! elsewhere. Every worker thread runs the same code on its own listeners, pools and counters.
+
+mod access;
+mod attempts;
+mod balance;
+mod body;
+mod checks;
+mod config;
+mod connect;
+mod connection;
+mod counters;
+mod deadline;
+mod draws;
+mod forward;
+mod headers;
+mod limits;
+mod mirror;
+mod names;
+mod options;
+mod pool;
+mod process;
+mod replay;
+mod replies;
+mod request;
+mod server;
+mod session;
+mod snapshot;
+mod stream;
+mod tcp;
+mod tunnel;
+mod upstream;
+mod view;
+mod worker;
+
+pub use options::{Options, SourceAddress};
+pub use process::{ProcessOptions, run};
+pub use server::Redirector;
+pub use snapshot::{Endpoint, Pod, Port, Service, Snapshot};

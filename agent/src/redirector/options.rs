@@ -1,0 +1,53 @@
+//! What is set once, at the start.
+
+use std::time::Duration;
+
+/// Whose address upstream connections come from.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum SourceAddress {
+    /// The node's.
+    #[default]
+    Node,
+    /// The client's, if it is a pod; needs `CAP_NET_ADMIN` and routes that bring replies here.
+    Client,
+}
+
+/// Settings of a redirector.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Options {
+    /// Whose address endpoints see.
+    pub source: SourceAddress,
+    /// Share of requests that are logged to stderr, 0 to 1; `None` is none.
+    pub access_log: Option<f64>,
+    /// Open connections per client address, over all workers.
+    pub connections_per_client: u32,
+    /// How long the head of a request, or a ClientHello, may take.
+    pub header_timeout: Duration,
+    /// How long the first bytes of an undeclared protocol are waited for.
+    pub sniff_timeout: Duration,
+    /// How long a client's connection may lie idle between requests.
+    pub client_idle_timeout: Duration,
+    /// How long an upstream connection may lie idle where no DestinationRule says otherwise.
+    pub upstream_idle_timeout: Duration,
+    /// Requests at once on one HTTP/2 connection of a client.
+    pub streams_per_connection: u32,
+    /// Where draws begin; `None` is somewhere else each time.
+    pub seed: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            source: SourceAddress::Node,
+            access_log: None,
+            connections_per_client: 4096,
+            header_timeout: Duration::from_secs(10),
+            sniff_timeout: Duration::from_millis(200),
+            client_idle_timeout: Duration::from_secs(3600),
+            // Shorter than the keep-alive of common servers, so that we close first.
+            upstream_idle_timeout: Duration::from_secs(4),
+            streams_per_connection: 256,
+            seed: None,
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! One request: checked, given to the rule that takes it, answered. Sending it on is in `forward.rs`.
+
+use std::rc::Rc;
+
+use crate::l7::rules::{
+    RequestView,
+    actions::{CorsAnswer, Direct, Facts, Fault},
+    table::{Action, Selected, Selection},
+};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, CONTENT_TYPE, LOCATION},
+};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+
+use super::{
+    access::Record,
+    body::Body,
+    checks,
+    counters::Counter,
+    forward::{Forward, no_destination},
+    headers::wanted_upgrade,
+    replies::{abort, reply},
+    session::Session,
+    view::View,
+    worker::Worker,
+};
+
+/// A request as it came.
+#[derive(Debug)]
+pub struct Call {
+    /// Method.
+    pub method: Method,
+    /// Its target.
+    pub uri: Uri,
+    /// Host header or `:authority`.
+    pub authority: String,
+    /// Headers; never changed, since rules look into them to the end.
+    pub headers: HeaderMap,
+    /// The client.
+    pub client: std::net::IpAddr,
+    /// Whether it came by HTTP/2.
+    pub http2: bool,
+    /// Protocol that the client wants to change to.
+    pub upgrade: Option<HeaderValue>,
+    /// The rest of the client's connection, for upgrades and CONNECT.
+    pub tunnel: Option<OnUpgrade>,
+}
+
+impl Call {
+    /// As rules see it.
+    pub fn view(&self) -> RequestView<'_> {
+        RequestView {
+            method: self.method.as_str(),
+            scheme: "http",
+            authority: &self.authority,
+            path: self.uri.path(),
+            query: self.uri.query(),
+            headers: &self.headers,
+        }
+    }
+
+    /// What variables are made from.
+    pub fn facts(&self) -> Facts<'_> {
+        Facts {
+            method: self.method.as_str(),
+            scheme: "http",
+            authority: &self.authority,
+            path_and_query: self.uri.path_and_query().map_or("", |path| path.as_str()),
+            client: self.client,
+            protocol: if self.http2 { "HTTP/2" } else { "HTTP/1.1" },
+        }
+    }
+}
+
+/// Answers one request.
+pub async fn handle(session: Rc<Session>, mut received: Request<Incoming>) -> Response<Body> {
+    let under_way = session.begin();
+    let mut record = Record::new(&session.worker, session.client);
+    let upgrade = wanted_upgrade(received.headers()).filter(|_| received.version() == Version::HTTP_11);
+    let tunnels = upgrade.is_some() || received.method() == Method::CONNECT;
+    let tunnel = tunnels.then(|| hyper::upgrade::on(&mut received));
+    let (parts, incoming) = received.into_parts();
+    let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
+    let response = match checks::authority(&parts) {
+        Ok(authority) => {
+            record.request(parts.method.as_str(), &authority, path);
+            let call = Call {
+                method: parts.method,
+                uri: parts.uri,
+                authority,
+                headers: parts.headers,
+                client: session.client,
+                http2: session.http2,
+                upgrade,
+                tunnel,
+            };
+            decide(&session, call, incoming, &mut record).await
+        }
+        Err(why) => {
+            record.request(parts.method.as_str(), "", path);
+            session.worker.count(Counter::RefusedMalformed);
+            closing(&session, reply(&HeaderMap::new(), StatusCode::BAD_REQUEST, why))
+        }
+    };
+    record.status(response.status());
+    response.map(|body| body.with(record, under_way))
+}
+
+/// The same answer, after which the connection ends.
+fn closing(session: &Session, mut response: Response<Body>) -> Response<Body> {
+    if !session.http2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn decide(session: &Session, call: Call, incoming: Incoming, record: &mut Record) -> Response<Body> {
+    let worker = &session.worker;
+    let Some(view) = session.view() else {
+        worker.count(Counter::RefusedUnknownFrontend);
+        let text = "no Service has this address any more\n";
+        return closing(session, reply(&call.headers, StatusCode::SERVICE_UNAVAILABLE, text));
+    };
+    let routes = view.routes.clone();
+    match routes.select(&call.view()) {
+        Selection::NotFound => {
+            worker.count(Counter::NoRoute);
+            reply(&call.headers, StatusCode::NOT_FOUND, "no rule matches\n")
+        }
+        Selection::Service(target) => {
+            let forward = Forward { worker, view: &view, selected: None, index: 0, target };
+            forward.run(call, incoming, record).await
+        }
+        Selection::Rule(selected) => by_rule(worker, &view, selected, call, incoming, record).await,
+    }
+}
+
+async fn by_rule(
+    worker: &Rc<Worker>,
+    view: &Rc<View>,
+    selected: Selected<'_>,
+    call: Call,
+    incoming: Incoming,
+    record: &mut Record,
+) -> Response<Body> {
+    record.rule(&selected);
+    let rule = selected.rule();
+    let cors = match rule.cors.as_ref().map(|cors| cors.evaluate(&call.method, &call.headers)) {
+        Some(CorsAnswer::Preflight(headers)) => {
+            let mut response = Response::new(Body::whole(""));
+            *response.headers_mut() = headers;
+            return response;
+        }
+        Some(CorsAnswer::Response(headers)) => Some(headers),
+        Some(CorsAnswer::Pass) | None => None,
+    };
+    let mut response = match &rule.action {
+        Action::Redirect(redirect) => redirected(redirect.status, selected, &call),
+        Action::Direct(direct) => direct_response(direct, selected, &call),
+        Action::Route(route) => match inject(worker, route.fault.as_ref(), &call).await {
+            Some(response) => response,
+            None => match selected.pick(worker.draws.next()) {
+                Some((index, target)) => {
+                    let forward = Forward { worker, view, selected: Some(selected), index, target };
+                    forward.run(call, incoming, record).await
+                }
+                None => no_destination(worker, &call),
+            },
+        },
+    };
+    if let Some(cors) = cors {
+        response.headers_mut().extend(cors);
+    }
+    response
+}
+
+fn redirected(status: StatusCode, selected: Selected<'_>, call: &Call) -> Response<Body> {
+    let Some(location) = selected.location(&call.view()) else {
+        return reply(&call.headers, StatusCode::BAD_REQUEST, "no host to redirect to\n");
+    };
+    let mut response = Response::new(Body::whole(""));
+    *response.status_mut() = status;
+    response.headers_mut().insert(LOCATION, location);
+    selected.change_response(None, response.headers_mut(), &call.headers, &call.facts());
+    response
+}
+
+fn direct_response(direct: &Direct, selected: Selected<'_>, call: &Call) -> Response<Body> {
+    let mut response = Response::new(Body::whole(direct.body.clone()));
+    *response.status_mut() = direct.status;
+    if let Some(kind) = direct.content_type {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    }
+    selected.change_response(None, response.headers_mut(), &call.headers, &call.facts());
+    response
+}
+
+/// Injects what is drawn: waits, and answers if the request goes no further.
+async fn inject(worker: &Worker, fault: Option<&Fault>, call: &Call) -> Option<Response<Body>> {
+    let injected = fault?.decide(worker.draws.next(), worker.draws.next());
+    if let Some(delay) = injected.delay {
+        worker.count(Counter::FaultDelays);
+        tokio::time::sleep(delay).await;
+    }
+    let answer = injected.abort?;
+    worker.count(Counter::FaultAborts);
+    Some(abort(&call.headers, answer))
+}

@@ -1,0 +1,168 @@
+//! The redirector as the process holds it: threads, listeners, snapshots in, counters out, the end.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    rc::Rc,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::{Builder, Runtime},
+    sync::watch,
+    task::{LocalSet, spawn_local},
+    time::Instant,
+};
+
+use super::{
+    config::Config,
+    connection,
+    counters::{Counter, Counters},
+    options::Options,
+    snapshot::Snapshot,
+    worker::{Phase, Shared, Worker},
+};
+
+/// Pause after `accept` failed: without file descriptors it would fail again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Running workers. Dropping it ends them at once.
+#[derive(Debug)]
+pub struct Redirector {
+    shared: Arc<Shared>,
+    counters: Vec<Arc<Counters>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Redirector {
+    /// Starts one thread for each list of listeners, which must be bound and listening.
+    ///
+    /// Until the first [`Self::apply`] every connection is closed.
+    ///
+    /// # Errors
+    /// A thread or its runtime cannot be made, or a listener cannot be polled; what was started ends.
+    pub fn start(listeners_per_worker: Vec<Vec<StdListener>>, options: Options) -> io::Result<Self> {
+        let shared = Shared {
+            options,
+            config: watch::Sender::new(Arc::default()),
+            clients: Arc::default(),
+            phase: watch::Sender::new(Phase::Serving),
+        };
+        let mut redirector = Self { shared: Arc::new(shared), counters: Vec::new(), threads: Vec::new() };
+        for (index, listeners) in (0_u64..).zip(listeners_per_worker) {
+            let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+            let listeners = {
+                let _context = runtime.enter();
+                let adopt = |listener: StdListener| {
+                    listener.set_nonblocking(true)?;
+                    TcpListener::from_std(listener)
+                };
+                listeners.into_iter().map(adopt).collect::<io::Result<Vec<_>>>()?
+            };
+            let counters = Arc::new(Counters::default());
+            let (shared, own) = (redirector.shared.clone(), counters.clone());
+            let thread = thread::Builder::new()
+                .name(format!("redirector-{index}"))
+                .spawn(move || run(&runtime, listeners, shared, own, index))?;
+            redirector.counters.push(counters);
+            redirector.threads.push(thread);
+        }
+        Ok(redirector)
+    }
+
+    /// Replaces the configuration: for new connections, and for the next request of those that are open.
+    ///
+    /// Returns what could not be used, and why; all else holds.
+    pub fn apply(&self, snapshot: Snapshot) -> Vec<String> {
+        let (config, left_out) = Config::compile(snapshot);
+        self.shared.config.send_replace(Arc::new(config));
+        left_out
+    }
+
+    /// What happened how often since the start, over all workers.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        for counters in &self.counters {
+            counters.add_to(&mut sums);
+        }
+        sums
+    }
+
+    /// Takes no more connections, lets requests finish, and returns when all have or after `deadline`.
+    ///
+    /// Blocks. Connections that wait in a listener's queue are still served.
+    pub fn drain(mut self, deadline: Duration) {
+        self.end(deadline);
+    }
+
+    fn end(&mut self, deadline: Duration) {
+        self.shared.phase.send_replace(Phase::Draining(Instant::now() + deadline));
+        for thread in self.threads.drain(..) {
+            // A worker that panicked has nothing left to finish.
+            let _ended = thread.join();
+        }
+    }
+}
+
+impl Drop for Redirector {
+    fn drop(&mut self) {
+        self.end(Duration::ZERO);
+    }
+}
+
+fn run(
+    runtime: &Runtime,
+    listeners: Vec<TcpListener>,
+    shared: Arc<Shared>,
+    counters: Arc<Counters>,
+    index: u64,
+) {
+    LocalSet::new().block_on(runtime, async move {
+        let worker = Rc::new(Worker::new(shared, counters, index));
+        let accepting: Vec<_> =
+            listeners.into_iter().map(|listener| spawn_local(accept(worker.clone(), listener))).collect();
+        spawn_local(worker.clone().sweep());
+        for listener in accepting {
+            let _ended = listener.await;
+        }
+        worker.drained().await;
+    });
+}
+
+/// Takes connections one at a time, so that listeners of one worker get their turns, until draining begins.
+async fn accept(worker: Rc<Worker>, listener: TcpListener) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = worker.draining() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => begin(&worker, stream, peer),
+            Err(_) => {
+                worker.count(Counter::AcceptErrors);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // Closing the listener would reset what waits in its queue.
+    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+        begin(&worker, stream, peer);
+    }
+}
+
+fn begin(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    worker.count(Counter::Accepted);
+    if let Some(open) = worker.admit(peer.ip().to_canonical()) {
+        let worker = worker.clone();
+        spawn_local(async move {
+            connection::serve(worker, stream, peer).await;
+            drop(open);
+        });
+    }
+}

@@ -1,0 +1,3 @@
+//! The snapshot, as the agent writes it.
+
+pub use crate::l7::snapshot::{Endpoint, Pod, Port, Service, Snapshot};

@@ -1,0 +1,225 @@
+//! One request to one endpoint: a connection from the pool or a new one, and what can go wrong before the answer.
+
+use std::{error::Error, net::SocketAddr, rc::Rc, time::Duration};
+
+use crate::l7::rules::table::Policy;
+use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::task::spawn_local;
+
+use super::{
+    connect::Peer,
+    counters::Counter,
+    pool::{Key, Lease},
+    replay::{Outgoing, Replay},
+    session::Local,
+    worker::Worker,
+};
+
+/// The head of a request as endpoints get it.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// Method.
+    pub method: Method,
+    /// In origin form for HTTP/1, whole for HTTP/2.
+    pub uri: Uri,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Whether HTTP/2 is spoken.
+    pub http2: bool,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// No connection.
+    Connect,
+    /// The endpoint did not want the request and has not looked at it.
+    Refused,
+    /// The connection broke before the request was sent.
+    BeforeRequest,
+    /// The connection or the stream broke after that.
+    Reset,
+}
+
+/// How one client's requests reach one endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
+    /// The worker.
+    pub worker: &'a Rc<Worker>,
+    /// How connections are made.
+    pub peer: &'a Peer<'a>,
+    /// What the DestinationRule says.
+    pub policy: Option<&'a Policy>,
+}
+
+impl Head {
+    fn request(&self, body: Outgoing) -> Request<Outgoing> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = if self.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        request.headers_mut().clone_from(&self.headers);
+        request
+    }
+}
+
+impl Line<'_> {
+    /// Sends a request to `endpoint` and waits for the head of the answer.
+    pub async fn send(
+        &self,
+        endpoint: SocketAddr,
+        head: &Head,
+        replay: &Replay,
+    ) -> Result<Response<Incoming>, Failure> {
+        let key = Key { source: self.peer.source(endpoint), endpoint };
+        let sent = if head.http2 {
+            self.send_http2(key, head, replay).await
+        } else {
+            self.send_http1(key, head, replay).await
+        };
+        if matches!(sent, Err(Failure::Refused | Failure::BeforeRequest | Failure::Reset)) {
+            self.worker.count(Counter::UpstreamResets);
+        }
+        sent
+    }
+
+    async fn send_http1(
+        &self,
+        key: Key,
+        head: &Head,
+        replay: &Replay,
+    ) -> Result<Response<Incoming>, Failure> {
+        if let Some(lease) = self.worker.pool.take(&key) {
+            match self.use_http1(key, lease, head, replay).await {
+                // The endpoint may have closed it just when we wrote: RFC 9110 section 9.2.2.
+                Err(Failure::BeforeRequest) if replay.is_whole() => {}
+                Err(Failure::Reset) if replay.is_whole() && head.method.is_idempotent() => {}
+                sent => return sent,
+            }
+        }
+        let socket = self.peer.connect(self.worker, key.endpoint).await.map_err(|_| Failure::Connect)?;
+        let handshake = http1::handshake(TokioIo::new(socket)).await;
+        let (sender, connection) = handshake.map_err(|_| Failure::Connect)?;
+        // Its errors come back with the answers.
+        spawn_local(connection.with_upgrades());
+        self.use_http1(key, Lease { sender, used: 0 }, head, replay).await
+    }
+
+    async fn use_http1(
+        &self,
+        key: Key,
+        mut lease: Lease,
+        head: &Head,
+        replay: &Replay,
+    ) -> Result<Response<Incoming>, Failure> {
+        match lease.sender.try_send_request(head.request(replay.body())).await {
+            Ok(response) => {
+                lease.used = lease.used.saturating_add(1);
+                let limit = self.requests_per_connection();
+                if limit == 0 || lease.used < limit {
+                    let (worker, idle) = (self.worker.clone(), self.idle_timeout());
+                    spawn_local(async move {
+                        // Ready again once the answer was read to its end.
+                        if lease.sender.ready().await.is_ok() {
+                            worker.pool.put(key, lease, idle);
+                        }
+                    });
+                } else {
+                    // hyper closes when the last sender is gone, but not before the answer was read.
+                    drop(lease);
+                }
+                Ok(response)
+            }
+            Err(mut error) => Err(match error.take_message() {
+                Some(_) => Failure::BeforeRequest,
+                None => Failure::Reset,
+            }),
+        }
+    }
+
+    async fn send_http2(
+        &self,
+        key: Key,
+        head: &Head,
+        replay: &Replay,
+    ) -> Result<Response<Incoming>, Failure> {
+        let multiplexed = self.worker.pool.multiplexed(key);
+        let limit = self.requests_per_connection();
+        let mut was_open = true;
+        loop {
+            let sender = match multiplexed.get(limit) {
+                Some(sender) => sender,
+                None => {
+                    let _turn = multiplexed.connecting.lock().await;
+                    match multiplexed.get(limit) {
+                        Some(sender) => sender,
+                        None => {
+                            was_open = false;
+                            let sender = self.open_http2(key).await?;
+                            multiplexed.set(sender.clone());
+                            sender
+                        }
+                    }
+                }
+            };
+            multiplexed.note(self.idle_timeout());
+            let mut sender = sender;
+            match sender.try_send_request(head.request(replay.body())).await {
+                Ok(response) => return Ok(response),
+                Err(mut error) => {
+                    let unsent = error.take_message().is_some();
+                    if unsent && was_open && replay.is_whole() {
+                        // Closed under our hands: once more, on a new connection.
+                        was_open = false;
+                        continue;
+                    }
+                    return Err(if unsent { Failure::BeforeRequest } else { failure(&error.into_error()) });
+                }
+            }
+        }
+    }
+
+    async fn open_http2(&self, key: Key) -> Result<http2::SendRequest<Outgoing>, Failure> {
+        let socket = self.peer.connect(self.worker, key.endpoint).await.map_err(|_| Failure::Connect)?;
+        let mut builder = http2::Builder::new(Local);
+        builder.timer(TokioTimer::new());
+        let handshake = builder.handshake(TokioIo::new(socket)).await;
+        let (sender, connection) = handshake.map_err(|_| Failure::Connect)?;
+        spawn_local(connection);
+        Ok(sender)
+    }
+
+    fn requests_per_connection(&self) -> u32 {
+        self.http_pool().map_or(0, |pool| pool.max_requests_per_connection)
+    }
+
+    fn idle_timeout(&self) -> Duration {
+        let ruled = self.http_pool().and_then(|pool| pool.idle_timeout).map(|idle| idle.0);
+        ruled.filter(|idle| !idle.is_zero()).unwrap_or(self.worker.options().upstream_idle_timeout)
+    }
+
+    fn http_pool(&self) -> Option<&crate::l7::rules::HttpPool> {
+        self.policy?.traffic.connection_pool.as_ref()?.http.as_ref()
+    }
+}
+
+/// What broke an HTTP/2 request.
+fn failure(error: &hyper::Error) -> Failure {
+    // The type is private to h2, which no dependency of ours names; these are its texts for REFUSED_STREAM, and
+    // for a GOAWAY without error that came before the stream.
+    const REFUSED: [&str; 2] = ["refused stream before processing", "not a result of an error"];
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if REFUSED.iter().any(|refused| text.contains(refused)) {
+            return Failure::Refused;
+        }
+        source = cause.source();
+    }
+    Failure::Reset
+}

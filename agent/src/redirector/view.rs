@@ -1,0 +1,48 @@
+//! What one client sees of one frontend: made once per connection and change of the configuration.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use crate::l7::rules::{Client, table::ClientRoutes};
+
+use super::config::{Config, Frontend};
+
+/// A frontend as one client sees it.
+#[derive(Debug)]
+pub struct View {
+    /// The configuration that this was made from.
+    pub config: Arc<Config>,
+    /// The port that was dialled.
+    pub frontend: Arc<Frontend>,
+    /// The rules that hold for the client.
+    pub routes: Arc<ClientRoutes>,
+    /// Whether the client is a pod.
+    pub from_pod: bool,
+}
+
+impl View {
+    /// The view of `client`, which dialled `dialled`; `None` when nothing is there.
+    pub fn new(config: Arc<Config>, dialled: SocketAddr, client: IpAddr) -> Option<Self> {
+        let frontend = config.frontend(dialled)?.clone();
+        let pod = config.pod(client);
+        let nothing = BTreeMap::new();
+        let routes = frontend.shared.clone().unwrap_or_else(|| {
+            let client = Client {
+                namespace: pod.map(|pod| pod.namespace.as_str()),
+                labels: pod.map_or(&nothing, |pod| &pod.labels),
+                dialled: Some(dialled.ip()),
+            };
+            Arc::new(frontend.routes.for_client(&client))
+        });
+        let from_pod = pod.is_some();
+        Some(Self { config, frontend, routes, from_pod })
+    }
+
+    /// Whether requests must be told apart: some HTTP rule holds, or each is balanced.
+    pub fn wants_http(&self) -> bool {
+        self.routes.has_http() || self.frontend.per_request
+    }
+}

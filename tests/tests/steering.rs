@@ -1,0 +1,155 @@
+//! The side channel: connections to Services with rules end at the redirector, and no others do.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeSet;
+
+use sluice_tests::{
+    manifest,
+    peer::{Peer, address},
+    shop::{Shop, shop},
+    wait,
+    world::World,
+};
+
+/// A VirtualService whose only rule leads to the Service itself: connections go through the redirector all the same.
+const RULES: &str = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+    metadata: {name: cart, namespace: shop}\nspec:\n  hosts: [cart]\n  tcp:\n  - route:\n    - destination: {host: cart}\n";
+
+/// Every address of the Service for TCP.
+fn addresses(world: &World) -> Vec<String> {
+    let node = world.node();
+    let plain =
+        ["10.96.0.1:80", "[fd00:96::1]:80", "[::ffff:10.96.0.1]:80", "192.0.2.9:80"].map(str::to_owned);
+    plain.into_iter().chain([format!("{}:30080", node.v4), format!("[{}]:30080", node.v6)]).collect()
+}
+
+fn service() -> String {
+    manifest::service("cart", &["10.96.0.1", "fd00:96::1"], &["tcp:80:8080", "dns:53:5353/UDP"])
+        .replace("spec:\n", "spec:\n  type: NodePort\n  externalIPs: [192.0.2.9]\n")
+        .replace("port: 80,", "port: 80, nodePort: 30080,")
+}
+
+fn wait_path(world: &World, path: &str) {
+    wait::until(path, || {
+        let rows = world.json(&["frontend"]);
+        let tcp = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|row| row["protocol"] == "TCP" && row["service"] == "shop/cart");
+        let paths: Vec<_> = tcp.map(|row| row["path"].clone()).collect();
+        if !paths.is_empty() && paths.iter().all(|found| found == path) { Ok(()) } else { Err(rows) }
+    });
+    wait::until("healthy", || {
+        let status = world.json(&["status"]);
+        if status["healthy"] == true { Ok(()) } else { Err(format!("{status}{}", world.log())) }
+    });
+}
+
+fn count(world: &World, reason: &str) -> u64 {
+    let rows = world.json(&["reasons"]);
+    rows.as_array().unwrap().iter().find(|row| row["name"] == reason).unwrap()["count"].as_u64().unwrap()
+}
+
+fn steered_shop(count: usize) -> Shop {
+    let shop = shop(count);
+    shop.world.apply("shop", &service());
+    shop.world.apply("rules", RULES);
+    wait_path(&shop.world, "redirector");
+    shop
+}
+
+/// Dials every address; each answers, and shows itself as the peer. Returns whom the servers took for the client.
+fn dial_all(world: &World, peer: &mut Peer, who: &str) -> BTreeSet<String> {
+    let mut clients = BTreeSet::new();
+    for to in addresses(world) {
+        let answer = peer.tcp(&to).unwrap_or_else(|error| panic!("{who} to {to}: {error}: {}", world.log()));
+        assert_eq!(answer.peer, Some(address(&to)), "{who} to {to}");
+        assert!(answer.by.starts_with("cart-"), "{who} to {to}: {answer:?}");
+        clients.insert(answer.client);
+    }
+    clients
+}
+
+#[test]
+fn pods_and_the_node_are_steered_at_every_address_and_back_when_the_rules_go() {
+    let mut shop = steered_shop(2);
+    let mut host = shop.world.peer(shop.world.node());
+    let before = count(&shop.world, "steered");
+    dial_all(&shop.world, &mut shop.client, "pod");
+    dial_all(&shop.world, &mut host, "node");
+    let dialled = 2 * addresses(&shop.world).len() as u64;
+    assert_eq!(
+        count(&shop.world, "steered") - before,
+        dialled,
+        "each connection went through the redirector"
+    );
+    // UDP of the same Service stays in the kernel.
+    assert!(shop.client.udp("10.96.0.1:53").is_ok());
+    assert_eq!(count(&shop.world, "steered") - before, dialled);
+    std::fs::remove_file(shop.world.manifests().join("rules.yaml")).unwrap();
+    wait_path(&shop.world, "kernel");
+    dial_all(&shop.world, &mut shop.client, "pod");
+    assert_eq!(count(&shop.world, "steered") - before, dialled, "none any more");
+}
+
+#[test]
+fn clients_outside_are_steered_through_node_ports() {
+    let mut shop = steered_shop(1);
+    // A pod that the hooks do not see is as good as another machine.
+    let outside = shop.world.pod("outside");
+    let outside = sluice_tests::world::Pod { cgroup: sluice::loader::find_cgroup(None).unwrap(), ..outside };
+    let mut client = shop.world.peer(&outside);
+    for to in addresses(&shop.world) {
+        let answer = client.tcp(&to).unwrap_or_else(|error| panic!("{to}: {error}"));
+        assert_eq!((answer.by.as_str(), answer.peer), ("cart-1", Some(address(&to))), "{to}");
+    }
+    // No daemon of the node becomes reachable by the Service's address.
+    let mut host = shop.world.peer(shop.world.node());
+    host.serve("daemon", 2222, false);
+    assert_eq!(client.tcp(&format!("{}:2222", shop.world.node().v4)).unwrap().by, "daemon");
+    assert!(client.tcp("10.96.0.1:2222").is_err(), "guarded");
+    assert!(count(&shop.world, "unlisted_port") > 0);
+    drop(shop.client);
+}
+
+#[test]
+fn a_redirector_that_dies_is_replaced_and_nobody_is_refused_meanwhile() {
+    let mut shop = steered_shop(2);
+    let pids = || {
+        let folder = shop.world.node().cgroup.join("cgroup.procs");
+        let pids = std::fs::read_to_string(folder).unwrap();
+        let named = |pid: &&str| {
+            let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            words.contains("\0redirector\0")
+        };
+        pids.lines().filter(named).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let first = pids();
+    assert_eq!(first.len(), 1);
+    let killed = shop.world.node().command("kill").args(["-9", &first[0]]).status().unwrap();
+    assert!(killed.success());
+    wait::until("another one", || {
+        let now = pids();
+        if now.len() == 1 && now != first { Ok(()) } else { Err(now) }
+    });
+    wait_path(&shop.world, "redirector");
+    let before = count(&shop.world, "steered");
+    wait::until("it serves", || {
+        let answer = shop.client.tcp("10.96.0.1:80");
+        if answer.is_ok() && count(&shop.world, "steered") > before { Ok(()) } else { Err(answer) }
+    });
+}
+
+#[test]
+fn the_redirector_outlives_the_agent_and_serves_on_without_it() {
+    let mut shop = steered_shop(2);
+    shop.kill_agent();
+    let before = count(&shop.world, "steered");
+    dial_all(&shop.world, &mut shop.client, "pod, no agent");
+    assert_eq!(count(&shop.world, "steered") - before, addresses(&shop.world).len() as u64);
+    shop.restart_agent();
+    wait_path(&shop.world, "redirector");
+    dial_all(&shop.world, &mut shop.client, "pod, next agent");
+}
