@@ -4,11 +4,12 @@ use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{inspect::Destination, k8s, maps::Sizes, redirector, run};
+use crate::{k8s, maps::Sizes, redirector, run};
 
 mod check;
 mod output;
 mod read;
+mod request;
 mod status;
 
 use output::Format;
@@ -51,8 +52,26 @@ enum Command {
         /// Who dials: a pod's name, an address, or `host`
         #[arg(long, default_value = "host")]
         from: String,
-        /// `ADDRESS:PORT[/udp]`, `NAMESPACE/NAME[:PORT]` or `NAME.NAMESPACE[:PORT]`
-        destination: Destination,
+        /// `ADDRESS:PORT[/udp]`, `NAMESPACE/NAME[:PORT]` or `NAME.NAMESPACE[:PORT]`, or a request:
+        /// `http://ADDRESS[:PORT]/PATH` or `http://NAME.NAMESPACE[:PORT]/PATH`
+        destination: request::Asked,
+        /// Method of the request
+        #[arg(long, default_value = "GET")]
+        method: String,
+        /// Header of the request, `NAME:VALUE`; repeatable
+        #[arg(long, value_parser = request::header)]
+        header: Vec<(http::HeaderName, http::HeaderValue)>,
+        /// The agent's `--run-dir`
+        #[arg(long, default_value = "/run/sluice")]
+        run_dir: PathBuf,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// The ports that the redirector serves, and which rules hold for them
+    Route {
+        /// The agent's `--run-dir`
+        #[arg(long, default_value = "/run/sluice")]
+        run_dir: PathBuf,
         #[command(flatten)]
         reading: Reading,
     },
@@ -172,9 +191,10 @@ pub fn main() -> ExitCode {
         Command::Affinity(reading) => read::affinity(&reading).map(|()| true),
         Command::Config(reading) => read::config(&reading).map(|()| true),
         Command::Reasons(reading) => read::reasons(&reading).map(|()| true),
-        Command::Explain { from, destination, reading } => {
-            read::explain(from, destination, &reading).map(|()| true)
+        Command::Explain { from, destination, method, header, run_dir, reading } => {
+            read::explain(from, destination, (method, header), &run_dir, &reading).map(|()| true)
         }
+        Command::Route { run_dir, reading } => request::route(&reading, &run_dir).map(|()| true),
         Command::Check { paths, output } => check::check(&paths, output),
         Command::Cleanup { bpffs } => read::cleanup(&bpffs).map(|()| true),
         Command::ProbeConnect { target, cgroup } => run::connect_from_cgroup(&cgroup, target).map(|()| true),

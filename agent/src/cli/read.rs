@@ -4,9 +4,12 @@ use std::{net::SocketAddr, path::Path};
 
 use anyhow::{Result, anyhow, bail};
 
-use super::{Reading, output};
+use super::{
+    Reading, output,
+    request::{self, Asked, Request},
+};
 use crate::{
-    inspect::{self, Destination, Explanation, Query, ServiceRow},
+    inspect::{self, Explanation, Query, ServiceRow},
     loader,
     maps::{
         Pins, Tables,
@@ -135,11 +138,11 @@ pub fn config(reading: &Reading) -> Result<()> {
             "only what the maps hold: the agent, which knows what is wrong with objects, does not answer: {error:#}"
         );
     }
-    let abouts =
-        state.into_iter().flat_map(|state| state.warnings.into_values()).filter_map(|warning| warning.about);
+    let (rules, warnings) = state.map(|state| (state.rules, state.warnings)).unwrap_or_default();
+    let abouts = warnings.into_values().filter_map(|warning| warning.about);
     let complaints = abouts
         .map(|about| ([about.kind, about.namespace, about.name], about.rejected, about.path, about.message));
-    let rows = inspect::config(&tables(reading)?, complaints);
+    let rows = inspect::config(&tables(reading)?, rules, complaints);
     output::print(reading.output, &rows, || {
         let mut lines = Vec::new();
         for row in &rows {
@@ -185,13 +188,28 @@ pub fn reasons(reading: &Reading) -> Result<()> {
 }
 
 /// `sluice explain`.
-pub fn explain(from: String, destination: Destination, reading: &Reading) -> Result<()> {
+pub fn explain(
+    from: String,
+    asked: Asked,
+    (method, headers): (String, Vec<(http::HeaderName, http::HeaderValue)>),
+    run_dir: &Path,
+    reading: &Reading,
+) -> Result<()> {
     let tables = tables(reading)?;
     let left_alone = OptOuts::open(&Pins::at(&reading.bpffs))?.all()?.values().any(|pod| {
         from == pod.name.as_str() || from == format!("{}/{}", pod.namespace.as_str(), pod.name.as_str())
     });
-    let answer = inspect::explain(&tables, &Query { from, left_alone, destination })
-        .map_err(|error| anyhow!(error))?;
+    let (destination, request) = match asked {
+        Asked::Connection(destination) => (destination, None),
+        Asked::Request(destination, authority, path) => {
+            (destination, Some(Request { authority, path, method, headers }))
+        }
+    };
+    let query = Query { from, left_alone, destination };
+    let mut answer = inspect::explain(&tables, &query).map_err(|error| anyhow!(error))?;
+    if let Some(request) = request.filter(|_| answer.path == "redirector") {
+        request::add_route(&mut answer, request, run_dir)?;
+    }
     output::print(reading.output, &answer, || explain_text(&answer))
 }
 

@@ -16,8 +16,8 @@ pub struct ConfigRow {
     pub namespace: String,
     /// Name.
     pub name: String,
-    /// `accepted` or `rejected`.
-    pub state: &'static str,
+    /// `accepted`, `rejected` or `superseded`.
+    pub state: String,
     /// What is wrong with it.
     pub messages: Vec<ConfigMessage>,
 }
@@ -37,8 +37,13 @@ pub struct ConfigMessage {
 /// What is wrong with one object: its kind, namespace and name, whether it is left out, path, message.
 pub type Complaint = ([String; 3], bool, String, String);
 
-/// The Services that the maps hold, and every object that somebody complained about.
-pub fn config(tables: &Tables, complaints: impl Iterator<Item = Complaint>) -> Vec<ConfigRow> {
+/// The Services that the maps hold, the rule objects with their states, and every object that somebody complained about.
+pub fn config(
+    tables: &Tables,
+    rules: Vec<([String; 3], String)>,
+    complaints: impl Iterator<Item = Complaint>,
+) -> Vec<ConfigRow> {
+    let rules: BTreeMap<[String; 3], String> = rules.into_iter().collect();
     let service = |value: &sluice_common::layout::ServiceValue| {
         ["Service", value.namespace.as_str(), value.name.as_str()].map(str::to_owned)
     };
@@ -48,12 +53,16 @@ pub fn config(tables: &Tables, complaints: impl Iterator<Item = Complaint>) -> V
         let severity = if rejected { "error" } else { "warning" };
         messages.entry(object).or_default().push(ConfigMessage { severity, path, message });
     }
-    let objects: BTreeSet<[String; 3]> = held.into_iter().chain(messages.keys().cloned()).collect();
+    let objects: BTreeSet<[String; 3]> =
+        held.into_iter().chain(messages.keys().chain(rules.keys()).cloned()).collect();
     let row = |object: [String; 3]| {
         let messages = messages.remove(&object).unwrap_or_default();
         let rejected = messages.iter().any(|message| message.severity == "error");
+        let accepted = || rules.get(&object).cloned().unwrap_or_else(|| "accepted".to_owned());
+        // What is in force then is the last good form.
+        let state = if rejected { "rejected".to_owned() } else { accepted() };
         let [kind, namespace, name] = object;
-        ConfigRow { kind, namespace, name, state: if rejected { "rejected" } else { "accepted" }, messages }
+        ConfigRow { kind, namespace, name, state, messages }
     };
     objects.into_iter().map(row).collect()
 }
@@ -77,15 +86,19 @@ mod tests {
             (about("Service", "bad"), true, "spec".to_owned(), "no".to_owned()),
             (about("EndpointSlice", "cart-1"), false, "endpoints[0]".to_owned(), "no address".to_owned()),
         ];
-        let rows = config(&tables, complaints.into_iter());
-        let got: Vec<_> =
-            rows.iter().map(|row| (&row.kind[..], &row.name[..], row.state, row.messages.len())).collect();
+        let rules = vec![(about("VirtualService", "cart"), "superseded".to_owned())];
+        let rows = config(&tables, rules, complaints.into_iter());
+        let got: Vec<_> = rows
+            .iter()
+            .map(|row| (&row.kind[..], &row.name[..], &row.state[..], row.messages.len()))
+            .collect();
         assert_eq!(
             got,
             [
                 ("EndpointSlice", "cart-1", "accepted", 1),
                 ("Service", "bad", "rejected", 1),
                 ("Service", "cart", "accepted", 1),
+                ("VirtualService", "cart", "superseded", 0),
             ]
         );
         assert_eq!(rows[1].messages[0].severity, "error");

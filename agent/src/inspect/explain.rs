@@ -11,13 +11,13 @@ use serde::Serialize;
 use sluice_common::{
     Reason, choose,
     layout::{
-        ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, Excluded, FLAG_INTERNAL_LOCAL, FrontendKey,
-        FrontendKind, FrontendValue, ServiceValue,
+        ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, Excluded, FLAG_INTERNAL_LOCAL, FLAG_REDIRECTED,
+        FrontendKey, FrontendKind, FrontendValue, ServiceValue,
     },
 };
 
 use super::{
-    EndpointShare, excluded_name, kind_name,
+    EndpointShare, excluded_name, kind_name, path_name,
     rows::{protocol_name, service_name, used_slots},
 };
 use crate::{
@@ -80,8 +80,34 @@ pub struct Explanation {
     pub excluded: Vec<ExcludedEndpoint>,
     /// The decision in sentences.
     pub steps: Vec<String>,
-    /// The HTTP rule; absent where the kernel decides.
-    pub route: Option<()>,
+    /// The HTTP rule; absent where the kernel decides, and where no request was asked about.
+    pub route: Option<RouteRow>,
+}
+
+/// The rule that takes a request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteRow {
+    /// `namespace/name` of the VirtualService that holds for the client.
+    pub virtual_service: Option<String>,
+    /// The rule's name; absent when none takes the request.
+    pub rule: Option<String>,
+    /// The match that was met, as in `http[0].match[1]`.
+    pub r#match: Option<String>,
+    /// Destinations, each with its share.
+    pub destination: Vec<String>,
+    /// What came before and did not apply.
+    pub skipped: Vec<SkippedRow>,
+}
+
+/// A rule that did not take a request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SkippedRow {
+    /// `http[0].match[1]`, or the name of a VirtualService.
+    pub rule: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// An endpoint that is left out.
@@ -239,6 +265,17 @@ fn decide(
              may serve; `sluice affinity` shows who keeps which",
             frontend.affinity_timeout_s
         ));
+    }
+    answer.path = path_name(frontend);
+    if frontend.flags & FLAG_REDIRECTED != 0 && target.protocol == Protocol::Tcp {
+        answer.verdict = "translate";
+        answer.reason = Reason::Redirected.name();
+        answer.steps.push(
+            "rules hold for this port: the kernel steers the connection to the redirector, which chooses an endpoint; ask \
+             about http://ADDRESS:PORT/PATH for the rule"
+                .to_owned(),
+        );
+        return;
     }
     let udp = target.protocol == Protocol::Udp;
     let (verdict, reason, step) = match choose::socket_slot(frontend, 0) {

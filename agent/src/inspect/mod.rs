@@ -12,7 +12,7 @@ mod explain;
 mod rows;
 
 pub use config::{ConfigMessage, ConfigRow, config};
-pub use explain::{Destination, Explanation, Query, explain};
+pub use explain::{Destination, Explanation, Query, RouteRow, SkippedRow, explain};
 pub use rows::{AffinityRow, BackendRow, FrontendRow, ServiceRow, affinities, backends, frontends, services};
 
 /// An endpoint that may be chosen.

@@ -9,7 +9,8 @@ use std::{
 };
 
 use crate::l7::rules::{
-    SimpleBalancer,
+    SimpleBalancer, TlsMode,
+    actions::RetryPolicy,
     table::{Policy, Target, TargetState},
 };
 use http::HeaderMap;
@@ -21,7 +22,7 @@ use super::{
 };
 
 /// How often another endpoint is drawn when one was tried before.
-const CHOICES: u32 = crate::l7::rules::actions::RetryPolicy::HOST_SELECTION_ATTEMPTS;
+const CHOICES: u32 = RetryPolicy::HOST_SELECTION_ATTEMPTS;
 
 /// Requests in flight by endpoint, and the endpoints of each destination.
 #[derive(Default, Debug)]
@@ -41,6 +42,8 @@ struct Known {
 #[derive(Debug)]
 pub struct Candidates {
     endpoints: Vec<SocketAddr>,
+    /// Of each endpoint, in the same order.
+    hashes: Vec<u64>,
     affinity: bool,
     turn: Cell<usize>,
     /// Whether endpoints are declared to speak HTTP/2.
@@ -68,7 +71,8 @@ pub struct InFlight {
 impl Candidates {
     fn new(destination: &Destination, endpoints: Vec<SocketAddr>) -> Self {
         let Destination { affinity, speaks_http2, .. } = *destination;
-        Self { endpoints, affinity, turn: Cell::new(0), speaks_http2 }
+        let hashes = endpoints.iter().map(|endpoint| hash_of(endpoint.to_string().as_bytes())).collect();
+        Self { endpoints, hashes, affinity, turn: Cell::new(0), speaks_http2 }
     }
 
     /// How many there are.
@@ -111,14 +115,14 @@ impl Candidates {
 }
 
 impl Balancer {
-    /// The endpoints of `target`; `None` when there is none.
+    /// The endpoints of `target`; `None` when there is none, or none that may be reached in plain text.
     pub async fn candidates(
         &self,
         worker: &Worker,
         config: &Arc<Config>,
         target: &Target,
     ) -> Option<Rc<Candidates>> {
-        if target.state != TargetState::Ready {
+        if target.state != TargetState::Ready || wants_tls(target) {
             return None;
         }
         let destination = config.destination(&target.host, target.port)?;
@@ -149,10 +153,10 @@ impl Balancer {
     ) -> Option<SocketAddr> {
         if let Some(hash) = wish.hash {
             // The best score stays the best when others come and go.
-            let score = |endpoint: &&SocketAddr| mix(hash ^ hash_of(endpoint.to_string().as_bytes()));
-            let fresh = candidates.endpoints.iter().filter(|endpoint| !wish.tried.contains(endpoint));
-            let best = fresh.max_by_key(score).or_else(|| candidates.endpoints.iter().max_by_key(score));
-            return best.copied();
+            let scored = candidates.endpoints.iter().zip(&candidates.hashes);
+            let best =
+                scored.max_by_key(|(endpoint, own)| (!wish.tried.contains(endpoint), mix(hash ^ *own)));
+            return best.map(|(endpoint, _)| *endpoint);
         }
         let simple = policy
             .and_then(|policy| policy.traffic.load_balancer.as_ref()?.simple)
@@ -210,8 +214,14 @@ impl Drop for InFlight {
     }
 }
 
+/// Whether the policy wants TLS to endpoints, which there is none of yet; it is never replaced by plain text.
+pub fn wants_tls(target: &Target) -> bool {
+    let tls = target.policy.as_ref().and_then(|policy| policy.traffic.tls.as_ref());
+    tls.is_some_and(|tls| tls.mode != TlsMode::Disable)
+}
+
 /// The endpoints that have the labels of the policy's subset.
-fn select(destination: &Destination, policy: Option<&Policy>) -> Vec<SocketAddr> {
+pub fn select(destination: &Destination, policy: Option<&Policy>) -> Vec<SocketAddr> {
     let endpoints = destination.endpoints.iter().filter(|endpoint| {
         policy.is_none_or(|policy| {
             let has = |(key, value): (&String, &String)| {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::l7::rules::{
-    Client,
+    Client, Message, ObjectName,
     hosts::Mesh,
     protocol::{self, Speech},
     table::{
@@ -138,13 +138,7 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn note(
-    left_out: &mut Vec<String>,
-    kind: &str,
-    name: &crate::l7::rules::ObjectName,
-    messages: &[crate::l7::rules::Message],
-    rejected: bool,
-) {
+fn note(left_out: &mut Vec<String>, kind: &str, name: &ObjectName, messages: &[Message], rejected: bool) {
     if rejected {
         let texts: Vec<_> = messages.iter().map(ToString::to_string).collect();
         left_out.push(format!("{kind} {name}: {}", texts.join("; ")));

@@ -39,6 +39,11 @@ impl RequestEnd {
         }
     }
 
+    /// Whether it was marked.
+    pub fn has_come(&self) -> bool {
+        self.0.at.get().is_some()
+    }
+
     /// Waits for the end.
     pub fn poll(&self, cx: &Context<'_>) -> Poll<Instant> {
         if let Some(at) = self.0.at.get() {

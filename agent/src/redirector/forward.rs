@@ -1,9 +1,8 @@
 //! A request that goes to an endpoint, and its answer on the way back. Trying is in `attempts.rs`.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use crate::l7::rules::{
-    TlsMode,
     actions::{RetryPolicy, capped_grpc_timeout, request_deadline},
     table::{Route, Selected, Target},
 };
@@ -17,7 +16,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use super::{
     access::Record,
     attempts::{Attempts, Trouble},
-    balance::{Candidates, InFlight},
+    balance::{Candidates, InFlight, wants_tls},
     body::Body,
     counters::Counter,
     deadline::{Deadline, passed},
@@ -74,8 +73,7 @@ impl<'a> Forward<'a> {
         tunnel: Option<OnUpgrade>,
         record: &mut Record,
     ) -> Response<Body> {
-        let mode = self.target.policy.as_ref().and_then(|policy| Some(policy.traffic.tls.as_ref()?.mode));
-        if mode.is_some_and(|mode| mode != TlsMode::Disable) {
+        if wants_tls(self.target) {
             self.worker.count(Counter::NoEndpoints);
             let text = "TLS to endpoints is not supported yet\n";
             return reply(&call.headers, StatusCode::SERVICE_UNAVAILABLE, text);
@@ -139,7 +137,7 @@ impl<'a> Forward<'a> {
     }
 
     /// The head for the endpoint; `None` when rewriting made a path that is none.
-    fn head(&self, call: &Call, http2: bool, limit: Option<std::time::Duration>) -> Option<Head> {
+    fn head(&self, call: &Call, http2: bool, limit: Option<Duration>) -> Option<Head> {
         let mut headers = call.headers.clone();
         strip_hop(&mut headers);
         append_client(&mut headers, call.client);

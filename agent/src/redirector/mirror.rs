@@ -1,8 +1,11 @@
 //! Copies of requests: sent once the body was read, never waited for, and not too many at once.
 
-use std::{net::IpAddr, rc::Rc};
+use std::{net::IpAddr, rc::Rc, time::Duration};
 
-use crate::l7::rules::{actions::RetryPolicy, table::Selected};
+use crate::l7::rules::{
+    actions::RetryPolicy,
+    table::{Selected, Target},
+};
 use http_body_util::BodyExt;
 use tokio::{task::spawn_local, time::timeout};
 
@@ -14,7 +17,7 @@ use super::{
 /// Copies of one worker on their way.
 const AT_ONCE_MAX: u32 = 64;
 /// A copy that takes longer is given up: nobody waits for it.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A copy on its way, until this is dropped.
 struct Place(Rc<Worker>);
@@ -55,9 +58,12 @@ pub fn start(
             continue;
         };
         let (worker, view, target) = (worker.clone(), view.clone(), target.clone());
-        let (head, replay) = (head.clone(), replay.clone());
+        let (head, copy) = (head.clone(), replay.copy());
         spawn_local(async move {
-            let sent = timeout(PATIENCE, send(&worker, &view, client, &target, head, replay)).await;
+            let sent = match copy.await {
+                Some(copy) => timeout(PATIENCE, send(&worker, &view, client, &target, &head, &copy)).await,
+                None => Ok(false),
+            };
             worker.count(if sent == Ok(true) { Counter::Mirrors } else { Counter::MirrorsSkipped });
             drop(place);
         });
@@ -69,11 +75,10 @@ async fn send(
     worker: &Rc<Worker>,
     view: &View,
     client: IpAddr,
-    target: &crate::l7::rules::table::Target,
-    head: Head,
-    replay: Replay,
+    target: &Target,
+    head: &Head,
+    replay: &Replay,
 ) -> bool {
-    let Some(replay) = replay.copy().await else { return false };
     let Some(candidates) = worker.balancer.candidates(worker, &view.config, target).await else {
         return false;
     };
@@ -89,7 +94,7 @@ async fn send(
         retries: &retries,
         hash: None,
     };
-    let Ok((response, in_flight)) = attempts.run(&head, &replay, &mut Record::silent(worker)).await else {
+    let Ok((response, in_flight)) = attempts.run(head, replay, &mut Record::silent(worker)).await else {
         return false;
     };
     // Read to the end, so that the connection can be used again.

@@ -14,6 +14,7 @@ mod connection;
 mod counters;
 mod deadline;
 mod draws;
+mod explain;
 mod forward;
 mod headers;
 mod limits;
@@ -35,6 +36,7 @@ mod upstream;
 mod view;
 mod worker;
 
+pub use explain::{Answer, Question, explain};
 pub use options::{Options, SourceAddress};
 pub use process::{ProcessOptions, run};
 pub use server::Redirector;

@@ -12,7 +12,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers by name and port.
 #[derive(Default, Debug)]
-pub struct Names(RefCell<HashMap<(Arc<str>, u16), (Instant, Vec<SocketAddr>)>>);
+pub struct Names(RefCell<HashMap<(Arc<str>, u16), Answer>>);
+
+/// Until when an answer is kept, and what it was.
+type Answer = (Instant, Vec<SocketAddr>);
 
 impl Names {
     /// The addresses of `name`; none when it has none or nobody answers.

@@ -52,6 +52,8 @@ struct Idle {
 pub struct Multiplexed {
     /// Held while a connection is made, so that one is made and not many.
     pub connecting: Mutex<()>,
+    /// Connections that could not be made; who waited for one shares the result.
+    pub failures: Cell<u64>,
     sender: RefCell<Option<http2::SendRequest<Outgoing>>>,
     used: Cell<u32>,
     until: Cell<Instant>,
@@ -85,6 +87,7 @@ impl Pool {
         let new = || {
             Rc::new(Multiplexed {
                 connecting: Mutex::new(()),
+                failures: Cell::new(0),
                 sender: RefCell::new(None),
                 used: Cell::new(0),
                 until: Cell::new(Instant::now()),
@@ -122,6 +125,11 @@ impl Multiplexed {
     pub fn set(&self, sender: http2::SendRequest<Outgoing>) {
         self.used.set(0);
         *self.sender.borrow_mut() = Some(sender);
+    }
+
+    /// Forgets the connection, which takes no more requests.
+    pub fn forget(&self) {
+        *self.sender.borrow_mut() = None;
     }
 
     /// Notes one more request, after which the connection may lie idle for `idle`.

@@ -87,29 +87,41 @@ impl Replay {
     }
 
     /// A copy of the whole body, once it was read; `None` when it cannot be had any more.
-    pub async fn copy(&self) -> Option<Self> {
+    ///
+    /// Waiting does not keep the body alive: a client must not wait for a copy.
+    pub fn copy(&self) -> impl Future<Output = Option<Self>> + 'static {
         let end = self.end();
-        std::future::poll_fn(|cx| end.poll(cx)).await;
-        let state = self.0.borrow();
-        if state.lost || state.failed {
-            return None;
+        let already = end.has_come().then(|| self.0.borrow().copy());
+        let state = Rc::downgrade(&self.0);
+        async move {
+            if let Some(copy) = already {
+                return copy;
+            }
+            std::future::poll_fn(|cx| end.poll(cx)).await;
+            state.upgrade()?.borrow().copy()
         }
-        let copy = State {
-            source: None,
-            kept: state.kept.clone(),
-            kept_len: state.kept_len,
-            limit: 0,
-            trailers: state.trailers.clone(),
-            lost: false,
-            failed: false,
-            turn: 0,
-            end: end.clone(),
-        };
-        Some(Self(Rc::new(RefCell::new(copy))))
     }
 }
 
 impl State {
+    fn copy(&self) -> Option<Replay> {
+        if self.lost || self.failed {
+            return None;
+        }
+        let copy = Self {
+            source: None,
+            kept: self.kept.clone(),
+            kept_len: self.kept_len,
+            limit: 0,
+            trailers: self.trailers.clone(),
+            lost: false,
+            failed: false,
+            turn: 0,
+            end: self.end.clone(),
+        };
+        Some(Replay(Rc::new(RefCell::new(copy))))
+    }
+
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(source) = &mut self.source else { return Poll::Ready(None) };
         let Poll::Ready(read) = Pin::new(&mut *source).poll_frame(cx) else { return Poll::Pending };

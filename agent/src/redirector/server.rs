@@ -5,7 +5,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -31,12 +31,15 @@ use super::{
 /// Pause after `accept` failed: without file descriptors it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// What stands for a deadline beyond all clocks.
+const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Running workers. Dropping it ends them at once.
 #[derive(Debug)]
 pub struct Redirector {
     shared: Arc<Shared>,
     counters: Vec<Arc<Counters>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Redirector {
@@ -53,7 +56,8 @@ impl Redirector {
             clients: Arc::default(),
             phase: watch::Sender::new(Phase::Serving),
         };
-        let mut redirector = Self { shared: Arc::new(shared), counters: Vec::new(), threads: Vec::new() };
+        let mut redirector =
+            Self { shared: Arc::new(shared), counters: Vec::new(), threads: Mutex::default() };
         for (index, listeners) in (0_u64..).zip(listeners_per_worker) {
             let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
             let listeners = {
@@ -70,7 +74,7 @@ impl Redirector {
                 .name(format!("redirector-{index}"))
                 .spawn(move || run(&runtime, listeners, shared, own, index))?;
             redirector.counters.push(counters);
-            redirector.threads.push(thread);
+            redirector.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(redirector)
     }
@@ -96,13 +100,12 @@ impl Redirector {
     /// Takes no more connections, lets requests finish, and returns when all have or after `deadline`.
     ///
     /// Blocks. Connections that wait in a listener's queue are still served.
-    pub fn drain(mut self, deadline: Duration) {
-        self.end(deadline);
-    }
-
-    fn end(&mut self, deadline: Duration) {
-        self.shared.phase.send_replace(Phase::Draining(Instant::now() + deadline));
-        for thread in self.threads.drain(..) {
+    pub fn drain(&self, deadline: Duration) {
+        let now = Instant::now();
+        let end = now.checked_add(deadline).unwrap_or(now + LONGEST_DRAIN);
+        self.shared.phase.send_replace(Phase::Draining(end));
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
             // A worker that panicked has nothing left to finish.
             let _ended = thread.join();
         }
@@ -111,7 +114,7 @@ impl Redirector {
 
 impl Drop for Redirector {
     fn drop(&mut self) {
-        self.end(Duration::ZERO);
+        self.drain(Duration::ZERO);
     }
 }
 

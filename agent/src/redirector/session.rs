@@ -9,6 +9,7 @@ use std::{
     pin::pin,
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use http::Request;
@@ -28,10 +29,12 @@ use super::{
     worker::Worker,
 };
 
-/// Names and values of all headers of a request, bytes.
-const HEADERS_MAX: usize = 60 << 10;
+/// Names and values of all headers of a message, bytes.
+pub const HEADERS_MAX: usize = 60 << 10;
 /// Streams that a client may open and reset before we have looked at them (CVE-2023-44487).
 const RESET_STREAMS_MAX: usize = 32;
+/// HTTP/2 clients that do not answer a ping are gone.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
 /// Bytes on their way to a client, per HTTP/2 stream.
 const SEND_BUFFER_MAX: usize = 256 << 10;
 
@@ -105,6 +108,7 @@ pub async fn serve(
             .max_concurrent_streams(worker.options().streams_per_connection)
             .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
             .max_header_list_size(HEADERS_MAX as u32)
+            .keep_alive_interval(PING_INTERVAL)
             .max_send_buf_size(SEND_BUFFER_MAX);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
@@ -151,8 +155,8 @@ fn reason(error: &hyper::Error) -> Counter {
         if late {
             return Counter::RefusedSlowHeaders;
         }
-        // The type is private to h2, which no dependency of ours names.
-        if cause.to_string().contains("too_many_resets") || cause.to_string().contains("ENHANCE_YOUR_CALM") {
+        // The type is h2's, which is no dependency of ours; this is its text for ENHANCE_YOUR_CALM.
+        if cause.to_string().contains("excessive load") {
             return Counter::RefusedResetFlood;
         }
         source = cause.source();

@@ -2,11 +2,11 @@
 
 use std::{error::Error, net::SocketAddr, rc::Rc, time::Duration};
 
-use crate::l7::rules::table::Policy;
+use crate::l7::rules::{HttpPool, table::Policy};
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use hyper::{
     body::Incoming,
-    client::conn::{http1, http2},
+    client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::spawn_local;
@@ -14,9 +14,9 @@ use tokio::task::spawn_local;
 use super::{
     connect::Peer,
     counters::Counter,
-    pool::{Key, Lease},
+    pool::{Key, Lease, Multiplexed},
     replay::{Outgoing, Replay},
-    session::Local,
+    session::{HEADERS_MAX, Local},
     worker::Worker,
 };
 
@@ -149,45 +149,53 @@ impl Line<'_> {
         replay: &Replay,
     ) -> Result<Response<Incoming>, Failure> {
         let multiplexed = self.worker.pool.multiplexed(key);
-        let limit = self.requests_per_connection();
-        let mut was_open = true;
-        loop {
-            let sender = match multiplexed.get(limit) {
-                Some(sender) => sender,
-                None => {
-                    let _turn = multiplexed.connecting.lock().await;
-                    match multiplexed.get(limit) {
-                        Some(sender) => sender,
-                        None => {
-                            was_open = false;
-                            let sender = self.open_http2(key).await?;
-                            multiplexed.set(sender.clone());
-                            sender
-                        }
-                    }
-                }
-            };
-            multiplexed.note(self.idle_timeout());
-            let mut sender = sender;
-            match sender.try_send_request(head.request(replay.body())).await {
-                Ok(response) => return Ok(response),
-                Err(mut error) => {
-                    let unsent = error.take_message().is_some();
-                    if unsent && was_open && replay.is_whole() {
-                        // Closed under our hands: once more, on a new connection.
-                        was_open = false;
-                        continue;
-                    }
-                    return Err(if unsent { Failure::BeforeRequest } else { failure(&error.into_error()) });
-                }
-            }
+        let (mut sender, was_open) = self.http2(key, &multiplexed).await?;
+        multiplexed.note(self.idle_timeout());
+        let mut sent = sender.try_send_request(head.request(replay.body())).await;
+        let unsent = |sent: &mut Result<_, TrySendError<_>>| {
+            sent.as_mut().is_err_and(|error| error.take_message().is_some())
+        };
+        let mut before = unsent(&mut sent);
+        if before && was_open && replay.is_whole() {
+            // Closed under our hands: once more, on a new connection.
+            multiplexed.forget();
+            (sender, _) = self.http2(key, &multiplexed).await?;
+            sent = sender.try_send_request(head.request(replay.body())).await;
+            before = unsent(&mut sent);
         }
+        sent.map_err(|error| if before { Failure::BeforeRequest } else { failure(&error.into_error()) })
+    }
+
+    /// The HTTP/2 connection of `key`, and whether it was there before.
+    async fn http2(
+        &self,
+        key: Key,
+        multiplexed: &Multiplexed,
+    ) -> Result<(http2::SendRequest<Outgoing>, bool), Failure> {
+        let limit = self.requests_per_connection();
+        if let Some(sender) = multiplexed.get(limit) {
+            return Ok((sender, true));
+        }
+        let failures = multiplexed.failures.get();
+        let _turn = multiplexed.connecting.lock().await;
+        if let Some(sender) = multiplexed.get(limit) {
+            return Ok((sender, true));
+        }
+        if failures != multiplexed.failures.get() {
+            return Err(Failure::Connect);
+        }
+        let opened = self.open_http2(key).await;
+        match &opened {
+            Ok(sender) => multiplexed.set(sender.clone()),
+            Err(_) => multiplexed.failures.set(failures.wrapping_add(1)),
+        }
+        opened.map(|sender| (sender, false))
     }
 
     async fn open_http2(&self, key: Key) -> Result<http2::SendRequest<Outgoing>, Failure> {
         let socket = self.peer.connect(self.worker, key.endpoint).await.map_err(|_| Failure::Connect)?;
         let mut builder = http2::Builder::new(Local);
-        builder.timer(TokioTimer::new());
+        builder.timer(TokioTimer::new()).max_header_list_size(HEADERS_MAX as u32);
         let handshake = builder.handshake(TokioIo::new(socket)).await;
         let (sender, connection) = handshake.map_err(|_| Failure::Connect)?;
         spawn_local(connection);
@@ -203,15 +211,15 @@ impl Line<'_> {
         ruled.filter(|idle| !idle.is_zero()).unwrap_or(self.worker.options().upstream_idle_timeout)
     }
 
-    fn http_pool(&self) -> Option<&crate::l7::rules::HttpPool> {
+    fn http_pool(&self) -> Option<&HttpPool> {
         self.policy?.traffic.connection_pool.as_ref()?.http.as_ref()
     }
 }
 
 /// What broke an HTTP/2 request.
 fn failure(error: &hyper::Error) -> Failure {
-    // The type is private to h2, which no dependency of ours names; these are its texts for REFUSED_STREAM, and
-    // for a GOAWAY without error that came before the stream.
+    // The type is h2's, which is no dependency of ours; these are its texts for REFUSED_STREAM, and for a
+    // GOAWAY without error that came before the stream.
     const REFUSED: [&str; 2] = ["refused stream before processing", "not a result of an error"];
     let mut source = error.source();
     while let Some(cause) = source {

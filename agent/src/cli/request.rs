@@ -1,0 +1,208 @@
+//! `sluice explain http://…` and `sluice route`: what the redirector would do, from the snapshot that it has.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, str::FromStr};
+
+use anyhow::{Context as _, Result};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::Serialize;
+
+use super::{Reading, output};
+use crate::{
+    inspect::{Destination, EndpointShare, Explanation, RouteRow, SkippedRow},
+    l7::{
+        rules::{hosts::Mesh, table},
+        snapshot::{Snapshot, snapshot_file},
+    },
+    redirector::{Question, explain},
+};
+
+/// What `explain` is asked about.
+#[derive(Clone, Debug)]
+pub enum Asked {
+    /// A connection.
+    Connection(Destination),
+    /// A request: whom the connection goes to, the Host header, the path with the query.
+    Request(Destination, String, String),
+}
+
+impl FromStr for Asked {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(rest) = text.strip_prefix("http://") else {
+            return text.parse().map(Self::Connection);
+        };
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let path = if path.is_empty() { "/" } else { path };
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let host = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+        Ok(Self::Request(host.parse()?, authority.to_owned(), path.to_owned()))
+    }
+}
+
+/// One `--header K:V`.
+pub fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("write NAME:VALUE")?;
+    let name = HeaderName::from_str(name.trim()).map_err(|error| error.to_string())?;
+    Ok((name, HeaderValue::from_str(value.trim()).map_err(|error| error.to_string())?))
+}
+
+/// A request, beside where it goes.
+pub struct Request {
+    /// The Host header.
+    pub authority: String,
+    /// With the query.
+    pub path: String,
+    /// Method.
+    pub method: String,
+    /// Headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+fn snapshot(run_dir: &Path) -> Result<Snapshot> {
+    let file = snapshot_file(run_dir);
+    let why = || format!("cannot read {}; is this the agent's --run-dir?", file.display());
+    let bytes = std::fs::read(&file).with_context(why)?;
+    serde_json::from_slice(&bytes)
+        .with_context(|| format!("{} is no snapshot of this version", file.display()))
+}
+
+/// Adds to `answer`, which the kernel's part has made, what the redirector does with the request.
+pub fn add_route(answer: &mut Explanation, request: Request, run_dir: &Path) -> Result<()> {
+    let dialled = answer.destination.split('/').next().unwrap_or_default();
+    let dialled: SocketAddr = dialled.parse().context("the destination is no address")?;
+    let headers: HeaderMap = request.headers.into_iter().collect();
+    let (authority, method, path) = (request.authority, request.method, request.path);
+    let question = Question { from: answer.from.clone(), dialled, authority, method, path, headers };
+    let Some(found) = explain(snapshot(run_dir)?, &question) else {
+        answer.steps.push(format!("the redirector does not know {dialled} yet: it closes the connection"));
+        answer.verdict = "reject";
+        return Ok(());
+    };
+    for (rule, reason) in &found.skipped {
+        answer.steps.push(format!("{rule} does not apply: {reason}"));
+    }
+    answer.steps.push(match (&found.rule, &found.matched) {
+        (Some(rule), Some(place)) => {
+            let by = found.virtual_service.as_deref().unwrap_or_default();
+            format!("rule {rule} of VirtualService {by} takes it, at {place}: {}", found.outcome)
+        }
+        _ => found.outcome.clone(),
+    });
+    answer.endpoints.clear();
+    let mut names = Vec::new();
+    let total: u32 = found.destinations.iter().map(|destination| destination.weight).sum();
+    for destination in &found.destinations {
+        let share = f64::from(destination.weight) * 100.0 / f64::from(total.max(1));
+        let what = match (destination.fault, destination.endpoints.len()) {
+            (Some(fault), _) => format!("503, for {fault}"),
+            (None, 0) => "503, for it has no endpoint".to_owned(),
+            (None, count) => format!("the least busy of two out of {count}"),
+        };
+        answer.steps.push(format!("{share:.0} % of such requests go to {}: {what}", destination.name));
+        names.push(format!("{} ({share:.0} %)", destination.name));
+        answer.endpoints.extend(destination.endpoints.iter().map(|endpoint| EndpointShare {
+            address: endpoint.ip(),
+            port: endpoint.port(),
+            weight: destination.weight,
+        }));
+    }
+    answer.verdict = if found.answered { "translate" } else { "reject" };
+    answer.route = Some(RouteRow {
+        virtual_service: found.virtual_service,
+        rule: found.rule,
+        r#match: found.matched,
+        destination: names,
+        skipped: found.skipped.into_iter().map(|(rule, reason)| SkippedRow { rule, reason }).collect(),
+    });
+    Ok(())
+}
+
+/// One port in `sluice route`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PortRow {
+    service: String,
+    port: u16,
+    frontends: Vec<SocketAddr>,
+    endpoints: usize,
+    virtual_services: Vec<String>,
+    http: bool,
+    tls: bool,
+    tcp: bool,
+}
+
+/// `sluice route`: the ports that the redirector serves, and which rules hold for them.
+pub fn route(reading: &Reading, run_dir: &Path) -> Result<()> {
+    let snapshot = snapshot(run_dir)?;
+    let mesh = Mesh { domain: snapshot.domain.clone(), ..Mesh::default() };
+    let read = |object| table::read_virtual_service(object, &mesh).value;
+    let accepted: Vec<_> = snapshot.virtual_services.iter().filter_map(read).collect();
+    let read = |object| table::read_destination_rule(object, &mesh).value;
+    let policies = snapshot.destination_rules.iter().filter_map(read).collect();
+    let set = table::RuleSet::new(mesh.clone(), accepted.clone(), policies);
+    let mut rows = Vec::new();
+    for service in &snapshot.services {
+        let host = mesh.resolve(&service.name, &service.namespace);
+        for port in service.ports.iter().filter(|port| !port.frontends.is_empty()) {
+            let routes = set.routes(&host, port.port, &BTreeMap::new());
+            let owners =
+                accepted.iter().filter(|one| one.hosts.iter().any(|own| own.specificity(&host).is_some()));
+            rows.push(PortRow {
+                service: format!("{}/{}", service.namespace, service.name),
+                port: port.port,
+                frontends: port.frontends.clone(),
+                endpoints: port.endpoints.len(),
+                virtual_services: owners.map(|one| one.meta.name.to_string()).collect(),
+                http: routes.has_http(),
+                tls: routes.has_tls(),
+                tcp: routes.has_tcp(),
+            });
+        }
+    }
+    output::print(reading.output, &rows, || {
+        let line = |row: &PortRow| {
+            let kinds = [("http", row.http), ("tls", row.tls), ("tcp", row.tcp)];
+            let kinds: Vec<&str> = kinds.into_iter().filter(|(_, has)| *has).map(|(kind, _)| kind).collect();
+            let frontends: Vec<String> = row.frontends.iter().map(ToString::to_string).collect();
+            let kinds = if kinds.is_empty() { "per request".to_owned() } else { kinds.join(", ") };
+            let endpoints = row.endpoints.to_string();
+            let port = row.port.to_string();
+            [
+                row.service.clone(),
+                port,
+                kinds,
+                row.virtual_services.join(", "),
+                frontends.join(" "),
+                endpoints,
+            ]
+        };
+        let lines: Vec<_> = rows.iter().map(line).collect();
+        output::table(["SERVICE", "PORT", "RULES", "VIRTUALSERVICES", "FRONTENDS", "ENDPOINTS"], &lines)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_and_connections_are_told_apart() {
+        for (text, want) in [
+            ("http://shop/cart", None),
+            ("http://10.96.0.1/items?all=1", Some(("10.96.0.1", "/items?all=1"))),
+            ("http://10.96.0.1:8080", Some(("10.96.0.1:8080", "/"))),
+            ("http://cart.shop:80/a", Some(("cart.shop:80", "/a"))),
+            ("http://[fd00::1]/", Some(("[fd00::1]", "/"))),
+            ("10.96.0.1:80", None),
+        ] {
+            let got = match text.parse::<Asked>() {
+                Ok(Asked::Request(_, authority, path)) => Some((authority, path)),
+                Ok(Asked::Connection(_)) | Err(_) => None,
+            };
+            let want = want.map(|(authority, path)| (authority.to_owned(), path.to_owned()));
+            assert_eq!(got, want, "{text}");
+        }
+        assert!(header("x-user: bob").is_ok() && header("nothing").is_err() && header("a b:c").is_err());
+    }
+}

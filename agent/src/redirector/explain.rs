@@ -1,0 +1,138 @@
+//! What would become of a request, by the very configuration and code that serve requests. For the command line.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::HeaderMap;
+
+use super::{
+    balance::select,
+    config::{Config, canonical},
+    snapshot::Snapshot,
+};
+use crate::l7::rules::{
+    Client, RequestView,
+    table::{self, Target, TargetState, Verdict},
+};
+
+/// A request that nobody sent.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// A pod (`name` or `namespace/name`), an address, or `host`.
+    pub from: String,
+    /// The address and port dialled.
+    pub dialled: SocketAddr,
+    /// The Host header.
+    pub authority: String,
+    /// Method.
+    pub method: String,
+    /// Path, with the query if there is one.
+    pub path: String,
+    /// Headers.
+    pub headers: HeaderMap,
+}
+
+/// Where it would go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// `namespace/name` of the VirtualService that holds for the client.
+    pub virtual_service: Option<String>,
+    /// The rule that takes it: its name and place; `None` is no rule.
+    pub rule: Option<String>,
+    /// The match that was met.
+    pub matched: Option<String>,
+    /// What is done, in a sentence.
+    pub outcome: String,
+    /// Destinations: `host:port`, with the subset, share, endpoints, and why it gives 503 if it does.
+    pub destinations: Vec<Destination>,
+    /// What came before and did not apply: rule and reason.
+    pub skipped: Vec<(String, String)>,
+    /// Whether some endpoint or the rule itself answers.
+    pub answered: bool,
+}
+
+/// A destination of a rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Destination {
+    /// `host:port`, and `subset NAME`.
+    pub name: String,
+    /// Share of the requests.
+    pub weight: u32,
+    /// Who may serve.
+    pub endpoints: Vec<SocketAddr>,
+    /// Why requests get 503.
+    pub fault: Option<&'static str>,
+}
+
+/// Explains; `None` when the redirector serves no such address.
+pub fn explain(snapshot: Snapshot, question: &Question) -> Option<Answer> {
+    let pods = snapshot.pods.clone();
+    let (config, _) = Config::compile(snapshot);
+    let frontend = config.frontend(canonical(question.dialled))?;
+    let from = question.from.parse::<IpAddr>().ok();
+    let pod = pods.iter().find(|pod| {
+        let named = question.from == pod.name || question.from == format!("{}/{}", pod.namespace, pod.name);
+        named || from.is_some_and(|from| pod.addresses.contains(&from))
+    });
+    let nothing = std::collections::BTreeMap::new();
+    let client = Client {
+        namespace: pod.map(|pod| pod.namespace.as_str()),
+        labels: pod.map_or(&nothing, |pod| &pod.labels),
+        dialled: Some(question.dialled.ip()),
+    };
+    let (path, query) = match question.path.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (question.path.as_str(), None),
+    };
+    let request = RequestView {
+        method: &question.method,
+        scheme: "http",
+        authority: &question.authority,
+        path,
+        query,
+        headers: &question.headers,
+    };
+    let found = table::explain(&frontend.routes, &client, &request);
+    let destinations: Vec<Destination> =
+        found.destinations.iter().map(|(weight, target)| destination(&config, *weight, target)).collect();
+    let served = destinations
+        .iter()
+        .any(|destination| destination.fault.is_none() && !destination.endpoints.is_empty());
+    let (rule, matched, outcome, answered) = match found.verdict {
+        Verdict::Service => (
+            None,
+            None,
+            "no rule holds for this client: the Service's endpoints, request by request".to_owned(),
+            served,
+        ),
+        Verdict::NotFound => (None, None, "rules hold, and none matches: 404".to_owned(), true),
+        Verdict::Rule { name, place, match_index } => {
+            let own = destinations.is_empty();
+            let outcome =
+                if own { "the rule answers by itself" } else { "the rule leads to its destinations" };
+            let matched = match_index.map(|index| format!("{place}.match[{index}]"));
+            (Some(name), matched.or(Some(place)), outcome.to_owned(), own || served)
+        }
+    };
+    Some(Answer {
+        virtual_service: found.virtual_service.map(|name| name.to_string()),
+        rule,
+        matched,
+        outcome,
+        destinations,
+        skipped: found.skipped.into_iter().map(|skipped| (skipped.rule, skipped.reason)).collect(),
+        answered,
+    })
+}
+
+fn destination(config: &Config, weight: u32, target: &Target) -> Destination {
+    let subset = target.subset.as_deref().map_or(String::new(), |subset| format!(" subset {subset}"));
+    let known = config.destination(&target.host, target.port);
+    let endpoints = known.map_or_else(Vec::new, |known| select(known, target.policy.as_deref()));
+    let fault = match target.state {
+        TargetState::Ready => None,
+        TargetState::UnknownService => Some("no such Service"),
+        TargetState::UnknownPort => Some("the Service has no such port"),
+        TargetState::UnknownSubset => Some("no DestinationRule has this subset"),
+    };
+    Destination { name: format!("{}:{}{subset}", target.host, target.port), weight, endpoints, fault }
+}
