@@ -59,6 +59,7 @@ impl Canary {
             let path = canary.world.json(&["explain", "10.96.0.1:80"])["path"].clone();
             if path == "redirector" { Ok(()) } else { Err((path, canary.world.log())) }
         });
+        canary.world.wait_healthy();
         canary
     }
 

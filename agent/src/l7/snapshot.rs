@@ -11,7 +11,7 @@ use serde_json::Value;
 
 /// The state of the cluster, as far as the redirector is concerned.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Snapshot {
     /// Rises with each change.
     pub version: u64,
@@ -29,7 +29,7 @@ pub struct Snapshot {
 
 /// A Service.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Service {
     /// Its namespace.
     pub namespace: String,
@@ -45,7 +45,7 @@ pub struct Service {
 
 /// A TCP port of a Service.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Port {
     /// Its name; often empty.
     pub name: String,
@@ -68,12 +68,13 @@ pub struct Endpoint {
     /// Address and port.
     pub address: SocketAddr,
     /// `namespace/name`, if it is known.
+    #[serde(default)]
     pub pod: Option<String>,
 }
 
 /// A pod.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Pod {
     /// Its namespace.
     pub namespace: String,

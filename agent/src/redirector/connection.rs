@@ -15,6 +15,9 @@ use super::{
 /// What HTTP/2 connections begin with, RFC 9113 section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// How long a connection without a request is kept when draining begins: its request may be on its way.
+const DRAIN_GRACE: Duration = Duration::from_millis(200);
+
 /// What a look at the first bytes told.
 enum Look<T> {
     Told(T),
@@ -36,11 +39,21 @@ pub async fn serve(worker: Rc<Worker>, socket: TcpStream, peer: SocketAddr) {
     let mut stream = ClientStream::new(socket);
     let header_timeout = worker.options().header_timeout;
     match speech(&worker, &view, &mut stream).await {
-        Speech::Http | Speech::Http2 => match look(&mut stream, header_timeout, preface).await {
-            Look::Told(http2) => session::serve(worker, stream, view, dialled, peer.ip(), http2).await,
-            Look::Ended => {}
-            Look::Late => worker.count(Counter::RefusedSlowHeaders),
-        },
+        Speech::Http | Speech::Http2 => {
+            let unused = async {
+                worker.draining().await;
+                tokio::time::sleep(DRAIN_GRACE).await;
+            };
+            let told = tokio::select! {
+                told = look(&mut stream, header_timeout, preface) => told,
+                () = unused => Look::Ended,
+            };
+            match told {
+                Look::Told(http2) => session::serve(worker, stream, view, dialled, peer.ip(), http2).await,
+                Look::Ended => {}
+                Look::Late => worker.count(Counter::RefusedSlowHeaders),
+            }
+        }
         Speech::Tls if view.routes.has_tls() => match look(&mut stream, header_timeout, hello).await {
             Look::Told(server_name) => tcp::serve_tls(worker, stream, &view, peer.ip(), server_name).await,
             Look::Ended => tcp::serve_tls(worker, stream, &view, peer.ip(), None).await,
@@ -69,7 +82,7 @@ async fn speech(worker: &Worker, view: &View, stream: &mut ClientStream) -> Spee
     }
 }
 
-/// Reads until `judge` can tell, for `limit` at most. `judge` must be able to tell from some number of bytes on.
+/// Reads until `judge` can tell, for `limit` at most. From some number of bytes on, `judge` must be able to.
 async fn look<T>(stream: &mut ClientStream, limit: Duration, judge: impl Fn(&[u8]) -> Option<T>) -> Look<T> {
     let told = async {
         loop {

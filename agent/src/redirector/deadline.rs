@@ -20,7 +20,7 @@ struct Moment {
     waiting: RefCell<Vec<Waker>>,
 }
 
-/// Ready when the limit is over, counted from the end of the request, or from when this was made if that is later.
+/// Ready when the limit is over, counted from the end of the request, or from when this was made if later.
 #[derive(Debug)]
 pub struct Deadline {
     end: RequestEnd,

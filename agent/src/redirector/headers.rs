@@ -38,7 +38,7 @@ pub fn takes_trailers(headers: &HeaderMap) -> bool {
     lines.flat_map(|line| line.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
-/// The protocol that an HTTP/1.1 client wants to change to; cleartext HTTP/2 is never granted, which is allowed.
+/// The protocol that an HTTP/1.1 client wants to change to; cleartext HTTP/2 need not be granted, and is not.
 pub fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
     let asked =

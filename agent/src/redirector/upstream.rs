@@ -1,4 +1,4 @@
-//! One request to one endpoint: a connection from the pool or a new one, and what can go wrong before the answer.
+//! One request to one endpoint: a connection from the pool or a new one, and what can break before the answer.
 
 use std::{error::Error, net::SocketAddr, rc::Rc, time::Duration};
 

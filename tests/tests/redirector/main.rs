@@ -1,0 +1,13 @@
+//! The redirector over real sockets. One file per part; what they share is in `world.rs`.
+
+#![allow(clippy::unwrap_used, reason = "clippy sees tests only in functions that are marked as such")]
+
+mod actions;
+mod balancing;
+mod clients;
+mod hostile;
+mod life;
+mod passing;
+mod retries;
+mod streams;
+mod world;

@@ -1,0 +1,235 @@
+//! Bodies, trailers and tunnels: what must flow, and how much may be kept.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{Notify, mpsc},
+    time::timeout,
+};
+
+use super::world::{AnyBody, Endpoint, Setup, read, request, rule, whole};
+
+/// A body that is fed through a channel.
+fn fed() -> (mpsc::UnboundedSender<Frame<Bytes>>, AnyBody) {
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let stream = futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx).map(|frame| frame.map(Ok)));
+    (sender, BodyExt::boxed(StreamBody::new(stream)))
+}
+
+#[tokio::test]
+async fn grpc_streams_both_ways_and_its_trailers_pass() {
+    // Gives back each message as it comes, then a status.
+    let endpoint = Endpoint::serve(|request| async {
+        let (sender, body) = fed();
+        assert_eq!(request.headers()["te"], "trailers");
+        let mut incoming = request.into_body();
+        tokio::spawn(async move {
+            let mut trailers = HeaderMap::new();
+            while let Some(Ok(frame)) = incoming.frame().await {
+                match frame.into_data() {
+                    Ok(data) => sender.send(Frame::data(data)).unwrap(),
+                    Err(frame) => trailers.extend(frame.into_trailers().unwrap()),
+                }
+            }
+            trailers.insert("grpc-status", 0.into());
+            sender.send(Frame::trailers(trailers)).unwrap();
+        });
+        Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+    })
+    .await;
+    let world =
+        Setup { port: json!({"name": "grpc"}), ..Setup::http(&[&endpoint], json!([rule(json!({}))])) }
+            .start();
+    let mut client = world.http2().await;
+    let (sender, body) = fed();
+    let call = Request::post("http://reviews/chat").header("te", "trailers");
+    let call = call.header("content-type", "application/grpc").body(body).unwrap();
+    let mut answer = client.send_request(call).await.unwrap().into_body();
+    // Each answer comes before the next message is sent: nothing waits for the end.
+    for message in ["one", "two", "three"] {
+        sender.send(Frame::data(Bytes::from(message))).unwrap();
+        assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), message);
+    }
+    sender.send(Frame::trailers(HeaderMap::from_iter([("x-end".parse().unwrap(), 1.into())]))).unwrap();
+    drop(sender);
+    let trailers = answer.frame().await.unwrap().unwrap().into_trailers().unwrap();
+    assert_eq!(
+        (&trailers["grpc-status"], &trailers["x-end"]),
+        (&"0".parse().unwrap(), &"1".parse().unwrap())
+    );
+    assert!(answer.frame().await.is_none());
+}
+
+#[tokio::test]
+async fn a_websocket_becomes_a_tunnel() {
+    let endpoint = Endpoint::serve(|mut request| async move {
+        assert_eq!(request.headers()["upgrade"], "websocket");
+        let upgraded = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut socket = TokioIo::new(upgraded.await.unwrap());
+            let mut bytes = [0; 4];
+            socket.read_exact(&mut bytes).await.unwrap();
+            bytes.reverse();
+            socket.write_all(&bytes).await.unwrap();
+        });
+        let response = Response::builder().status(101).header("connection", "upgrade");
+        response.header("upgrade", "websocket").header("sec-websocket-accept", "x").body(whole("")).unwrap()
+    })
+    .await;
+    let world = Setup::http(&[&endpoint], json!([rule(json!({"timeout": "5s"}))])).start();
+    let mut client = world.http1().await;
+    let ask = request("GET /chat\nconnection: Upgrade\nupgrade: websocket").body(whole("")).unwrap();
+    let response = client.0.send_request(ask).await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["upgrade"]),
+        (101, &"websocket".parse().unwrap())
+    );
+    assert_eq!(response.headers()["sec-websocket-accept"], "x");
+    let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    socket.write_all(b"ping").await.unwrap();
+    let mut bytes = Vec::new();
+    socket.read_to_end(&mut bytes).await.unwrap();
+    assert_eq!((&*bytes, world.count("tunnels")), (&b"gnip"[..], 1));
+}
+
+#[tokio::test]
+async fn connect_becomes_a_tunnel() {
+    let endpoint = Endpoint::serve(|mut request| async move {
+        assert_eq!(request.uri(), "reviews:80");
+        let upgraded = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut socket = TokioIo::new(upgraded.await.unwrap());
+            socket.write_all(b"hello").await.unwrap();
+        });
+        Response::new(whole(""))
+    })
+    .await;
+    let world = Setup::http(&[&endpoint], json!([rule(json!({}))])).start();
+    let answer = world.raw(b"CONNECT reviews:80 HTTP/1.1\r\nhost: reviews:80\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nhello"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_long_body_streams_while_little_is_kept() {
+    const CHUNK: usize = 64 << 10;
+    const CHUNKS: usize = 320;
+    for http2 in [false, true] {
+        // The endpoint reads nothing until it is told to; what was sent by then lies somewhere between.
+        let go = Arc::new(Notify::new());
+        let wait = go.clone();
+        let endpoint = Endpoint::serve(move |request| {
+            let wait = wait.clone();
+            async move {
+                wait.notified().await;
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                Response::new(whole(body.len().to_string()))
+            }
+        })
+        .await;
+        let world = Setup::http(&[&endpoint], json!([rule(json!({}))])).start();
+        let sent = Arc::new(AtomicUsize::new(0));
+        let (counted, all_sent) = (sent.clone(), Arc::new(Notify::new()));
+        let ended = all_sent.clone();
+        let chunks = futures_util::stream::repeat_with(move || {
+            if counted.fetch_add(1, Ordering::SeqCst) + 1 == CHUNKS {
+                ended.notify_one();
+            }
+            Ok(Frame::data(Bytes::from_static(&[7; CHUNK])))
+        });
+        let body = BodyExt::boxed(StreamBody::new(chunks.take(CHUNKS)));
+        let (mut client1, mut client2) = (world.http1().await, world.http2().await);
+        let asked = tokio::spawn(async move {
+            if http2 {
+                client2.send_request(Request::post("http://reviews/").body(body).unwrap()).await
+            } else {
+                client1.0.send_request(request("POST /").body(body).unwrap()).await
+            }
+        });
+        let stalled = timeout(Duration::from_secs(1), all_sent.notified()).await.is_err();
+        assert!(stalled, "http2 {http2}: all was taken and nobody read it");
+        go.notify_one();
+        let got = read(asked.await.unwrap().unwrap()).await;
+        assert_eq!(got.body, (CHUNK * CHUNKS).to_string());
+    }
+}
+
+#[tokio::test]
+async fn protocols_follow_the_port_and_lengths_stay() {
+    let endpoint = Endpoint::serve(|request| async move {
+        let head = request.method() == http::Method::HEAD;
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        Response::new(whole(if head { "four".into() } else { body }))
+    })
+    .await;
+    for (case, port, want) in [
+        ("http", json!({"name": "http"}), http::Version::HTTP_11),
+        ("h2c", json!({"name": "x", "appProtocol": "kubernetes.io/h2c"}), http::Version::HTTP_2),
+    ] {
+        let world = Setup { port, ..Setup::http(&[&endpoint], json!([rule(json!({}))])) }.start();
+        let mut client = world.http1().await;
+        let got = client.send(request("POST /\nexpect: 100-continue").body(whole("four")).unwrap()).await;
+        assert_eq!((&*got.body, &got.headers["content-length"]), ("four", &"4".parse().unwrap()), "{case}");
+        assert_eq!(
+            (endpoint.last().version, &endpoint.last().headers["content-length"]),
+            (want, &"4".parse().unwrap())
+        );
+        let got = client.ask("HEAD /").await;
+        assert_eq!((got.status, &*got.body), (200, ""), "{case}");
+        assert_eq!(got.headers["content-length"], "4", "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_its_request_at_the_endpoint() {
+    struct Gone(mpsc::UnboundedSender<()>);
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            let _sent = self.0.send(());
+        }
+    }
+    let (sender, mut gone) = mpsc::unbounded_channel();
+    let (begun, mut begins) = mpsc::unbounded_channel();
+    let endpoint = Endpoint::serve(move |_| {
+        let (gone, begun) = (Gone(sender.clone()), begun.clone());
+        async move {
+            begun.send(()).unwrap();
+            std::future::pending::<()>().await;
+            drop(gone);
+            Response::new(whole(""))
+        }
+    })
+    .await;
+    let world = Setup::http(&[&endpoint], json!([rule(json!({}))])).start();
+    let mut client = world.http1().await;
+    let asked = tokio::spawn(async move { client.ask("GET /").await });
+    begins.recv().await.unwrap();
+    asked.abort();
+    gone.recv().await.unwrap();
+    world.until("requestsAbandoned", 1).await;
+}
+
+#[tokio::test]
+async fn a_long_answer_streams() {
+    const LENGTH: usize = 20 << 20;
+    let endpoint = Endpoint::serve(|_| async { Response::new(whole(vec![b'7'; LENGTH])) }).await;
+    let world = Setup::http(&[&endpoint], json!([rule(json!({}))])).start();
+    let got = world.ask("GET /").await;
+    assert_eq!((got.body.len(), got.headers["content-length"].to_str().unwrap()), (LENGTH, "20971520"));
+    let mut client = world.http2().await;
+    let ask = Request::get("http://reviews/").body(whole("")).unwrap();
+    assert_eq!(read(client.send_request(ask).await.unwrap()).await.body.len(), LENGTH);
+}
