@@ -27,6 +27,7 @@ mod backoff;
 mod kinds;
 mod listing;
 mod observe;
+mod rules;
 
 use crate::{health::Shared, model::Change};
 use listing::{Common, Listing};
@@ -82,6 +83,7 @@ pub async fn watch(
             result = slices.follow(Api::all(client.clone()), config.clone()) => result?,
             result = nodes.follow(Api::all(client.clone()), here("metadata.name")) => result?,
             result = own_pods.follow(Api::all(client.clone()), here("spec.nodeName")) => result?,
+            result = rules::follow(client, common) => result?,
             result = pods_while_needed(client, common, pods_needed.clone()) => result?,
         }
         tracing::warn!(server = %host, "giving this API server up for the next one");

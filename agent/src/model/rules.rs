@@ -1,6 +1,9 @@
 //! Rule objects as their sources have them: what is in them is for `l7` to read.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde_json::Value;
 
@@ -30,6 +33,7 @@ impl RuleKind {
 pub struct Rules {
     objects: BTreeMap<(RuleKind, ObjectName), Arc<Value>>,
     changed: bool,
+    listed: BTreeSet<RuleKind>,
 }
 
 impl Rules {
@@ -38,8 +42,14 @@ impl Rules {
         &self.objects
     }
 
+    /// Whether both kinds were listed completely.
+    pub fn is_listed(&self) -> bool {
+        [RuleKind::VirtualService, RuleKind::DestinationRule].iter().all(|kind| self.listed.contains(kind))
+    }
+
     /// Replaces those of one kind.
     pub fn replace(&mut self, kind: RuleKind, objects: Vec<(ObjectName, Arc<Value>)>) {
+        self.changed |= self.listed.insert(kind);
         let new: BTreeMap<ObjectName, Arc<Value>> = objects.into_iter().collect();
         let known = self.objects.keys().filter(|(of, name)| *of == kind && !new.contains_key(name));
         for key in known.cloned().collect::<Vec<_>>() {

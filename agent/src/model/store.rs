@@ -155,6 +155,11 @@ impl Store {
         self.pods.iter().flat_map(Pods::all)
     }
 
+    /// Whether everything that rules are about was listed: without the pods' labels, subsets would be empty.
+    pub fn knows_rules(&self) -> bool {
+        self.rules.is_listed() && (self.pods.is_some() || self.rules.objects().is_empty())
+    }
+
     /// The rule objects.
     pub const fn rules(&self) -> &Rules {
         &self.rules

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use sluice_common::layout::{FLAG_REDIRECTED, ServiceValue};
 use tokio::sync::{oneshot, watch};
 
 use super::{Options, Selector, feed::Feed, nodeport, opt_outs, probe, steering::Steering, sweeper};
@@ -14,7 +15,7 @@ use crate::{
     compile,
     health::Shared,
     loader::{self, Loaded},
-    maps::{WriteError, bpf::BpfMaps},
+    maps::{Tables, WriteError, bpf::BpfMaps},
     model::{Change, Node, ObjectName, OptOut, Store},
     reconcile::{Outcome, Reconciler},
     reserved,
@@ -92,12 +93,23 @@ pub fn spawn(
         node_ports: BTreeSet::new(),
         failed: BTreeMap::new(),
     };
+    // What is steered stays so until the rules are known.
+    let redirected = redirected(programmer.reconciler.tables());
+    programmer.store.set_redirected(redirected);
     let (ended, receiver) = oneshot::channel();
     std::thread::Builder::new().name("programmer".to_owned()).spawn(move || {
         while programmer.turn(&inbox) {}
         let _nobody_waits = ended.send(());
     })?;
     Ok(receiver)
+}
+
+/// The Service ports that the maps flag for the redirector.
+fn redirected(tables: &Tables) -> BTreeSet<(ObjectName, u16)> {
+    let flagged = tables.frontends.values().filter(|value| value.flags & FLAG_REDIRECTED != 0);
+    let services = flagged.filter_map(|value| tables.services.get(&value.service_id));
+    let name = |value: &ServiceValue| ObjectName::new(value.namespace.as_str(), value.name.as_str());
+    services.map(|value| (name(value), u16::from_be(value.port_be))).collect()
 }
 
 impl Programmer {

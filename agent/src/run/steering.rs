@@ -39,6 +39,8 @@ pub struct Steering {
     waiting: Option<Instant>,
     checked: Option<Instant>,
     pins: Option<Pins>,
+    /// This binary's program steers, and not an earlier one's.
+    attached: bool,
 }
 
 impl Steering {
@@ -54,6 +56,7 @@ impl Steering {
             waiting: None,
             checked: None,
             pins: None,
+            attached: false,
         }
     }
 
@@ -79,13 +82,18 @@ impl Steering {
         let node: Vec<IpAddr> = node.map(|(address, _)| (*address).into()).collect();
         let moved = node != self.node;
         self.node = node;
+        // Until then, what an earlier agent let take effect does: its routes too.
+        if !store.knows_rules() {
+            return Ok(());
+        }
         if store.take_l7_changed() || moved {
             let plan = self.planner.plan(store, &self.node);
             self.report(&plan, shared);
             self.take(plan, store, shared);
         }
-        if !self.wanted.is_empty() && !loader::is_steering(loaded.pins()) {
+        if !self.wanted.is_empty() && !(self.attached && loader::is_steering(loaded.pins())) {
             loaded.attach_steering().context("cannot attach sk_lookup")?;
+            self.attached = true;
         }
         self.pins = Some(loaded.pins().clone());
         self.route(&self.addresses)?;

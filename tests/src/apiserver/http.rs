@@ -91,6 +91,15 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
             "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "", "platform": ""});
         return Ok(respond(StatusCode::OK, Full::new(Bytes::from(body.to_string())).boxed()));
     }
+    let rules = request.uri().path().starts_with("/apis/networking.istio.io");
+    if rules && !shared.lock().serves_rules {
+        return Ok(status(404, "NotFound"));
+    }
+    if request.uri().path() == "/apis/networking.istio.io" {
+        let version = json!({"groupVersion": "networking.istio.io/v1beta1", "version": "v1beta1"});
+        let body = json!({"kind": "APIGroup", "apiVersion": "v1", "name": "networking.istio.io", "versions": [version]});
+        return Ok(respond(StatusCode::OK, Full::new(Bytes::from(body.to_string())).boxed()));
+    }
     let throttled = shared.edit(|state| {
         let left = state.throttled;
         state.throttled = left.saturating_sub(1);

@@ -16,11 +16,13 @@ use crate::world::World;
 mod http;
 
 /// The resources served: path, kind of the list.
-const RESOURCES: [(&str, &str); 4] = [
+const RESOURCES: [(&str, &str); 6] = [
     ("/api/v1/services", "v1 ServiceList"),
     ("/apis/discovery.k8s.io/v1/endpointslices", "discovery.k8s.io/v1 EndpointSliceList"),
     ("/api/v1/nodes", "v1 NodeList"),
     ("/api/v1/pods", "v1 PodList"),
+    ("/apis/networking.istio.io/v1beta1/virtualservices", "networking.istio.io/v1beta1 VirtualServiceList"),
+    ("/apis/networking.istio.io/v1beta1/destinationrules", "networking.istio.io/v1beta1 DestinationRuleList"),
 ];
 
 /// Something that happened to an object.
@@ -48,6 +50,8 @@ struct State {
     refuses_streams: bool,
     /// How many lists were streamed.
     streams: u32,
+    /// Whether the definitions of rule objects are there.
+    serves_rules: bool,
     /// Connections are kept and new ones accepted, but nothing is ever answered.
     frozen: bool,
     /// This many of the next requests are answered 429.
@@ -198,6 +202,11 @@ impl ApiServer {
     /// Becomes a server of this minor version, which streams lists or refuses to, as far as its version knows of them.
     pub fn version(&self, minor: u32, refuses_streams: bool) {
         self.shared.edit(|state| (state.minor, state.refuses_streams) = (minor, refuses_streams));
+    }
+
+    /// Installs the definitions of rule objects, in an older version.
+    pub fn serve_rules(&self) {
+        self.shared.edit(|state| state.serves_rules = true);
     }
 
     /// How many lists were streamed.
