@@ -91,7 +91,8 @@ impl Steering {
             self.report(&plan, shared);
             self.take(plan, store, shared);
         }
-        if !self.wanted.is_empty() && !(self.attached && loader::is_steering(loaded.pins())) {
+        let steers = self.attached && loader::is_steering(loaded.pins());
+        if !self.wanted.is_empty() && !steers {
             loaded.attach_steering().context("cannot attach sk_lookup")?;
             self.attached = true;
         }

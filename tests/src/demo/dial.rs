@@ -31,6 +31,9 @@ impl Protocol {
     }
 }
 
+/// Path and one header of each request, where the protocol has them.
+pub type Request = (&'static str, &'static str);
+
 /// What came of dialling one address several times.
 #[derive(Clone, Debug, Default)]
 pub struct Dialled {
@@ -38,6 +41,8 @@ pub struct Dialled {
     pub answers: BTreeMap<String, u32>,
     /// The peers that the clients saw.
     pub peers: BTreeSet<String>,
+    /// HTTP errors, such as `HTTP 418`.
+    pub statuses: BTreeSet<String>,
     /// Refused, at least once.
     pub refused: bool,
     /// Anything else that went wrong.
@@ -51,6 +56,7 @@ impl Dialled {
         if self.refused {
             seen.push("connection refused");
         }
+        seen.extend(self.statuses.iter().map(String::as_str));
         seen.extend(self.failures.iter().map(String::as_str));
         seen.join(", ")
     }
@@ -60,12 +66,12 @@ impl Dialled {
 ///
 /// # Errors
 /// The client program does not start.
-pub fn dial(pod: &Pod, protocol: Protocol, to: &str) -> Result<Dialled> {
+pub fn dial(pod: &Pod, protocol: Protocol, to: &str, request: Request) -> Result<Dialled> {
     let mut dialled = Dialled::default();
     match protocol {
         Protocol::Tcp => {
             for _ in 0..ROUNDS {
-                curl(pod, to, &mut dialled)?;
+                curl(pod, to, request, &mut dialled)?;
                 if dialled.refused {
                     break;
                 }
@@ -77,12 +83,12 @@ pub fn dial(pod: &Pod, protocol: Protocol, to: &str) -> Result<Dialled> {
 }
 
 /// One curl, [`TIMES`] connections: each answer's body is the pod's name, then curl's own words on its peer.
-fn curl(pod: &Pod, to: &str, dialled: &mut Dialled) -> Result<()> {
+fn curl(pod: &Pod, to: &str, (path, header): Request, dialled: &mut Dialled) -> Result<()> {
     // curl reads [1-24] as that many requests; the brackets of an IPv6 address need no escape.
-    let url = format!("http://{to}/?[1-{TIMES}]");
+    let url = format!("http://{to}{path}?[1-{TIMES}]");
     let output = pod
         .command(&tool_path("curl"))
-        .args(["--silent", "--show-error", "--max-time", "5", "--header", "Connection: close"])
+        .args(["--silent", "--fail", "--max-time", "5", "--header", "Connection: close", "--header", header])
         .args(["--write-out", "%{remote_ip} %{remote_port} %{errormsg}\n"])
         .arg(url)
         .output()
@@ -96,6 +102,10 @@ fn curl(pod: &Pod, to: &str, dialled: &mut Dialled) -> Result<()> {
                 Ok(peer) => drop(dialled.peers.insert(peer.to_string())),
                 Err(_) => drop(dialled.failures.insert(line.to_owned())),
             },
+            [_, _, ..] if line.contains("returned error: ") => {
+                let status = line.rsplit(' ').next().unwrap_or_default();
+                dialled.statuses.insert(format!("HTTP {status}"));
+            }
             _ if line.contains("Couldn't connect") || line.contains("refused") => dialled.refused = true,
             _ => drop(dialled.failures.insert(line.to_owned())),
         }

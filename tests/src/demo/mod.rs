@@ -21,6 +21,7 @@ pub struct Row {
     from: &'static str,
     outcome: Dialled,
     verdict: String,
+    path: String,
     ok: bool,
 }
 
@@ -32,6 +33,10 @@ enum Want<'w> {
     One(&'w str),
     /// Refused at once.
     Refused,
+    /// Both answer, the first about four times as often.
+    Split(&'w str, &'w str),
+    /// Nobody answers but the rule itself.
+    Status(&'w str),
 }
 
 /// A running shop.
@@ -84,10 +89,30 @@ impl Demo {
         self.row("search, headless", "pod", Tcp, &headless[0], &Want::One("search-1"))?;
         self.row("search, headless, IPv6", "pod", Tcp, &headless[1], &Want::One("search-1"))?;
         self.row("a pod itself", "pod", Tcp, &format!("{}:8080", search.v4), &Want::One("search-1"))?;
+        say("rules: a canary, by share, header and browser; the redirector applies them");
+        let reviews = "10.96.0.70:80";
+        self.row("reviews, canary 80/20", "pod", Tcp, reviews, &Want::Split("reviews-v1", "reviews-v2"))?;
+        let testers = Want::One("reviews-v2");
+        self.request("reviews, end-user: jason", "pod", reviews, ("/", "end-user: jason"), &testers)?;
+        self.request(
+            "reviews, IPv6, a browser",
+            "host",
+            "[fd00:96::70]:80",
+            ("/", "User-Agent: Beta/2"),
+            &testers,
+        )?;
+        self.request(
+            "reviews, injected fault",
+            "pod",
+            reviews,
+            ("/broken", "a: b"),
+            &Want::Status("HTTP 418"),
+        )?;
         self.row("mail, no endpoints", "pod", Tcp, "10.96.0.60:25", &Want::Refused)?;
         say("agent: killed with SIGKILL");
         agent.kill();
         self.row("front, no agent", "pod", Tcp, "10.96.0.10:80", &Want::All("front-"))?;
+        self.request("reviews, no agent", "pod", reviews, ("/", "end-user: jason"), &testers)?;
         self.row("prices, no agent", "pod", Udp, "10.96.0.50:5300", &Want::All("prices-"))?;
         say("agent: another one takes over the pinned maps and links");
         let agent = self.world.agent();
@@ -103,15 +128,36 @@ impl Demo {
         to: &str,
         want: &Want<'_>,
     ) -> Result<()> {
+        self.dial(name, from, (protocol, to), ("/", "a: b"), want)
+    }
+
+    fn request(
+        &mut self,
+        name: &str,
+        from: &'static str,
+        to: &str,
+        request: dial::Request,
+        want: &Want<'_>,
+    ) -> Result<()> {
+        self.dial(name, from, (Protocol::Tcp, to), request, want)
+    }
+
+    fn dial(
+        &mut self,
+        name: &str,
+        from: &'static str,
+        (protocol, to): (Protocol, &str),
+        request: dial::Request,
+        want: &Want<'_>,
+    ) -> Result<()> {
         let pod = if from == "host" { self.world.node().clone() } else { self.world.find("visitor").clone() };
-        let outcome = dial::dial(&pod, protocol, to)?;
+        let outcome = dial::dial(&pod, protocol, to, request)?;
         let dialled = format!("{to}/{}", protocol.name());
-        let verdict = self.world.json(&["explain", "--from", from, &dialled])["verdict"]
-            .as_str()
-            .unwrap_or("?")
-            .to_owned();
+        let explained = self.world.json(&["explain", "--from", from, &dialled]);
+        let [verdict, path] =
+            ["verdict", "path"].map(|key| explained[key].as_str().unwrap_or("?").to_owned());
         let ok = self.is_as_wanted(&outcome, &verdict, to, want);
-        self.rows.push(Row { name: name.to_owned(), dialled, from, outcome, verdict, ok });
+        self.rows.push(Row { name: name.to_owned(), dialled, from, outcome, verdict, path, ok });
         Ok(())
     }
 
@@ -129,6 +175,13 @@ impl Demo {
                 let expected = if to.ends_with(":8080") { "pass" } else { "translate" };
                 answered == [*pod] && own_peer && verdict == expected
             }
+            Want::Split(most, few) => {
+                let count = |pod: &str| outcome.answers.get(pod).copied().unwrap_or(0);
+                // Of 96, 77 and 19 are expected; six standard deviations are 24.
+                let shares = (53..=95).contains(&count(most)) && count(few) >= 1;
+                shares && answered == [*most, *few] && own_peer
+            }
+            Want::Status(status) => answered.is_empty() && outcome.statuses.iter().eq([*status]),
             Want::Refused => outcome.refused && answered.is_empty() && verdict == "reject",
         }
     }
@@ -158,6 +211,7 @@ impl Demo {
                 "answers": row.outcome.answers,
                 "peer": row.outcome.peer(),
                 "verdict": row.verdict,
+                "path": row.path,
                 "ok": row.ok,
             })
         };

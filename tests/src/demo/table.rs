@@ -5,7 +5,7 @@ use super::Row;
 /// Columns under headings, and a closing line.
 pub fn render(rows: &[Row]) -> String {
     let headings =
-        ["WHAT", "FROM", "DIALLED", "ANSWERED BY", "PEER SEEN", "EXPLAIN", "OK"].map(str::to_owned);
+        ["WHAT", "FROM", "DIALLED", "ANSWERED BY", "PEER SEEN", "EXPLAIN", "PATH", "OK"].map(str::to_owned);
     let mut lines = vec![headings];
     for row in rows {
         let answers: Vec<String> =
@@ -18,10 +18,11 @@ pub fn render(rows: &[Row]) -> String {
             answers,
             row.outcome.peer(),
             row.verdict.clone(),
+            row.path.clone(),
             if row.ok { "ok".to_owned() } else { "FAILED".to_owned() },
         ]);
     }
-    let mut widths = [0; 7];
+    let mut widths = [0; 8];
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
             *width = (*width).max(cell.chars().count());
