@@ -207,8 +207,14 @@ pub fn explain(
     };
     let query = Query { from, left_alone, destination };
     let mut answer = inspect::explain(&tables, &query).map_err(|error| anyhow!(error))?;
-    if let Some(request) = request.filter(|_| answer.path == "redirector") {
-        request::add_route(&mut answer, request, run_dir)?;
+    match request.filter(|_| answer.path == "redirector") {
+        Some(request) => request::add_route(&mut answer, request, run_dir)?,
+        None if answer.path == "redirector" => {
+            answer
+                .steps
+                .push("ask about http://ADDRESS:PORT/PATH for the rule that takes a request".to_owned());
+        }
+        None => {}
     }
     output::print(reading.output, &answer, || explain_text(&answer))
 }

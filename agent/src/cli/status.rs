@@ -122,7 +122,13 @@ fn programs(pins: &Pins, cgroup: Option<PathBuf>, problems: &mut Vec<String>) ->
         target: item.target,
         attached: item.program_id.is_some(),
     };
-    attachments.into_iter().map(row).collect()
+    let steering = loader::steered_netns(pins).map(|netns| ProgramRow {
+        name: loader::STEERING,
+        hook: "netns/sk_lookup".to_owned(),
+        target: PathBuf::from(format!("network namespace {netns}")),
+        attached: true,
+    });
+    attachments.into_iter().map(row).chain(steering).collect()
 }
 
 fn maps(pins: &Pins) -> Result<Vec<MapRow>> {

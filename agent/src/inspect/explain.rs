@@ -202,11 +202,8 @@ fn decide(
     if frontend.flags & FLAG_REDIRECTED != 0 && target.protocol == Protocol::Tcp {
         answer.verdict = "translate";
         answer.reason = Reason::Redirected.name();
-        answer.steps.push(
-            "rules hold for this port: the kernel steers the connection to the redirector, which chooses an endpoint; ask \
-             about http://ADDRESS:PORT/PATH for the rule"
-                .to_owned(),
-        );
+        let step = "rules hold for this port: the kernel steers the connection to the redirector";
+        answer.steps.push(step.to_owned());
         return;
     }
     let udp = target.protocol == Protocol::Udp;

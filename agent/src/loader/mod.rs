@@ -25,7 +25,7 @@ mod steering;
 pub use checks::find_cgroup;
 pub use lock::{Lock, holder};
 pub use pins::cleanup;
-pub use steering::is_steering;
+pub use steering::{is_steering, steered_netns};
 
 /// The object, compiled from `ebpf/`; empty in a binary that was built without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));

@@ -38,9 +38,14 @@ impl Loaded {
     }
 }
 
+/// The network namespace that the program is attached to, by inode number; `None` where it is not.
+pub fn steered_netns(pins: &Pins) -> Option<u32> {
+    let link = sys::pinned(&pins.link(STEERING)).ok()?;
+    sys::netns_of_link(link.as_fd()).ok().filter(|netns| *netns != 0)
+}
+
 /// Whether the program is attached to this thread's network namespace.
 pub fn is_steering(pins: &Pins) -> bool {
-    let netns = sys::pinned(&pins.link(STEERING)).and_then(|link| sys::netns_of_link(link.as_fd()));
     let own = std::fs::metadata(OWN).map(|meta| meta.ino());
-    matches!((netns, own), (Ok(netns), Ok(own)) if u64::from(netns) == own)
+    steered_netns(pins).map(u64::from) == own.ok()
 }
