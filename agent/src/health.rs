@@ -73,6 +73,9 @@ pub struct State {
     /// Each rule object (kind, namespace, name) and its state: accepted, rejected or superseded.
     #[serde(default)]
     pub rules: Vec<([String; 3], String)>,
+    /// What happened how often in the redirector since its start.
+    #[serde(default)]
+    pub redirector: BTreeMap<String, u64>,
     /// Map writes since the start.
     pub writes: u64,
     /// Sockets that were told that their backend is gone, since the start.

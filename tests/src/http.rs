@@ -54,7 +54,8 @@ impl Response {
     }
 }
 
-/// Starts an nginx in `pod` that says who it is and what it sees of each request, one `name=value` per line.
+/// Starts an nginx in `pod` that says who it is and what it sees of each request, one `name=value` per line; `/kb` is
+/// 1,024 bytes.
 pub fn nginx(world: &World, pod: &Pod, port: u16) -> Nginx {
     let folder = world.folder().join(format!("nginx-{}", pod.name));
     fs::create_dir_all(&folder).expect("a folder");
@@ -74,9 +75,10 @@ pub fn nginx(world: &World, pod: &Pod, port: u16) -> Nginx {
     let config = format!(
         "daemon off; master_process off; pid {place}/pid; error_log stderr;\nevents {{}}\nhttp {{ access_log {place}/log; \
          {spools}\nkeepalive_requests 100000; server {{ listen {port}; listen [::]:{port}; default_type text/plain; \
-         add_header x-upstream {0}; add_header x-secret s;\nlocation /slow {{ proxy_pass http://127.0.0.1:9; }}\n\
+         add_header x-upstream {0}; add_header x-secret s;\nlocation /kb {{ access_log off; return 200 \"{1}\"; }}\n\
          location / {{ return 200 \"by={0}\\n{lines}\"; }} }} }}\n",
-        pod.name
+        pod.name,
+        "x".repeat(1024)
     );
     let file = folder.join("nginx.conf");
     fs::write(&file, config).expect("a configuration");

@@ -7,7 +7,7 @@ use crate::{handover::become_program, setup::Toolchain};
 /// What to measure.
 #[derive(clap::Args)]
 pub struct Args {
-    /// east-west
+    /// east-west, l7
     name: String,
     /// Ends with one line of JSON: {"bench", "targets": [...], "runs": [...]}
     #[arg(long)]

@@ -86,6 +86,16 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
 }
 
+/// What the redirector answers, with each snapshot and every few seconds.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Report {
+    /// The version that is in effect.
+    pub version: u64,
+    /// What happened how often since its start.
+    pub counters: BTreeMap<String, u64>,
+}
+
 /// The user that the redirector becomes once it has its listeners: `nobody`, on every distribution.
 pub const USER: u32 = 65_534;
 

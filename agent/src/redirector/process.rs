@@ -5,28 +5,28 @@ use std::{
     fs,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::UnixStream,
-    sync::Notify,
+    net::{UnixStream, unix::OwnedWriteHalf},
+    sync::mpsc,
 };
 
 use super::{Options, Redirector};
 use crate::{
-    l7::snapshot::{Snapshot, USER, agent_socket, snapshot_file},
+    l7::snapshot::{Report, Snapshot, USER, agent_socket, snapshot_file},
     maps::{Pins, bpf::Listeners},
     sys::SharedNumber,
 };
 
 const BEAT: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(200);
+const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// How long connections may take to end when another redirector has taken over, or when we are told to stop.
 const DRAIN: Duration = Duration::from_secs(60);
 /// Larger than any snapshot: a length beyond it is not the agent's.
@@ -57,10 +57,10 @@ pub fn run(options: ProcessOptions) -> Result<()> {
     let heartbeat = SharedNumber::map(maps.heartbeat()).context("cannot map HEARTBEAT")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut agent = Agent { socket: agent_socket(&options.run_dir), stream: None };
+        let socket = agent_socket(&options.run_dir);
         let first = match last_snapshot(&options.run_dir) {
             Some(snapshot) => snapshot,
-            None => agent.next().await?.context("the agent ended before it said anything")?,
+            None => first_snapshot(&socket).await?,
         };
         maps.steer(&listeners)?;
         drop(maps);
@@ -68,13 +68,11 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         let sets = listeners.into_iter().map(|(v4, v6)| vec![v4, v6]).collect();
         let redirector = Redirector::start(sets, options.options)?;
         let version = first.version;
-        redirector.apply(first);
+        apply(&redirector, first);
         tracing::info!(workers, version, "the redirector is up");
-        let taken_over = Arc::new(Notify::new());
         tokio::select! {
-            never = beat(&heartbeat) => never,
-            result = follow(&mut agent, &redirector, version, &taken_over) => result?,
-            () = taken_over.notified() => {}
+            () = beat(&heartbeat) => {}
+            () = follow(&socket, &redirector, version) => tracing::info!("another redirector takes over"),
             result = stop_signal() => result?,
         }
         // New connections went to another redirector, or will be balanced without one.
@@ -119,68 +117,79 @@ async fn beat(heartbeat: &SharedNumber) {
     }
 }
 
-/// The agent's end of the socket, connected again whenever it comes back.
-struct Agent {
-    socket: PathBuf,
-    stream: Option<UnixStream>,
+/// One frame; `None` when another redirector takes over.
+async fn read(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<Option<Snapshot>> {
+    let length = stream.read_u32().await?;
+    if length == 0 {
+        return Ok(None);
+    }
+    ensure!(length <= LARGEST_SNAPSHOT, "a snapshot of {length} bytes");
+    let mut bytes = vec![0; length as usize];
+    stream.read_exact(&mut bytes).await?;
+    serde_json::from_slice(&bytes).map(Some).context("the agent's snapshot is not one of this version")
 }
 
-impl Agent {
-    /// The next snapshot; `None` when another redirector takes over.
-    async fn next(&mut self) -> Result<Option<Snapshot>> {
-        loop {
-            match self.read().await {
-                Ok(bytes) if bytes.is_empty() => return Ok(None),
-                Ok(bytes) => match serde_json::from_slice(&bytes) {
-                    Ok(snapshot) => return Ok(Some(snapshot)),
-                    Err(error) => {
-                        tracing::error!(%error, "the agent's snapshot is not one of this version; the last one stays");
-                        self.stream = None;
-                    }
-                },
-                Err(error) => {
-                    tracing::debug!("the agent is away: {error:#}");
-                    self.stream = None;
-                }
-            }
-            if self.stream.is_none() {
-                tokio::time::sleep(AGAIN).await;
-            }
-        }
-    }
-
-    async fn read(&mut self) -> Result<Vec<u8>> {
-        let stream = match &mut self.stream {
-            Some(stream) => stream,
-            none => none.insert(UnixStream::connect(&self.socket).await?),
-        };
-        let length = stream.read_u32().await?;
-        if length > LARGEST_SNAPSHOT {
-            bail!("a snapshot of {length} bytes");
-        }
-        let mut bytes = vec![0; length as usize];
-        stream.read_exact(&mut bytes).await?;
-        Ok(bytes)
-    }
-
-    async fn acknowledge(&mut self, version: u64) {
-        if let Some(stream) = &mut self.stream
-            && stream.write_u64(version).await.is_err()
+/// The first snapshot that an agent gives; it gives it again to the next connection.
+async fn first_snapshot(socket: &Path) -> Result<Snapshot> {
+    loop {
+        if let Ok(mut stream) = UnixStream::connect(socket).await
+            && let Ok(Some(snapshot)) = read(&mut stream).await
         {
-            self.stream = None;
+            return Ok(snapshot);
         }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
-async fn follow(agent: &mut Agent, redirector: &Redirector, first: u64, taken_over: &Notify) -> Result<()> {
-    agent.acknowledge(first).await;
-    while let Some(snapshot) = agent.next().await? {
-        let version = snapshot.version;
-        redirector.apply(snapshot);
-        agent.acknowledge(version).await;
+async fn report(writer: &mut OwnedWriteHalf, redirector: &Redirector, version: u64) -> Result<()> {
+    let bytes = serde_json::to_vec(&Report { version, counters: redirector.counters() })?;
+    let frame = [&(bytes.len() as u32).to_be_bytes(), bytes.as_slice()].concat();
+    Ok(writer.write_all(&frame).await?)
+}
+
+/// Takes snapshots and reports, over one connection after the other, until another redirector takes over.
+async fn follow(socket: &Path, redirector: &Redirector, mut version: u64) {
+    loop {
+        match connection(socket, redirector, &mut version).await {
+            Ok(()) => return,
+            Err(error) => tracing::debug!("the agent is away: {error:#}"),
+        }
+        tokio::time::sleep(AGAIN).await;
     }
-    taken_over.notify_one();
-    std::future::pending().await
+}
+
+async fn connection(socket: &Path, redirector: &Redirector, version: &mut u64) -> Result<()> {
+    let (mut reader, mut writer) = UnixStream::connect(socket).await?.into_split();
+    let (sender, mut snapshots) = mpsc::channel(1);
+    // Apart from the reports: a frame that is read in part must not be let go.
+    let reading = async move {
+        loop {
+            let snapshot = read(&mut reader).await?;
+            sender.send(snapshot).await?;
+        }
+    };
+    let mut reading = std::pin::pin!(reading);
+    let mut ticks = tokio::time::interval(REPORT_EVERY);
+    loop {
+        tokio::select! {
+            ended = &mut reading => return ended,
+            Some(snapshot) = snapshots.recv() => match snapshot {
+                None => return Ok(()),
+                Some(snapshot) => {
+                    *version = snapshot.version;
+                    apply(redirector, snapshot);
+                }
+            },
+            _ = ticks.tick() => {}
+        }
+        report(&mut writer, redirector, *version).await?;
+    }
+}
+
+fn apply(redirector: &Redirector, snapshot: Snapshot) {
+    for left_out in redirector.apply(snapshot) {
+        tracing::warn!("left out of the snapshot: {left_out}");
+    }
 }
 
 async fn stop_signal() -> Result<()> {

@@ -149,6 +149,13 @@ fn metrics(state: &State, pins: &Pins) -> String {
         "Sockets told that their backend is gone.",
         destroyed,
     );
+    let counters = state.redirector.iter().map(|(what, n)| (format!("{{event=\"{what}\"}}"), *n)).collect();
+    family(
+        "sluice_redirector_total",
+        "counter",
+        "What happened in the redirector since its start.",
+        counters,
+    );
     if let Ok(maps) = BpfMaps::open(pins) {
         let reasons = maps.reasons().unwrap_or_default();
         let samples = reasons.iter().map(|(r, n)| (format!("{{reason=\"{}\"}}", r.name()), *n)).collect();

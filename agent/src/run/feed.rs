@@ -1,8 +1,8 @@
 //! Gives the redirector complete snapshots over a Unix socket, and leaves the last one in a file beside it, for a
 //! redirector that starts without an agent and for the command line.
 //!
-//! A frame is a length in four bytes, network byte order, and that much JSON; each is answered by the version that is in
-//! effect from now on, eight bytes, network byte order.
+//! A frame is a length in four bytes, network byte order, and that much JSON: snapshots one way, reports the other. A
+//! length of zero tells the redirector that another one has taken over.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
@@ -24,9 +24,13 @@ use tokio::{
 };
 
 use crate::{
-    l7::snapshot::{Snapshot, USER, agent_socket, snapshot_file},
+    health::Shared,
+    l7::snapshot::{Report, Snapshot, USER, agent_socket, snapshot_file},
     model::Change,
 };
+
+/// Larger than any report: a length beyond it is not the redirector's.
+const LARGEST_REPORT: u32 = 1 << 20;
 
 /// Who may read: root, and the user that the redirector becomes.
 const READERS: [u32; 2] = [0, USER];
@@ -41,14 +45,15 @@ pub struct Feed {
     generation: watch::Sender<u64>,
     /// Woken by sending no change at all.
     programmer: mpsc::Sender<Vec<Change>>,
+    shared: Arc<Shared>,
 }
 
 impl Feed {
     /// Nothing to read yet.
-    pub fn new(folder: &Path, programmer: mpsc::Sender<Vec<Change>>) -> Self {
+    pub fn new(folder: &Path, programmer: mpsc::Sender<Vec<Change>>, shared: Arc<Shared>) -> Self {
         let (acked, readers) = (AtomicU64::new(0), AtomicUsize::new(0));
         let (current, generation) = (watch::channel(None).0, watch::channel(0).0);
-        Self { folder: folder.to_owned(), current, acked, readers, generation, programmer }
+        Self { folder: folder.to_owned(), current, acked, readers, generation, programmer, shared }
     }
 
     /// Replaces what is to be read.
@@ -130,11 +135,21 @@ impl Feed {
                     later?;
                     return Ok(writer.write_u32(0).await?);
                 }
-                version = reader.read_u64() => {
-                    self.acked.store(version?, Ordering::Relaxed);
-                    self.wake();
+                length = reader.read_u32() => {
+                    let length = length?;
+                    ensure!(length <= LARGEST_REPORT, "a report of {length} bytes");
+                    let mut bytes = vec![0; length as usize];
+                    reader.read_exact(&mut bytes).await?;
+                    self.hear(serde_json::from_slice(&bytes)?);
                 }
             }
+        }
+    }
+
+    fn hear(&self, report: Report) {
+        self.shared.update(|state| state.redirector = report.counters);
+        if self.acked.swap(report.version, Ordering::Relaxed) != report.version {
+            self.wake();
         }
     }
 

@@ -89,7 +89,7 @@ pub fn run(options: Options) -> Result<()> {
         std::fs::create_dir_all(&options.run_dir).with_context(|| {
             format!("cannot create {}; choose another folder with --run-dir", options.run_dir.display())
         })?;
-        let feed = Arc::new(feed::Feed::new(&options.run_dir, news.clone()));
+        let feed = Arc::new(feed::Feed::new(&options.run_dir, news.clone(), Arc::clone(&shared)));
         let programmer =
             programmer::spawn(loaded, &options, Arc::clone(&shared), inbox, need_pods, Arc::clone(&feed))?;
         let supervisor = async {

@@ -1,4 +1,4 @@
-//! `cargo xtask bench east-west`: what a Service costs a socket, and what a cluster costs the agent.
+//! `cargo xtask bench east-west` (and, in `l7.rs`, `l7`): what a Service costs a socket, and what a cluster costs the agent.
 //! One run, one topology, interleaved rounds, medians. Never a timed test.
 
 use std::collections::BTreeMap;
@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 mod cluster;
 mod connections;
 mod kube_proxy;
+mod l7;
 
 pub use cluster::Cluster;
 pub use kube_proxy::{Mode, ProxyNode};
+pub use l7::l7;
 
 /// Something that was wanted, and what came of it.
 #[derive(Clone, Debug)]
@@ -46,11 +48,16 @@ impl Target {
 /// Everything that was measured.
 #[derive(Debug, Default)]
 pub struct Results {
+    bench: &'static str,
     targets: Vec<Target>,
     runs: Vec<Value>,
 }
 
 impl Results {
+    fn named(bench: &'static str) -> Self {
+        Self { bench, ..Self::default() }
+    }
+
     fn at_least(&mut self, name: &str, value: f64, wanted: f64, unit: &'static str) {
         self.targets.push(Target { name: name.to_owned(), value, wanted, unit, at_least: true });
     }
@@ -67,7 +74,7 @@ impl Results {
     /// The last line for scripts.
     pub fn json(&self) -> Value {
         let targets: Vec<Value> = self.targets.iter().map(Target::json).collect();
-        json!({ "bench": "east-west", "targets": targets, "runs": self.runs })
+        json!({ "bench": self.bench, "targets": targets, "runs": self.runs })
     }
 }
 
@@ -76,7 +83,7 @@ impl Results {
 /// # Errors
 /// The topology cannot be made, or the programs do not load.
 pub fn east_west(mut say: impl FnMut(&str)) -> Result<Results> {
-    let mut results = Results::default();
+    let mut results = Results::named("east-west");
     one_cpu()?;
     let mut cluster = Cluster::start()?;
     let mut proxies = [Mode::Nftables, Mode::Iptables].map(ProxyNode::start);

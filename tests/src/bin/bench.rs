@@ -8,7 +8,7 @@ use sluice_tests::bench;
 /// Measures on this machine; prints each target as met or missed.
 #[derive(Parser)]
 struct Args {
-    /// What to measure: east-west
+    /// What to measure: east-west, l7
     name: String,
     /// Ends with one line of JSON
     #[arg(long)]
@@ -17,11 +17,16 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if args.name != "east-west" {
-        eprintln!("error: there is no bench {:?}; there is east-west", args.name);
-        return ExitCode::from(2);
-    }
-    match bench::east_west(|what| eprintln!("  … {what}")) {
+    let say = |what: &str| eprintln!("  … {what}");
+    let results = match args.name.as_str() {
+        "east-west" => bench::east_west(say),
+        "l7" => bench::l7(say),
+        other => {
+            eprintln!("error: there is no bench {other:?}; there are east-west and l7");
+            return ExitCode::from(2);
+        }
+    };
+    match results {
         Ok(results) => {
             print!("{}", results.table());
             if args.json {

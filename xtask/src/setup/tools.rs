@@ -13,11 +13,12 @@ use super::debian::{Apt, library_path};
 use crate::shell::{on_path, step};
 
 /// Program and the Debian package that has it.
-const NEEDED: [(&str, &str); 6] = [
+const NEEDED: [(&str, &str); 7] = [
     ("ip", "iproute2"),
     ("curl", "curl"),
     ("nginx", "nginx-light"),
     ("socat", "socat"),
+    ("wrk", "wrk"),
     ("nft", "nftables"),
     ("iptables-legacy-restore", "iptables"),
 ];
