@@ -13,8 +13,8 @@ const OURS: u8 = 201;
 const NEW: u16 = 24;
 const DELETE: u16 = 25;
 const GET: u16 = 26;
-/// Create, or replace what is there.
-const SET: u16 = 0x400 | 0x100;
+/// Create, and fail if it is there: the kernel's own routes are not ours to replace.
+const CREATE: u16 = 0x400 | 0x200;
 const DESTINATION: u16 = 1;
 const DEVICE: u16 = 4;
 const PREFERRED_SOURCE: u16 = 7;
@@ -49,14 +49,18 @@ struct Route {
 pub fn sync(wanted: &BTreeSet<IpAddr>, node: &[IpAddr]) -> io::Result<()> {
     let socket = Socket::open(SockProtocol::NetlinkRoute)?;
     let present = list(&socket)?;
+    let mut first_error = None;
     for address in wanted.difference(&present) {
         let source = node.iter().find(|own| own.is_ipv4() == address.is_ipv4());
-        change(&socket, NEW, SET, address, source)?;
+        // A source that is not usable yet is no reason to go without the route.
+        let result = change(&socket, NEW, CREATE, address, source)
+            .or_else(|_| change(&socket, NEW, CREATE, address, None));
+        first_error = first_error.or(result.err());
     }
     for address in present.difference(wanted) {
-        change(&socket, DELETE, 0, address, None)?;
+        first_error = first_error.or(change(&socket, DELETE, 0, address, None).err());
     }
-    Ok(())
+    first_error.map_or(Ok(()), Err)
 }
 
 fn list(socket: &Socket) -> io::Result<BTreeSet<IpAddr>> {

@@ -15,7 +15,7 @@ use sluice_common::{
     layout::{FrontendKey, SocketValue},
 };
 
-use crate::maps::{REASONS, SOCKETS};
+use crate::maps::{HEARTBEAT, REASONS, SOCKETS};
 
 /// Error numbers, `asm-generic/errno.h`.
 pub const EADDRINUSE: i32 = 98;
@@ -170,6 +170,15 @@ pub fn local(ctx: &SkLookupContext) -> (FrontendKey, bool) {
 pub fn remote(ctx: &SkLookupContext) -> u64 {
     let address = lookup!(ctx, remote_ip4) ^ lookup!(ctx, remote_ip6[3]);
     u64::from(address) << 16 | u64::from(lookup!(ctx, remote_port))
+}
+
+/// Forgets that the redirector was well.
+#[inline(always)]
+pub fn stop_heartbeat() {
+    if let Some(beat) = HEARTBEAT.get_ptr_mut(0) {
+        // SAFETY: the lookup returned a live element, and a number that two write at once is one of the two.
+        unsafe { beat.write_volatile(0) };
+    }
 }
 
 /// Counts one outcome.

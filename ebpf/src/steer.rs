@@ -32,6 +32,8 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
             raw::count(Reason::Steered);
             return PASS;
         }
+        // Its listeners are gone: it did not live to say so. The next connect need not find out again.
+        raw::stop_heartbeat();
         raw::count(Reason::NoRedirector);
     }
     if kind & ADDRESS_REDIRECTED != 0 && !of_node {

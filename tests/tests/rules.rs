@@ -220,3 +220,21 @@ fn a_subset_without_pods_and_a_service_that_is_not_there_answer_503() {
     let warnings = canary.world.json(&["status"])["warnings"].to_string();
     assert!(warnings.contains("there is no Service nowhere.shop.svc.cluster.local"), "{warnings}");
 }
+
+#[test]
+fn an_address_that_another_service_has_cannot_be_taken_with_a_rule() {
+    let canary = Canary::start(&to("v1"));
+    let evil = manifest::service("evil", &["10.96.0.66"], &["http:80:8080"])
+        .replace("namespace: shop", "namespace: zzz")
+        .replace("spec:\n", "spec:\n  externalIPs: [10.96.0.1, \"fd00:96::1\"]\n");
+    let rule = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: evil, namespace: zzz}\n\
+                spec:\n  hosts: [evil]\n  http:\n  - directResponse: {status: 200, body: {string: HIJACKED}}\n";
+    canary.world.apply("evil", &(evil + rule));
+    wait::until("its own address has its rule", || {
+        let response = canary.get(&["http://10.96.0.66"]);
+        if response.body == "HIJACKED" { Ok(()) } else { Err(response) }
+    });
+    for url in [VIP, "http://[fd00:96::1]"] {
+        assert_eq!(canary.get(&[url]).seen("by"), "v1", "{url}");
+    }
+}

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use sluice_tests::{
     manifest,
-    peer::{Peer, address},
+    peer::{Command, Peer, address},
     shop::{Shop, shop},
     wait,
     world::World,
@@ -16,11 +16,10 @@ use sluice_tests::{
 const RULES: &str = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n\
     metadata: {name: cart, namespace: shop}\nspec:\n  hosts: [cart]\n  tcp:\n  - route:\n    - destination: {host: cart}\n";
 
-/// Every address of the Service for TCP.
+/// Every address of the Service for TCP that rules can hold for.
 fn addresses(world: &World) -> Vec<String> {
     let node = world.node();
-    let plain =
-        ["10.96.0.1:80", "[fd00:96::1]:80", "[::ffff:10.96.0.1]:80", "192.0.2.9:80"].map(str::to_owned);
+    let plain = ["10.96.0.1:80", "[fd00:96::1]:80", "[::ffff:10.96.0.1]:80"].map(str::to_owned);
     plain.into_iter().chain([format!("{}:30080", node.v4), format!("[{}]:30080", node.v6)]).collect()
 }
 
@@ -33,11 +32,9 @@ fn service() -> String {
 fn wait_path(world: &World, path: &str) {
     wait::until(path, || {
         let rows = world.json(&["frontend"]);
-        let tcp = rows
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(|row| row["protocol"] == "TCP" && row["service"] == "shop/cart");
+        let tcp = rows.as_array().unwrap().iter().filter(|row| {
+            row["protocol"] == "TCP" && row["service"] == "shop/cart" && row["kind"] != "externalIP"
+        });
         let paths: Vec<_> = tcp.map(|row| row["path"].clone()).collect();
         if !paths.is_empty() && paths.iter().all(|found| found == path) { Ok(()) } else { Err(rows) }
     });
@@ -79,7 +76,13 @@ fn pods_and_the_node_are_steered_at_every_address_and_back_when_the_rules_go() {
     let before = count(&shop.world, "steered");
     dial_all(&shop.world, &mut shop.client, "pod");
     dial_all(&shop.world, &mut host, "node");
-    let dialled = 2 * addresses(&shop.world).len() as u64;
+    for loopback in ["127.0.0.1:30080", "[::1]:30080"] {
+        let answer = host.tcp(loopback).unwrap_or_else(|error| panic!("{loopback}: {error}"));
+        assert!(answer.by.starts_with("cart-") && answer.peer == Some(address(loopback)), "{answer:?}");
+    }
+    let outside = shop.client.tcp("192.0.2.9:80").unwrap();
+    assert!(outside.by.starts_with("cart-"), "an externalIP stays in the kernel: {outside:?}");
+    let dialled = 2 * addresses(&shop.world).len() as u64 + 2;
     assert_eq!(
         count(&shop.world, "steered") - before,
         dialled,
@@ -88,8 +91,12 @@ fn pods_and_the_node_are_steered_at_every_address_and_back_when_the_rules_go() {
     // UDP of the same Service stays in the kernel.
     assert!(shop.client.udp("10.96.0.1:53").is_ok());
     assert_eq!(count(&shop.world, "steered") - before, dialled);
+    let open = shop.client.id();
+    shop.client.command(&Command::Tcp { id: open, to: address("10.96.0.1:80") }).unwrap();
+    let dialled = dialled + 1;
     std::fs::remove_file(shop.world.manifests().join("rules.yaml")).unwrap();
     wait_path(&shop.world, "kernel");
+    shop.client.command(&Command::AskAgain { id: open }).expect("a connection that is open goes on");
     dial_all(&shop.world, &mut shop.client, "pod");
     assert_eq!(count(&shop.world, "steered") - before, dialled, "none any more");
 }
@@ -128,12 +135,24 @@ fn a_redirector_that_dies_is_replaced_and_nobody_is_refused_meanwhile() {
     };
     let first = pids();
     assert_eq!(first.len(), 1);
-    let killed = shop.world.node().command("kill").args(["-9", &first[0]]).status().unwrap();
-    assert!(killed.success());
-    wait::until("another one", || {
-        let now = pids();
-        if now.len() == 1 && now != first { Ok(()) } else { Err(now) }
-    });
+    let kill = |signal: &str, pid: &str| {
+        assert!(shop.world.node().command("kill").args([signal, pid]).status().unwrap().success());
+    };
+    // Told to go, it says so first: not one connection is refused.
+    kill("-TERM", &first[0]);
+    for _ in 0..40 {
+        shop.client.tcp("10.96.0.1:80").expect("nobody is refused while it goes");
+    }
+    let another = |than: &[String]| {
+        wait::until("another one", || {
+            let now = pids();
+            if now.len() == 1 && now != than { Ok(now) } else { Err(now) }
+        })
+    };
+    let second = another(&first);
+    wait_path(&shop.world, "redirector");
+    kill("-KILL", &second[0]);
+    another(&second);
     wait_path(&shop.world, "redirector");
     let before = count(&shop.world, "steered");
     wait::until("it serves", || {

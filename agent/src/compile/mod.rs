@@ -95,6 +95,15 @@ pub struct CompiledEndpoint {
     pub zone: Option<Arc<str>>,
 }
 
+/// Whether rules can hold for such an address. Only those that the cluster gave out: a LoadBalancer's or external
+/// address may be another machine's, and is not made this node's.
+pub const fn can_be_redirected(kind: FrontendKind) -> bool {
+    match kind {
+        FrontendKind::ClusterIp | FrontendKind::NodePort => true,
+        FrontendKind::LoadBalancer | FrontendKind::ExternalIp | FrontendKind::Headless => false,
+    }
+}
+
 /// Compiles the Service `name`: one result per port and family, none if it is gone.
 pub fn service(store: &Store, name: &ObjectName) -> Vec<CompiledPort> {
     let Some(service) = store.service(name) else {

@@ -107,6 +107,10 @@ where
         let text = format!("the API server does not give {}: {}", self.source, chain(error));
         let resource = K::plural(&K::DynamicType::default()).into_owned();
         self.common.shared.problem(&topic(&resource), Some(text));
+        // Whether rule objects are served says nothing of the server.
+        if K::group(&K::DynamicType::default()) == super::rules::GROUP {
+            return false;
+        }
         let servers = self.common.servers;
         let failures = servers.failures.fetch_add(1, Ordering::Relaxed) + 1;
         failures >= PATIENCE && servers.clients.len() > 1

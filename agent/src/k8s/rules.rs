@@ -4,7 +4,7 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIGroup, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIGroup, APIResourceList, ObjectMeta};
 use kube::{Api, Client, Error, Resource, core::NamespaceResourceScope};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -18,7 +18,8 @@ use crate::{
     objects::Converted,
 };
 
-const GROUP: &str = "networking.istio.io";
+/// The API group of rule objects.
+pub const GROUP: &str = "networking.istio.io";
 /// Those that we read, the best one first. What is in them is the same.
 const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
 /// How often definitions that are not there are looked for again.
@@ -118,14 +119,12 @@ rule!(DestinationRule, "destinationrules");
 pub async fn follow(client: &Client, common: Common<'_>) -> Result<()> {
     loop {
         match served(client).await {
-            Ok(Some(version)) => {
-                let (rules, policies) = (
-                    Listing::<VirtualService>::new("virtualservices", common),
-                    Listing::<DestinationRule>::new("destinationrules", common),
-                );
+            Ok(Some((version, plurals))) => {
+                let has = |plural: &str| plurals.iter().any(|name| name == plural);
+                let (rules, policies) = (has(VirtualService::PLURAL), has(DestinationRule::PLURAL));
                 tokio::select! {
-                    result = rules.follow(Api::all_with(client.clone(), &version), common.config.clone()) => return result,
-                    result = policies.follow(Api::all_with(client.clone(), &version), common.config.clone()) => return result,
+                    result = one::<VirtualService>(client, common, &version, rules) => result?,
+                    result = one::<DestinationRule>(client, common, &version, policies) => result?,
                 }
             }
             Ok(None) => {
@@ -139,13 +138,36 @@ pub async fn follow(client: &Client, common: Common<'_>) -> Result<()> {
     }
 }
 
-/// The version in which the API server serves rule objects, if it does.
-async fn served(client: &Client) -> Result<Option<Version>, Error> {
-    let request = http::Request::get(format!("/apis/{GROUP}")).body(Vec::new()).map_err(Error::HttpError)?;
-    let group: APIGroup = match client.request(request).await {
+/// Follows one kind, if it is served; returns when it is time to ask again what is.
+async fn one<K: Followed<DynamicType = Version>>(
+    client: &Client,
+    common: Common<'_>,
+    version: &Version,
+    is_served: bool,
+) -> Result<()> {
+    if !is_served {
+        common.news.send(vec![K::all(Vec::new())]).context("the programming thread is gone")?;
+        tokio::time::sleep(LOOK_AGAIN).await;
+        return Ok(());
+    }
+    let source = match K::plural(version) {
+        plural if plural == VirtualService::PLURAL => VirtualService::PLURAL,
+        _ => DestinationRule::PLURAL,
+    };
+    Listing::<K>::new(source, common)
+        .follow(Api::all_with(client.clone(), version), common.config.clone())
+        .await
+}
+
+/// The version in which the API server serves rule objects, if it does, and which kinds.
+async fn served(client: &Client) -> Result<Option<(Version, Vec<String>)>, Error> {
+    let get = |path: String| http::Request::get(path).body(Vec::new()).map_err(Error::HttpError);
+    let group: APIGroup = match client.request(get(format!("/apis/{GROUP}"))?).await {
         Err(Error::Api(status)) if status.code == 404 => return Ok(None),
         answer => answer?,
     };
     let has = |version: &&str| group.versions.iter().any(|one| one.version == *version);
-    Ok(VERSIONS.into_iter().find(|version| has(version)).map(Version))
+    let Some(version) = VERSIONS.into_iter().find(has) else { return Ok(None) };
+    let kinds: APIResourceList = client.request(get(format!("/apis/{GROUP}/{version}"))?).await?;
+    Ok(Some((Version(version), kinds.resources.into_iter().map(|kind| kind.name).collect())))
 }

@@ -8,7 +8,7 @@ mod plan;
 pub mod rules;
 pub mod snapshot;
 
-pub use plan::{Plan, Planner, Report};
+pub use plan::{Place, Plan, Planner, Report};
 
 /// What is wrong with one rule object, whatever else there is.
 pub fn messages(kind: RuleKind, object: &Value) -> Vec<rules::Message> {

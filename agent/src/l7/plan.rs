@@ -21,9 +21,19 @@ use super::{
     snapshot::{Endpoint, Pod, Port, Service, Snapshot},
 };
 use crate::{
-    compile,
+    compile::{self, Dialled},
     model::{self, ObjectName, Protocol, RuleKind, ServiceKind, ServicePort, Store},
 };
+
+/// Where clients dial.
+pub struct Place<'p> {
+    /// The addresses on which NodePorts are served, loopback ones too.
+    pub node: &'p [IpAddr],
+    /// Whether an address that two Services want is this one's.
+    pub owns: &'p dyn Fn(&ObjectName, &Dialled) -> bool,
+    /// Ports that rules held for until a moment ago, whose connections may still be open.
+    pub lingering: &'p BTreeSet<(ObjectName, u16)>,
+}
 
 /// What became of a rule object.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,11 +74,11 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// Plans for what `store` holds. `node` are the addresses on which NodePorts are served.
-    pub fn plan(&mut self, store: &Store, node: &[IpAddr]) -> Plan {
+    /// Plans for what `store` holds, as far as `place` says where clients dial.
+    pub fn plan(&mut self, store: &Store, place: &Place<'_>) -> Plan {
         self.read(store);
         let asks = store.services().any(|service| service.per_request);
-        if self.seen.is_empty() && !asks {
+        if self.seen.is_empty() && !asks && place.lingering.is_empty() {
             return Plan::default();
         }
         let known: KnownServices = store.services().map(|service| self.known(service)).collect();
@@ -80,7 +90,8 @@ impl Planner {
             let wanted = ports.filter(|port| is_redirected(&set, &known, &host, service, port));
             redirected.extend(wanted.map(|port| (service.name.clone(), port.port)));
         }
-        let snapshot = self.snapshot(store, &redirected, node);
+        let served = redirected.union(place.lingering).cloned().collect();
+        let snapshot = self.snapshot(store, &served, place);
         Plan { snapshot, reports: self.reports(&set, &known), redirected }
     }
 
@@ -158,7 +169,12 @@ impl Planner {
         self.messages.iter().map(report).collect()
     }
 
-    fn snapshot(&self, store: &Store, redirected: &BTreeSet<(ObjectName, u16)>, node: &[IpAddr]) -> Snapshot {
+    fn snapshot(
+        &self,
+        store: &Store,
+        redirected: &BTreeSet<(ObjectName, u16)>,
+        place: &Place<'_>,
+    ) -> Snapshot {
         let mut named = BTreeSet::new();
         for object in self.raw(RuleKind::VirtualService) {
             let namespace =
@@ -172,8 +188,16 @@ impl Planner {
                 service.ports.iter().any(|port| redirected.contains(&(service.name.clone(), port.port)));
             steered || named.contains(&self.host(&service.name))
         };
-        let services: Vec<Service> =
-            store.services().filter(is_wanted).map(|one| service(store, one, redirected, node)).collect();
+        let mut services: Vec<Service> =
+            store.services().filter(is_wanted).map(|one| service(store, one, redirected, place)).collect();
+        // An endpoint that is one of these addresses would lead back here, for ever.
+        let own: BTreeSet<SocketAddr> = services
+            .iter()
+            .flat_map(|service| &service.ports)
+            .flat_map(|port| port.frontends.clone())
+            .collect();
+        let ports = services.iter_mut().flat_map(|service| &mut service.ports);
+        ports.for_each(|port| port.endpoints.retain(|endpoint| !own.contains(&endpoint.address)));
         let ports = services.iter().flat_map(|service| &service.ports);
         let endpoints: BTreeSet<IpAddr> =
             ports.flat_map(|port| &port.endpoints).map(|endpoint| endpoint.address.ip()).collect();
@@ -220,7 +244,7 @@ fn service(
     store: &Store,
     service: &model::Service,
     redirected: &BTreeSet<(ObjectName, u16)>,
-    node: &[IpAddr],
+    place: &Place<'_>,
 ) -> Service {
     let compiled = compile::service(store, &service.name);
     let port = |port: &ServicePort| {
@@ -229,9 +253,14 @@ fn service(
         let families =
             compiled.iter().filter(|one| one.id.port_name == port.name && one.protocol == port.protocol);
         for family in families {
-            for dialled in family.frontends.keys().filter(|_| steered) {
+            let dialled =
+                family.frontends.iter().filter(|(_, frontend)| compile::can_be_redirected(frontend.kind));
+            let owned =
+                dialled.map(|(dialled, _)| dialled).filter(|dialled| (place.owns)(&service.name, dialled));
+            for dialled in owned.filter(|_| steered) {
                 // A NodePort stands under an unspecified address for all of the node's.
-                let of_node = node.iter().filter(|address| address.is_ipv4() == dialled.address.is_ipv4());
+                let of_node =
+                    place.node.iter().filter(|address| address.is_ipv4() == dialled.address.is_ipv4());
                 let own = [dialled.address];
                 let addresses: Vec<&IpAddr> =
                     if dialled.address.is_unspecified() { of_node.collect() } else { own.iter().collect() };

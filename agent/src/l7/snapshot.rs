@@ -90,6 +90,8 @@ pub struct Pod {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Report {
+    /// When its listeners came into the map, ns of `CLOCK_MONOTONIC`; 0 before that.
+    pub epoch: u64,
     /// The version that is in effect.
     pub version: u64,
     /// What happened how often since its start.

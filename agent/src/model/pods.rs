@@ -60,6 +60,11 @@ impl Pods {
         self.declared.contains_key(port)
     }
 
+    /// The pod of that name.
+    pub fn get(&self, name: &ObjectName) -> Option<&Pod> {
+        self.by_name.get(name)
+    }
+
     /// Sets a pod; `None` when it is gone. Returns the addresses about whose ports the answer changes.
     pub fn set(&mut self, name: ObjectName, pod: Option<Pod>) -> BTreeSet<IpAddr> {
         let new = pod.as_ref().map(Pod::declared).unwrap_or_default();

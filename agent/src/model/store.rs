@@ -267,6 +267,9 @@ impl Store {
     fn set_pod(&mut self, name: ObjectName, pod: Option<Pod>) {
         // News of one pod without a listing of all says nothing about the others.
         let Some(known) = &mut self.pods else { return };
+        if known.get(&name) == pod.as_ref() {
+            return;
+        }
         self.l7_changed = true;
         for address in known.set(name, pod) {
             self.mark_users_of(address);

@@ -12,7 +12,7 @@ use sluice_common::{
 
 use super::ranges::Range;
 use crate::{
-    compile::{CompiledEndpoint, CompiledPort, Dialled, Frontend, PortId},
+    compile::{CompiledEndpoint, CompiledPort, Dialled, Frontend, PortId, can_be_redirected},
     model::{Family, ObjectName, Protocol, ServiceKind},
 };
 
@@ -100,7 +100,7 @@ pub fn frontend_value(
     if port.endpoints.iter().any(|endpoint| endpoint.state != EndpointState::NotReady) {
         flags |= FLAG_HAS_ENDPOINTS;
     }
-    if port.redirected && frontend.only.is_none() {
+    if port.redirected && can_be_redirected(frontend.kind) {
         flags |= FLAG_REDIRECTED;
     }
     let (mut cluster_start, mut cluster_count) = (range.start, order.cluster);

@@ -1,7 +1,7 @@
 //! From a snapshot to what is looked up per connection and request. Pure; what cannot be used is reported.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -106,9 +106,12 @@ impl Config {
                     per_request: service.per_request,
                 });
                 for address in port.frontends.iter().copied().map(canonical) {
-                    if let Some(other) = config.frontends.insert(address, frontend.clone()) {
-                        left_out
-                            .push(format!("{address} is dialled for {} and for {host}", other.routes.host));
+                    match config.frontends.entry(address) {
+                        Entry::Vacant(place) => drop(place.insert(frontend.clone())),
+                        Entry::Occupied(other) => left_out.push(format!(
+                            "{address} belongs to {} already, {host} does not get it",
+                            other.get().routes.host
+                        )),
                     }
                 }
             }

@@ -10,9 +10,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    time::{ClockId, clock_gettime},
+};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt, AsyncWriteExt as _},
     net::{UnixStream, unix::OwnedWriteHalf},
     sync::mpsc,
 };
@@ -50,6 +53,7 @@ pub struct ProcessOptions {
 /// # Errors
 /// What keeps it from starting.
 pub fn run(options: ProcessOptions) -> Result<()> {
+    raise_file_limit();
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
     let workers = options.workers.unwrap_or(cpus).clamp(1, Listeners::MOST_WORKERS);
     let mut maps = Listeners::open(&Pins::at(&options.bpffs))?;
@@ -62,23 +66,43 @@ pub fn run(options: ProcessOptions) -> Result<()> {
             Some(snapshot) => snapshot,
             None => first_snapshot(&socket).await?,
         };
+        // Compiled before anything is steered here: a connection that waits meanwhile is served, and not closed.
+        let version = first.version;
+        let compiled = Redirector::compile(first);
         maps.steer(&listeners)?;
         drop(maps);
+        let epoch = now_ns();
         give_privileges_up()?;
         let sets = listeners.into_iter().map(|(v4, v6)| vec![v4, v6]).collect();
-        let redirector = Redirector::start(sets, options.options)?;
-        let version = first.version;
-        apply(&redirector, first);
+        let redirector = Redirector::start_with(sets, options.options, compiled)?;
         tracing::info!(workers, version, "the redirector is up");
+        let mut link = Link { socket, redirector: &redirector, epoch, version };
         tokio::select! {
             () = beat(&heartbeat) => {}
-            () = follow(&socket, &redirector, version) => tracing::info!("another redirector takes over"),
-            result = stop_signal() => result?,
+            () = link.follow() => tracing::info!("another redirector takes over"),
+            result = stop_signal() => {
+                // From now on new connections are balanced without us, or refused, as the agent was told.
+                heartbeat.set(0);
+                result?;
+            }
         }
-        // New connections went to another redirector, or will be balanced without one.
         redirector.drain(DRAIN);
         Ok(())
     })
+}
+
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
+/// A connection takes two descriptors: as many as we may have.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays what it is");
+    }
 }
 
 fn listen() -> Result<(TcpListener, TcpListener)> {
@@ -112,8 +136,7 @@ async fn beat(heartbeat: &SharedNumber) {
     let mut ticks = tokio::time::interval(BEAT);
     loop {
         ticks.tick().await;
-        let now = clock_gettime(ClockId::Monotonic);
-        heartbeat.set(now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs());
+        heartbeat.set(now_ns());
     }
 }
 
@@ -132,57 +155,78 @@ async fn read(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<Option<Snapsho
 /// The first snapshot that an agent gives; it gives it again to the next connection.
 async fn first_snapshot(socket: &Path) -> Result<Snapshot> {
     loop {
-        if let Ok(mut stream) = UnixStream::connect(socket).await
-            && let Ok(Some(snapshot)) = read(&mut stream).await
-        {
-            return Ok(snapshot);
+        if let Ok(stream) = UnixStream::connect(socket).await {
+            let (mut reader, mut writer) = stream.into_split();
+            // An epoch of 0: we do not serve yet, and take nobody's place.
+            if write(&mut writer, &Report::default()).await.is_ok()
+                && let Ok(Some(snapshot)) = read(&mut reader).await
+            {
+                return Ok(snapshot);
+            }
         }
         tokio::time::sleep(AGAIN).await;
     }
 }
 
-async fn report(writer: &mut OwnedWriteHalf, redirector: &Redirector, version: u64) -> Result<()> {
-    let bytes = serde_json::to_vec(&Report { version, counters: redirector.counters() })?;
+async fn write(writer: &mut OwnedWriteHalf, report: &Report) -> Result<()> {
+    let bytes = serde_json::to_vec(report)?;
     let frame = [&(bytes.len() as u32).to_be_bytes(), bytes.as_slice()].concat();
     Ok(writer.write_all(&frame).await?)
 }
 
-/// Takes snapshots and reports, over one connection after the other, until another redirector takes over.
-async fn follow(socket: &Path, redirector: &Redirector, mut version: u64) {
-    loop {
-        match connection(socket, redirector, &mut version).await {
-            Ok(()) => return,
-            Err(error) => tracing::debug!("the agent is away: {error:#}"),
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
+/// The connection to the agent.
+struct Link<'r> {
+    socket: PathBuf,
+    redirector: &'r Redirector,
+    /// When our listeners came into the map, ns of `CLOCK_MONOTONIC`: of two redirectors the later one serves.
+    epoch: u64,
+    version: u64,
 }
 
-async fn connection(socket: &Path, redirector: &Redirector, version: &mut u64) -> Result<()> {
-    let (mut reader, mut writer) = UnixStream::connect(socket).await?.into_split();
-    let (sender, mut snapshots) = mpsc::channel(1);
-    // Apart from the reports: a frame that is read in part must not be let go.
-    let reading = async move {
+impl Link<'_> {
+    /// Takes snapshots and reports, over one connection after the other, until another redirector takes over.
+    async fn follow(&mut self) {
         loop {
-            let snapshot = read(&mut reader).await?;
-            sender.send(snapshot).await?;
+            match self.connection().await {
+                Ok(()) => return,
+                Err(error) => tracing::debug!("the agent is away: {error:#}"),
+            }
+            tokio::time::sleep(AGAIN).await;
         }
-    };
-    let mut reading = std::pin::pin!(reading);
-    let mut ticks = tokio::time::interval(REPORT_EVERY);
-    loop {
-        tokio::select! {
-            ended = &mut reading => return ended,
-            Some(snapshot) = snapshots.recv() => match snapshot {
-                None => return Ok(()),
-                Some(snapshot) => {
-                    *version = snapshot.version;
-                    apply(redirector, snapshot);
-                }
-            },
-            _ = ticks.tick() => {}
+    }
+
+    async fn connection(&mut self) -> Result<()> {
+        let (mut reader, mut writer) = UnixStream::connect(&self.socket).await?.into_split();
+        self.report(&mut writer).await?;
+        let (sender, mut snapshots) = mpsc::channel(1);
+        // Apart from the reports: a frame that is read in part must not be let go.
+        let reading = async move {
+            loop {
+                let snapshot = read(&mut reader).await?;
+                sender.send(snapshot).await?;
+            }
+        };
+        let mut reading = std::pin::pin!(reading);
+        let mut ticks = tokio::time::interval(REPORT_EVERY);
+        loop {
+            tokio::select! {
+                ended = &mut reading => return ended,
+                Some(snapshot) = snapshots.recv() => match snapshot {
+                    None => return Ok(()),
+                    Some(snapshot) => {
+                        self.version = snapshot.version;
+                        apply(self.redirector, snapshot);
+                    }
+                },
+                _ = ticks.tick() => {}
+            }
+            self.report(&mut writer).await?;
         }
-        report(&mut writer, redirector, *version).await?;
+    }
+
+    async fn report(&self, writer: &mut OwnedWriteHalf) -> Result<()> {
+        let counters = self.redirector.counters();
+        write(writer, &Report { epoch: self.epoch, version: self.version, counters }).await
     }
 }
 

@@ -42,6 +42,10 @@ pub struct Redirector {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// A snapshot that is ready for use.
+#[derive(Debug)]
+pub struct Compiled(Config);
+
 impl Redirector {
     /// Starts one thread for each list of listeners, which must be bound and listening.
     ///
@@ -50,9 +54,28 @@ impl Redirector {
     /// # Errors
     /// A thread or its runtime cannot be made, or a listener cannot be polled; what was started ends.
     pub fn start(listeners_per_worker: Vec<Vec<StdListener>>, options: Options) -> io::Result<Self> {
+        Self::start_with(listeners_per_worker, options, Compiled(Config::default()))
+    }
+
+    /// Makes a snapshot ready for [`Self::start_with`]. What cannot be used of it is logged.
+    pub fn compile(snapshot: Snapshot) -> Compiled {
+        let (config, left_out) = Config::compile(snapshot);
+        left_out.iter().for_each(|text| tracing::warn!("left out of the snapshot: {text}"));
+        Compiled(config)
+    }
+
+    /// [`Self::start`], serving from the first connection on.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(
+        listeners_per_worker: Vec<Vec<StdListener>>,
+        options: Options,
+        first: Compiled,
+    ) -> io::Result<Self> {
         let shared = Shared {
             options,
-            config: watch::Sender::new(Arc::default()),
+            config: watch::Sender::new(Arc::new(first.0)),
             clients: Arc::default(),
             phase: watch::Sender::new(Phase::Serving),
         };

@@ -6,7 +6,8 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    io::Write as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -18,7 +19,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
     sync::watch,
 };
@@ -41,8 +42,8 @@ pub struct Feed {
     current: watch::Sender<Option<Arc<Vec<u8>>>>,
     acked: AtomicU64,
     readers: AtomicUsize,
-    /// Rises with each reader: those before the last one are told to go.
-    generation: watch::Sender<u64>,
+    /// The latest redirector's epoch: earlier ones are told to go, for their listeners are in no map any more.
+    latest: watch::Sender<u64>,
     /// Woken by sending no change at all.
     programmer: mpsc::Sender<Vec<Change>>,
     shared: Arc<Shared>,
@@ -52,8 +53,8 @@ impl Feed {
     /// Nothing to read yet.
     pub fn new(folder: &Path, programmer: mpsc::Sender<Vec<Change>>, shared: Arc<Shared>) -> Self {
         let (acked, readers) = (AtomicU64::new(0), AtomicUsize::new(0));
-        let (current, generation) = (watch::channel(None).0, watch::channel(0).0);
-        Self { folder: folder.to_owned(), current, acked, readers, generation, programmer, shared }
+        let (current, latest) = (watch::channel(None).0, watch::channel(0).0);
+        Self { folder: folder.to_owned(), current, acked, readers, latest, programmer, shared }
     }
 
     /// Replaces what is to be read.
@@ -65,7 +66,10 @@ impl Feed {
         let file = snapshot_file(&self.folder);
         let hidden = file.with_extension("new");
         self.current.send_replace(Some(Arc::new(bytes.clone())));
-        let written = fs::write(&hidden, bytes).and_then(|()| fs::rename(&hidden, &file));
+        let mut options = fs::OpenOptions::new();
+        let private = options.create(true).truncate(true).write(true).mode(0o600).open(&hidden);
+        let written =
+            private.and_then(|mut to| to.write_all(&bytes)).and_then(|()| fs::rename(&hidden, &file));
         written.with_context(|| format!("cannot write {}", file.display()))
     }
 
@@ -106,47 +110,59 @@ impl Feed {
             }
             let feed = Arc::clone(&self);
             tokio::spawn(async move {
-                feed.readers.fetch_add(1, Ordering::Relaxed);
                 let ended = feed.feed(stream).await;
-                feed.readers.fetch_sub(1, Ordering::Relaxed);
                 tracing::debug!(?ended, "a redirector left");
                 feed.wake();
             });
         }
     }
 
+    /// Serves one redirector, which speaks first.
     async fn feed(&self, mut stream: UnixStream) -> Result<()> {
+        let (mut reader, mut writer) = stream.split();
+        let hello = read(&mut reader).await?;
+        let hello_epoch = hello.epoch;
         let mut current = self.current.subscribe();
         current.mark_changed();
-        self.generation.send_modify(|generation| *generation += 1);
-        let mut generation = self.generation.subscribe();
-        let (mut reader, mut writer) = stream.split();
+        if hello_epoch == 0 {
+            let first = current.wait_for(Option::is_some).await?.clone();
+            return write(&mut writer, first.as_deref()).await;
+        }
+        self.latest
+            .send_if_modified(|latest| std::mem::replace(latest, (*latest).max(hello_epoch)) < hello_epoch);
+        let mut latest = self.latest.subscribe();
+        latest.mark_changed();
+        let _reader = Reader::new(&self.readers);
+        self.hear(hello);
+        // Apart from the rest: a report that is read in part must not be let go.
+        let hearing = async {
+            loop {
+                self.hear(read(&mut reader).await?);
+            }
+        };
+        let mut hearing = std::pin::pin!(hearing);
         loop {
             tokio::select! {
+                ended = &mut hearing => return ended,
+                changed = latest.changed() => {
+                    changed?;
+                    if *latest.borrow_and_update() > hello_epoch {
+                        return Ok(writer.write_u32(0).await?);
+                    }
+                }
                 changed = current.changed() => {
                     changed?;
                     let bytes = current.borrow_and_update().clone();
-                    if let Some(bytes) = bytes {
-                        writer.write_u32(u32::try_from(bytes.len())?).await?;
-                        writer.write_all(&bytes).await?;
-                    }
-                }
-                later = generation.changed() => {
-                    later?;
-                    return Ok(writer.write_u32(0).await?);
-                }
-                length = reader.read_u32() => {
-                    let length = length?;
-                    ensure!(length <= LARGEST_REPORT, "a report of {length} bytes");
-                    let mut bytes = vec![0; length as usize];
-                    reader.read_exact(&mut bytes).await?;
-                    self.hear(serde_json::from_slice(&bytes)?);
+                    write(&mut writer, bytes.as_deref()).await?;
                 }
             }
         }
     }
 
     fn hear(&self, report: Report) {
+        if report.epoch < *self.latest.borrow() {
+            return;
+        }
         self.shared.update(|state| state.redirector = report.counters);
         if self.acked.swap(report.version, Ordering::Relaxed) != report.version {
             self.wake();
@@ -156,4 +172,36 @@ impl Feed {
     fn wake(&self) {
         let _agent_ends = self.programmer.send(Vec::new());
     }
+}
+
+/// Counts a redirector for as long as it is fed.
+struct Reader<'c>(&'c AtomicUsize);
+
+impl<'c> Reader<'c> {
+    fn new(count: &'c AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn write(writer: &mut (impl AsyncWriteExt + Unpin), snapshot: Option<&Vec<u8>>) -> Result<()> {
+    if let Some(bytes) = snapshot {
+        writer.write_u32(u32::try_from(bytes.len())?).await?;
+        writer.write_all(bytes).await?;
+    }
+    Ok(())
+}
+
+async fn read(reader: &mut (impl AsyncReadExt + Unpin)) -> Result<Report> {
+    let length = reader.read_u32().await?;
+    ensure!(length <= LARGEST_REPORT, "a report of {length} bytes");
+    let mut bytes = vec![0; length as usize];
+    reader.read_exact(&mut bytes).await?;
+    Ok(serde_json::from_slice(&bytes)?)
 }

@@ -145,8 +145,12 @@ impl Programmer {
 
     fn work(&mut self) {
         let now = Instant::now();
-        let complete = self.serve_node_ports() && self.steer() && self.program();
-        self.steering.settle(&self.shared, &self.store);
+        // Each whatever becomes of the others: Services come before rules, and rules need to know who owns an address.
+        let addresses = self.serve_node_ports();
+        let services = self.program();
+        let rules = self.steer();
+        let complete = self.program() && addresses && services && rules;
+        self.steering.check(self.loaded.pins(), &self.shared);
         if complete && !self.first_round_done && !self.store.is_partial() {
             match self.reconciler.purge(&mut self.maps) {
                 Ok(()) => self.first_round_done = true,

@@ -3,28 +3,37 @@
 //! of it.
 
 use std::{
-    collections::BTreeSet,
-    net::IpAddr,
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
-use sluice_common::layout::{ADDRESS_NODE, HEARTBEAT_NS};
+use sluice_common::layout::{
+    ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, ADDRESS_REDIRECTED, HEARTBEAT_NS,
+};
 
-use super::feed::Feed;
+use super::{feed::Feed, nodeport};
 use crate::{
+    compile::Dialled,
     health::{About, Shared},
-    l7::{Plan, Planner, rules::Severity, snapshot::Snapshot},
+    l7::{Place, Plan, Planner, rules::Severity, snapshot::Snapshot},
     loader::{self, Loaded},
     maps::{Pins, Tables, bpf::BpfMaps},
     model::{ObjectName, Store},
+    reconcile::frontend_key,
     routes,
 };
 
 /// How long a redirector may take to answer for a snapshot before its rules count without its word.
 const WORD: Duration = Duration::from_secs(2);
 const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long connections to a port that lost its rules may go on through the redirector.
+const LINGER: Duration = Duration::from_secs(60);
+/// Somebody may take a route away.
+const ROUTE_AGAIN: Duration = Duration::from_secs(30);
 
 /// What rules there are, and how far they have taken effect.
 pub struct Steering {
@@ -33,12 +42,15 @@ pub struct Steering {
     snapshot: Snapshot,
     /// What should be steered once the redirector knows of it.
     wanted: BTreeSet<(ObjectName, u16)>,
-    addresses: BTreeSet<IpAddr>,
+    /// The version of the snapshot that first had all of it.
+    needed: u64,
+    lingering: BTreeMap<(ObjectName, u16), Instant>,
+    /// The node's addresses, loopback ones too.
     node: Vec<IpAddr>,
+    routed: Option<(BTreeSet<IpAddr>, Instant)>,
     /// Since when we wait for the redirector's word.
     waiting: Option<Instant>,
     checked: Option<Instant>,
-    pins: Option<Pins>,
     /// This binary's program steers, and not an earlier one's.
     attached: bool,
 }
@@ -51,11 +63,12 @@ impl Steering {
             feed,
             snapshot: Snapshot::default(),
             wanted: BTreeSet::new(),
-            addresses: BTreeSet::new(),
+            needed: 0,
+            lingering: BTreeMap::new(),
             node: Vec::new(),
+            routed: None,
             waiting: None,
             checked: None,
-            pins: None,
             attached: false,
         }
     }
@@ -64,10 +77,11 @@ impl Steering {
     pub fn wake(&self) -> Option<Instant> {
         let waiting = self.waiting.map(|since| since + WORD);
         let check = self.checked.filter(|_| !self.wanted.is_empty()).map(|at| at + CHECK_EVERY);
-        waiting.into_iter().chain(check).min()
+        waiting.into_iter().chain(check).chain(self.lingering.values().min().copied()).min()
     }
 
-    /// Plans again if anything changed, and marks in `store` what the redirector serves from now on.
+    /// Plans again if anything changed, and marks in `store` what the redirector serves from now on. `tables` are what
+    /// the maps say of it by now: who owns an address is decided there.
     ///
     /// # Errors
     /// The program cannot be attached, or a route cannot be set: nothing new is steered then.
@@ -78,92 +92,119 @@ impl Steering {
         tables: &Tables,
         shared: &Shared,
     ) -> Result<()> {
-        let node = tables.addresses.iter().filter(|(_, kind)| **kind & ADDRESS_NODE != 0);
-        let node: Vec<IpAddr> = node.map(|(address, _)| (*address).into()).collect();
-        let moved = node != self.node;
-        self.node = node;
         // Until then, what an earlier agent let take effect does: its routes too.
         if !store.knows_rules() {
             return Ok(());
         }
-        if store.take_l7_changed() || moved {
-            let plan = self.planner.plan(store, &self.node);
-            self.report(&plan, shared);
-            self.take(plan, store, shared);
+        let of_node = ADDRESS_NODE | ADDRESS_LOOPBACK;
+        let node = tables.addresses.iter().filter(|(_, kind)| **kind & of_node != 0);
+        let mut node: Vec<IpAddr> = node.map(|(address, _)| (*address).into()).collect();
+        node.sort();
+        let moved = node != self.node;
+        self.node = node;
+        let now = Instant::now();
+        let before = self.lingering.len();
+        self.lingering.retain(|_, until| *until > now);
+        if store.take_l7_changed() || moved || before != self.lingering.len() {
+            self.plan(store, tables, shared);
+        }
+        let waited = self.waiting.is_some_and(|since| self.is_known() || since.elapsed() >= WORD);
+        if waited {
+            // Should what follows fail, it is tried again after as long.
+            self.waiting = Some(now);
         }
         let steers = self.attached && loader::is_steering(loaded.pins());
         if !self.wanted.is_empty() && !steers {
             loaded.attach_steering().context("cannot attach sk_lookup")?;
             self.attached = true;
         }
-        self.pins = Some(loaded.pins().clone());
-        self.route(&self.addresses)?;
-        if self.waiting.is_some_and(|since| self.is_known() || since.elapsed() >= WORD) {
+        self.route(tables)?;
+        if waited {
             self.waiting = None;
             store.set_redirected(self.wanted.clone());
         }
         Ok(())
     }
 
-    fn take(&mut self, plan: Plan, store: &mut Store, shared: &Shared) {
+    fn plan(&mut self, store: &mut Store, tables: &Tables, shared: &Shared) {
+        let owns = |name: &ObjectName, dialled: &Dialled| {
+            let value = tables.frontends.get(&frontend_key(dialled));
+            let owner = value.and_then(|value| tables.services.get(&value.service_id));
+            owner.is_some_and(|owner| {
+                owner.namespace.as_str() == name.namespace && owner.name.as_str() == name.name
+            })
+        };
+        let lingering: BTreeSet<(ObjectName, u16)> = self.lingering.keys().cloned().collect();
+        let place = Place { node: &self.node, owns: &owns, lingering: &lingering };
+        let plan = self.planner.plan(store, &place);
+        let lost: Vec<_> = self.wanted.difference(&plan.redirected).cloned().collect();
+        if !lost.is_empty() {
+            // Its open connections go on, without rules; new ones stay in the kernel.
+            let until = Instant::now() + LINGER;
+            self.lingering.extend(lost.into_iter().map(|port| (port, until)));
+            self.wanted.retain(|port| plan.redirected.contains(port));
+            return self.plan(store, tables, shared);
+        }
+        self.report(&plan, shared);
+        self.lingering.retain(|port, _| !plan.redirected.contains(port));
         let stays: BTreeSet<_> =
             plan.redirected.iter().filter(|(name, port)| store.is_redirected(name, *port)).cloned().collect();
-        store.set_redirected(stays);
-        self.wanted = plan.redirected;
-        let ports = plan.snapshot.services.iter().flat_map(|service| &service.ports);
-        let frontends = ports.flat_map(|port| &port.frontends).map(std::net::SocketAddr::ip);
-        self.addresses.extend(frontends.filter(|address| !self.node.contains(address)));
-        let version = self.snapshot.version;
-        let snapshot = Snapshot { version, ..plan.snapshot };
+        let snapshot = Snapshot { version: self.snapshot.version, ..plan.snapshot };
         if snapshot != self.snapshot {
             // Versions rise over restarts of the agent too.
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            self.snapshot = Snapshot { version: (version + 1).max(now.as_micros() as u64), ..snapshot };
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let version = (snapshot.version + 1).max(now.as_micros() as u64);
+            self.snapshot = Snapshot { version, ..snapshot };
             let published = self.feed.publish(&self.snapshot);
             shared.problem("snapshot", published.err().map(|error| format!("{error:#}")));
         }
-        self.waiting = Some(Instant::now());
+        if plan.redirected != self.wanted {
+            self.wanted = plan.redirected;
+            self.needed = self.snapshot.version;
+        }
+        if stays != self.wanted {
+            self.waiting = self.waiting.or(Some(Instant::now()));
+        }
+        store.set_redirected(stays);
         self.checked = None;
     }
 
     /// Whether the redirector has said that it knows; where there is none, nobody is waited for.
     fn is_known(&self) -> bool {
-        !self.feed.is_read() || self.feed.acked() >= self.snapshot.version
+        !self.feed.is_read() || self.feed.acked() >= self.needed
     }
 
-    fn route(&self, addresses: &BTreeSet<IpAddr>) -> Result<()> {
-        routes::sync(addresses, &self.node).context("cannot set local routes")
-    }
-
-    /// After the maps say what `store` says: takes routes back, and looks whether the redirector is well.
-    pub fn settle(&mut self, shared: &Shared, store: &Store) {
-        let now = Instant::now();
-        if self.waiting.is_none() {
-            let ports = self.snapshot.services.iter().flat_map(|service| &service.ports);
-            let frontends = ports.flat_map(|port| &port.frontends).map(std::net::SocketAddr::ip);
-            let addresses: BTreeSet<IpAddr> =
-                frontends.filter(|address| !self.node.contains(address)).collect();
-            if addresses != self.addresses {
-                self.addresses = addresses;
-                if let Err(error) = self.route(&self.addresses) {
-                    tracing::warn!("{error:#}");
-                }
-            }
+    /// Makes the cluster IPs local that the redirector serves, or that the maps still say it does.
+    fn route(&mut self, tables: &Tables) -> Result<()> {
+        let both = ADDRESS_CLUSTER_IP | ADDRESS_REDIRECTED;
+        let flagged = tables.addresses.iter().filter(|(_, kind)| **kind & both == both);
+        let flagged = flagged.map(|(address, _)| IpAddr::from(*address));
+        let ports = self.snapshot.services.iter().flat_map(|service| &service.ports);
+        let frontends = ports.flat_map(|port| &port.frontends).map(SocketAddr::ip);
+        let wanted: BTreeSet<IpAddr> =
+            frontends.chain(flagged).filter(|address| !self.node.contains(address)).collect();
+        let done =
+            self.routed.as_ref().is_some_and(|(routed, at)| *routed == wanted && at.elapsed() < ROUTE_AGAIN);
+        if done || (wanted.is_empty() && self.routed.is_none() && self.snapshot.version == 0) {
+            return Ok(());
         }
-        let _ = store;
+        // Only an address that an interface has can be a source.
+        let interfaces = nodeport::interfaces();
+        let here = self.node.iter().filter(|address| !address.is_loopback() && interfaces.contains(address));
+        routes::sync(&wanted, &here.copied().collect::<Vec<_>>()).context("cannot set local routes")?;
+        self.routed = Some((wanted, Instant::now()));
+        Ok(())
+    }
+
+    /// Looks whether the redirector is well.
+    pub fn check(&mut self, pins: &Pins, shared: &Shared) {
+        let now = Instant::now();
         if self.checked.is_none_or(|at| now.duration_since(at) >= CHECK_EVERY) {
             self.checked = Some(now);
-            let away = !self.wanted.is_empty() && !self.is_beating();
+            let away = !self.wanted.is_empty() && !is_beating(pins);
             let text = "the redirector is away: Services with rules are balanced without them, or refused with --l7-fail-closed";
             shared.problem("redirector", away.then(|| text.to_owned()));
         }
-    }
-
-    fn is_beating(&self) -> bool {
-        let beat_ns = self.pins.as_ref().and_then(|pins| BpfMaps::heartbeat_ns(pins).ok()).unwrap_or(0);
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let now_ns = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
-        beat_ns != 0 && now_ns.saturating_sub(beat_ns) < HEARTBEAT_NS
     }
 
     fn report(&self, plan: &Plan, shared: &Shared) {
@@ -190,4 +231,12 @@ impl Steering {
         let states = states.collect();
         shared.update(|state| state.rules = states);
     }
+}
+
+/// Whether the redirector said of late that it is well.
+fn is_beating(pins: &Pins) -> bool {
+    let beat_ns = BpfMaps::heartbeat_ns(pins).unwrap_or(0);
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now_ns = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
+    beat_ns != 0 && now_ns.saturating_sub(beat_ns) < HEARTBEAT_NS
 }

@@ -100,6 +100,16 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
         let body = json!({"kind": "APIGroup", "apiVersion": "v1", "name": "networking.istio.io", "versions": [version]});
         return Ok(respond(StatusCode::OK, Full::new(Bytes::from(body.to_string())).boxed()));
     }
+    if request.uri().path() == "/apis/networking.istio.io/v1beta1" {
+        let kind = |name: &str, kind: &str| {
+            json!({"name": name, "kind": kind, "namespaced": true, "singularName": "",
+            "verbs": ["list", "watch"]})
+        };
+        let kinds = [kind("virtualservices", "VirtualService"), kind("destinationrules", "DestinationRule")];
+        let body = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "networking.istio.io/v1beta1",
+            "resources": kinds});
+        return Ok(respond(StatusCode::OK, Full::new(Bytes::from(body.to_string())).boxed()));
+    }
     let throttled = shared.edit(|state| {
         let left = state.throttled;
         state.throttled = left.saturating_sub(1);
