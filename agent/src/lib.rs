@@ -19,5 +19,6 @@ pub mod redirector;
 pub mod reserved;
 pub mod routes;
 pub mod run;
+mod signals;
 pub mod sockets;
 mod sys;

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Who may use whom within the agent. What is missing here is not allowed; ARCHITECTURE.md draws it.
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 21] = [
     ("model", &[]),
     ("objects", &["model"]),
     ("health", &[]),
@@ -36,6 +36,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "reconcile",
             "reserved",
             "routes",
+            "signals",
             "sockets",
         ],
     ),
@@ -44,7 +45,8 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("routes", &["netlink"]),
     ("l7", &["compile", "model"]),
     ("reserved", &["maps"]),
-    ("redirector", &["l7", "maps", "sys"]),
+    ("signals", &[]),
+    ("redirector", &["l7", "maps", "signals", "sys"]),
     ("cli", &["health", "inspect", "k8s", "l7", "loader", "manifests", "maps", "redirector", "run"]),
     ("main", &["cli"]),
 ];
@@ -54,7 +56,7 @@ const CRATES: [(&str, &[&str]); 5] = [
     ("aya", &["loader/mod.rs", "loader/steering.rs", "maps/bpf/"]),
     ("kube", &["k8s/"]),
     ("k8s_openapi", &["k8s/", "objects/", "manifests/document.rs"]),
-    ("tokio", &["run/", "k8s/", "redirector/"]),
+    ("tokio", &["run/", "k8s/", "redirector/", "signals.rs"]),
     ("libc", &["sys.rs", "maps/bpf/mod.rs"]),
 ];
 

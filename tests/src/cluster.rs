@@ -75,6 +75,20 @@ impl Cluster {
         self.api.apply(&self.slice("cart", count, &[]));
     }
 
+    /// Starts the agent on this API server, where shop/cart has one pod, and on a second one, where it has two; with
+    /// these flags besides. Waits until it is healthy.
+    pub fn agent_on_two(&self, flags: &[&str]) -> (ApiServer, Agent) {
+        let other = ApiServer::start_at(&self.world, 6444);
+        self.cart(1);
+        other.apply(&manifest::service("cart", &["10.96.0.1"], &["http:80:8080"]));
+        other.apply(&self.slice("cart", 2, &[]));
+        let (kubeconfig, first, second) = (self.api.kubeconfig(), self.api.url(), other.url());
+        let servers = ["--kubeconfig", &kubeconfig, "--api-server", &first, "--api-server", &second];
+        let agent = self.world.spawn_agent(&[&servers, flags].concat());
+        self.world.wait_healthy();
+        (other, agent)
+    }
+
     /// Dials until told to stop by `during`'s return; every connection must succeed.
     pub fn never_fails(&mut self, during: impl FnOnce(&ApiServer, &World)) {
         let (done, client, api, world) =

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use sluice_tests::{apiserver::ApiServer, cluster::Cluster, manifest, wait};
+use sluice_tests::{cluster::Cluster, wait};
 
 #[test]
 fn lists_are_streamed_where_the_server_does_and_read_in_pages_where_not() {
@@ -52,14 +52,7 @@ fn a_throttling_server_is_asked_again_and_nothing_is_lost() {
 #[test]
 fn a_server_that_says_nothing_any_more_is_given_up() {
     let mut cluster = Cluster::new();
-    let other = ApiServer::start_at(&cluster.world, 6444);
-    cluster.cart(1);
-    other.apply(&manifest::service("cart", &["10.96.0.1"], &["http:80:8080"]));
-    other.apply(&cluster.slice("cart", 2, &[]));
-    let (kubeconfig, first, second) = (cluster.api.kubeconfig(), cluster.api.url(), other.url());
-    let servers = ["--api-server", &first, "--api-server", &second, "--api-silence", "1"];
-    let _agent = cluster.world.spawn_agent(&[&["--kubeconfig", &kubeconfig], &servers[..]].concat());
-    cluster.world.wait_healthy();
+    let (_other, _agent) = cluster.agent_on_two(&["--api-silence", "1"]);
     cluster.world.wait_verdict("10.96.0.1:80", "translate", 1);
     cluster.api.freeze(true);
     cluster.never_fails(|_, world| {

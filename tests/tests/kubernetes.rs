@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use serde_json::json;
-use sluice_tests::{apiserver::ApiServer, cluster::Cluster, manifest, wait};
+use sluice_tests::{cluster::Cluster, manifest, wait};
 
 #[test]
 fn services_and_slices_arrive_change_and_go() {
@@ -166,14 +166,7 @@ fn a_bad_object_is_named_and_the_good_ones_serve() {
 #[test]
 fn when_one_api_server_fails_the_next_one_is_asked_and_nothing_flickers() {
     let mut cluster = Cluster::new();
-    let other = ApiServer::start_at(&cluster.world, 6444);
-    cluster.cart(1);
-    other.apply(&manifest::service("cart", &["10.96.0.1"], &["http:80:8080"]));
-    other.apply(&cluster.slice("cart", 2, &[]));
-    let (kubeconfig, first, second) = (cluster.api.kubeconfig(), cluster.api.url(), other.url());
-    let flags = ["--kubeconfig", &kubeconfig, "--api-server", &first, "--api-server", &second];
-    let _agent = cluster.world.spawn_agent(&flags);
-    cluster.world.wait_healthy();
+    let (_other, _agent) = cluster.agent_on_two(&[]);
     cluster.world.wait_verdict("10.96.0.1:80", "translate", 1);
     cluster.api.down();
     cluster.never_fails(|_, world| world.wait_verdict("10.96.0.1:80", "translate", 2));

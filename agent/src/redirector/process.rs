@@ -24,6 +24,7 @@ use super::{Options, Redirector};
 use crate::{
     l7::snapshot::{Report, Snapshot, USER, agent_socket, snapshot_file},
     maps::{Pins, bpf::Listeners},
+    signals,
     sys::SharedNumber,
 };
 
@@ -80,7 +81,7 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         tokio::select! {
             () = beat(&heartbeat) => {}
             () = link.follow() => tracing::info!("another redirector takes over"),
-            result = stop_signal() => {
+            result = signals::stop() => {
                 // From now on new connections are balanced without us, or refused, as the agent was told.
                 heartbeat.set(0);
                 result?;
@@ -234,15 +235,4 @@ fn apply(redirector: &Redirector, snapshot: Snapshot) {
     for left_out in redirector.apply(snapshot) {
         tracing::warn!("left out of the snapshot: {left_out}");
     }
-}
-
-async fn stop_signal() -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
 }

@@ -15,6 +15,7 @@ use crate::{
     manifests::{Finding, Manifests, Reading, Severity},
     maps::Sizes,
     model::Change,
+    signals,
 };
 
 mod admin;
@@ -122,13 +123,7 @@ pub fn run(options: Options) -> Result<()> {
 }
 
 async fn stop_signal() -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    signals::stop().await?;
     tracing::info!("stopping; the programs stay attached and keep forwarding");
     Ok(())
 }
