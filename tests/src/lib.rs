@@ -5,6 +5,7 @@ pub mod apiserver;
 pub mod bench;
 pub mod cluster;
 pub mod demo;
+pub mod echo;
 pub mod http;
 pub mod manifest;
 pub mod peer;

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 /// What to do. Sockets that stay open are named by a number of the caller's choice.
 #[derive(Serialize, Deserialize, Debug, Clone)]
 pub enum Command {
-    /// Answers TCP connections and UDP datagrams on this port, all addresses, with `NAME CLIENT`.
+    /// Answers TCP connections and UDP datagrams on this port, all addresses, with `NAME CLIENT`; or with what was sent,
+    /// for the `Echo` commands.
     Serve {
         /// Who answers.
         name: String,
@@ -28,6 +29,22 @@ pub enum Command {
         /// Where to.
         to: SocketAddr,
     },
+    /// The same, from a source of the caller's choice; port 0 is any.
+    TcpFrom {
+        /// Names the socket.
+        id: u32,
+        /// Where from.
+        from: SocketAddr,
+        /// Where to.
+        to: SocketAddr,
+    },
+    /// Sends this many bytes on a connection that is open while it reads them back, and compares.
+    TcpEcho {
+        /// The socket.
+        id: u32,
+        /// How many.
+        bytes: u64,
+    },
     /// Asks again on a connection that is open.
     AskAgain {
         /// The socket.
@@ -39,6 +56,22 @@ pub enum Command {
         id: u32,
         /// AF_INET6.
         v6: bool,
+    },
+    /// Opens an unconnected UDP socket on a source of the caller's choice; port 0 is any.
+    UdpFrom {
+        /// Names the socket.
+        id: u32,
+        /// Where from.
+        from: SocketAddr,
+    },
+    /// Sends a datagram of this many bytes, to `to` unless the socket is connected, reads it back, and compares.
+    UdpEcho {
+        /// The socket.
+        id: u32,
+        /// Where to.
+        to: Option<SocketAddr>,
+        /// How many.
+        bytes: usize,
     },
     /// Connects a UDP socket; nothing is sent.
     UdpConnect {
@@ -142,6 +175,30 @@ impl Peer {
     /// One TCP connection, closed again at the next one of the same number.
     pub fn tcp(&mut self, to: &str) -> Outcome {
         self.command(&Command::Tcp { id: 0, to: address(to) })
+    }
+
+    /// The same from `from`, an address and a port.
+    pub fn tcp_from(&mut self, from: &str, to: &str) -> Outcome {
+        self.command(&Command::TcpFrom { id: 0, from: address(from), to: address(to) })
+    }
+
+    /// One TCP connection that carries this many bytes there and back; whether they came back as they went.
+    pub fn tcp_echo(&mut self, to: &str, bytes: u64) -> Outcome {
+        self.tcp(to)?;
+        self.command(&Command::TcpEcho { id: 0, bytes })
+    }
+
+    /// One datagram from `from`, an address and a port.
+    pub fn udp_from(&mut self, from: &str, to: &str) -> Outcome {
+        self.command(&Command::UdpFrom { id: 0, from: address(from) })?;
+        self.command(&Command::UdpAsk { id: 0, to: Some(address(to)) })
+    }
+
+    /// One datagram of this many bytes there and back; whether they came back as they went.
+    pub fn udp_echo(&mut self, to: &str, bytes: usize) -> Outcome {
+        let to = address(to);
+        self.command(&Command::UdpOpen { id: 0, v6: to.is_ipv6() })?;
+        self.command(&Command::UdpEcho { id: 0, to: Some(to), bytes })
     }
 
     /// One datagram from a fresh unconnected socket.

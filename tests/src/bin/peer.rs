@@ -3,11 +3,15 @@
 use std::{
     collections::HashMap,
     io::{self, BufRead as _, Read as _, Write as _},
-    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket},
     time::{Duration, Instant},
 };
 
-use sluice_tests::peer::{Answer, Command, Measured, Outcome};
+use rustix::net::{AddressFamily, SocketType, sockopt};
+use sluice_tests::{
+    echo,
+    peer::{Answer, Command, Measured, Outcome},
+};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -40,18 +44,23 @@ impl Sockets {
             Command::Serve { name, port, udp } => serve(name, port, udp).map(|()| nobody(None)),
             Command::Tcp { id, to } => {
                 self.tcp.remove(&id);
-                let mut stream = TcpStream::connect_timeout(&to, TIMEOUT)?;
-                stream.set_read_timeout(Some(TIMEOUT))?;
-                let answer = ask(&mut stream)?;
-                self.tcp.insert(id, stream);
-                Ok(answer)
+                self.ask_first(id, TcpStream::connect_timeout(&to, TIMEOUT)?)
+            }
+            Command::TcpFrom { id, from, to } => {
+                self.tcp.remove(&id);
+                self.ask_first(id, connect_from(from, to)?)
+            }
+            Command::TcpEcho { id, bytes } => {
+                let stream = self.tcp.get(&id).ok_or(io::ErrorKind::NotFound)?;
+                echo::tcp(stream, bytes)?;
+                Ok(nobody(Some(stream.peer_addr()?)))
             }
             Command::AskAgain { id } => ask(self.tcp.get_mut(&id).ok_or(io::ErrorKind::NotFound)?),
-            Command::UdpOpen { id, v6 } => {
-                let socket = UdpSocket::bind(if v6 { "[::]:0" } else { "0.0.0.0:0" })?;
-                socket.set_read_timeout(Some(TIMEOUT))?;
-                self.udp.insert(id, socket);
-                Ok(nobody(None))
+            Command::UdpOpen { id, v6 } => self.udp_socket(id, if v6 { "[::]:0" } else { "0.0.0.0:0" }),
+            Command::UdpFrom { id, from } => self.udp_socket(id, from),
+            Command::UdpEcho { id, to, bytes } => {
+                let socket = self.udp.get(&id).ok_or(io::ErrorKind::NotFound)?;
+                echo::udp(socket, to, bytes).map(|source| nobody(Some(source)))
             }
             Command::UdpConnect { id, to } => {
                 let socket = self.udp.get(&id).ok_or(io::ErrorKind::NotFound)?;
@@ -71,6 +80,38 @@ impl Sockets {
             }
         }
     }
+
+    fn ask_first(&mut self, id: u32, mut stream: TcpStream) -> io::Result<Answer> {
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        let answer = ask(&mut stream)?;
+        self.tcp.insert(id, stream);
+        Ok(answer)
+    }
+
+    fn udp_socket(&mut self, id: u32, from: impl ToSocketAddrs) -> io::Result<Answer> {
+        // The one it had may be bound to the same port.
+        self.udp.remove(&id);
+        let socket = UdpSocket::bind(from)?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        self.udp.insert(id, socket);
+        Ok(nobody(None))
+    }
+}
+
+/// Like [`TcpStream::connect_timeout`], from a source of the caller's choice.
+fn connect_from(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(TIMEOUT))?;
+    rustix::net::bind(&socket, &from)?;
+    rustix::net::connect(&socket, &to).map_err(|error| match error {
+        // What the kernel says when a blocking connect ran out of the time that it had for sending.
+        rustix::io::Errno::INPROGRESS => io::ErrorKind::TimedOut.into(),
+        other => io::Error::from(other),
+    })?;
+    Ok(TcpStream::from(socket))
 }
 
 fn measure(to: SocketAddr, count: u32, udp: bool) -> io::Result<Answer> {
@@ -96,7 +137,7 @@ fn measure(to: SocketAddr, count: u32, udp: bool) -> io::Result<Answer> {
 fn once_tcp(to: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect(to)?;
     // Closed by reset: no port stays in TIME_WAIT, however many connections a run makes.
-    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+    sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
     stream.write_all(b"?")?;
     stream.read_exact(&mut [0])
 }
@@ -135,9 +176,12 @@ fn serve(name: String, port: u16, udp: bool) -> io::Result<()> {
     if udp {
         let socket = UdpSocket::bind(all)?;
         std::thread::spawn(move || {
-            let mut buffer = [0; 256];
-            while let Ok((_, client)) = socket.recv_from(&mut buffer) {
-                let _client_gone = socket.send_to(format!("{name} {client}").as_bytes(), client);
+            let mut buffer = vec![0; echo::LONGEST_DATAGRAM];
+            while let Ok((length, client)) = socket.recv_from(&mut buffer) {
+                let named = format!("{name} {client}");
+                let is_echo = buffer[..length].first() == Some(&echo::MARK);
+                let answer = if is_echo { &buffer[..length] } else { named.as_bytes() };
+                let _client_gone = socket.send_to(answer, client);
             }
         });
         return Ok(());
@@ -149,7 +193,11 @@ fn serve(name: String, port: u16, udp: bool) -> io::Result<()> {
             std::thread::spawn(move || {
                 let mut byte = [0];
                 while stream.read_exact(&mut byte).is_ok() {
-                    if stream.write_all(format!("{name} {client}").as_bytes()).is_err() {
+                    let answered = match byte {
+                        [echo::MARK] => echo::answer_tcp(&stream),
+                        _ => stream.write_all(format!("{name} {client}").as_bytes()),
+                    };
+                    if answered.is_err() {
                         break;
                     }
                 }
