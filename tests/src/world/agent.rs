@@ -1,4 +1,4 @@
-//! The agent of a world, and the command line beside it.
+//! The agent of a node, and the command line beside it.
 
 use std::{
     fs::File,
@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{World, kill, sluice_binary};
+use super::{Node, kill, sluice_binary};
 use crate::wait;
 
 /// A running `sluice run`.
@@ -39,21 +39,26 @@ impl Drop for Agent {
     }
 }
 
-impl World {
+impl Node {
     /// Starts the agent on the world's manifests and waits until it is healthy.
     pub fn agent(&self) -> Agent {
+        self.agent_with(&[])
+    }
+
+    /// The same, with these flags besides.
+    pub fn agent_with(&self, flags: &[&str]) -> Agent {
         let manifests = self.manifests().display().to_string();
-        let agent = self.spawn_agent(&["--manifests", &manifests]);
+        let agent = self.spawn_agent(&[&["--manifests", &manifests], flags].concat());
         self.wait_healthy();
         agent
     }
 
-    /// Starts the agent with these sources; does not wait. Its log is `agent.log` in the world's folder.
+    /// Starts the agent with these sources; does not wait. Its log is `agent.log` in the node's folder.
     pub fn spawn_agent(&self, flags: &[&str]) -> Agent {
         let log = File::options().create(true).append(true).open(self.folder().join("agent.log"));
         let log = log.expect("a log file");
-        let mut command = self.node().command(&sluice_binary().display().to_string());
-        command.arg("run").args(["--node-name", "node-1"]).arg("--cgroup").arg(self.cgroup());
+        let mut command = self.host.command(&sluice_binary().display().to_string());
+        command.arg("run").args(["--node-name", &self.name]).arg("--cgroup").arg(self.cgroup());
         command.arg("--bpffs").arg(self.bpffs()).arg("--run-dir").arg(self.folder().join("run")).args(flags);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         Agent { child: child.expect("sluice starts") }
@@ -74,7 +79,7 @@ impl World {
 
     /// Runs a command of `sluice` on this node's pins.
     pub fn sluice(&self, words: &[&str]) -> Output {
-        let mut command = self.node().command(&sluice_binary().display().to_string());
+        let mut command = self.host.command(&sluice_binary().display().to_string());
         command.args(words);
         if !matches!(words.first(), Some(&"check")) {
             command.arg("--bpffs").arg(self.bpffs());

@@ -27,6 +27,24 @@ pub fn ip(words: &str) {
     assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Sets values below /proc/sys/net in a namespace.
+///
+/// # Panics
+/// One is not there.
+pub fn sysctl(netns: &str, values: &[(&str, &str)]) {
+    let lines: Vec<String> =
+        values.iter().map(|(name, value)| format!("echo {value} > /proc/sys/net/{name}")).collect();
+    // What is below /proc/sys/net depends on who opens it.
+    let output = enter(netns, "sh").arg("-ec").arg(lines.join("\n")).output().expect("sh starts");
+    assert!(output.status.success(), "{lines:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn enter(netns: &str, program: &str) -> Command {
+    let mut command = tool("nsenter");
+    command.arg(format!("--net=/run/netns/{netns}")).arg(program);
+    command
+}
+
 /// The node's namespace, with a bridge that is every pod's gateway.
 pub fn node(node: &Pod) {
     let netns = &node.netns;

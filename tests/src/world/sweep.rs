@@ -45,8 +45,10 @@ pub fn remove(id: &str) {
         }
     }
     let folder = std::env::temp_dir().join(id);
-    let bpffs = folder.join("bpf");
-    while rustix::mount::unmount(&bpffs, rustix::mount::UnmountFlags::empty()).is_ok() {}
+    let nodes = names(&folder).into_iter().map(|node| folder.join(node));
+    for place in nodes.chain([folder.clone()]) {
+        while rustix::mount::unmount(place.join("bpf"), rustix::mount::UnmountFlags::empty()).is_ok() {}
+    }
     if folder.exists() {
         report(&folder.display().to_string(), fs::remove_dir_all(&folder));
     }
