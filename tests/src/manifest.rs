@@ -27,10 +27,15 @@ fn service_port(text: &str) -> String {
 
 /// A ready Pod of the Service `app` on the node `node-1`.
 pub fn pod(name: &str, app: &str, addresses: &[&str]) -> String {
+    pod_on("node-1", name, app, addresses)
+}
+
+/// The same on a node of choice.
+pub fn pod_on(node: &str, name: &str, app: &str, addresses: &[&str]) -> String {
     let ips: Vec<String> = addresses.iter().map(|address| format!("{{ip: \"{address}\"}}")).collect();
     format!(
         "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: {app}}}}}\n\
-         spec: {{nodeName: node-1, containers: [{{name: main}}]}}\nstatus: {{podIPs: [{}]}}\n",
+         spec: {{nodeName: {node}, containers: [{{name: main}}]}}\nstatus: {{podIPs: [{}]}}\n",
         ips.join(", ")
     )
 }

@@ -1,5 +1,6 @@
 //! A node with pods: network namespaces on a bridge, child cgroups, a folder of manifests, the real agent.
-//! Everything goes away with the value, and what a crashed run left goes away at the next start.
+//! [`TwoNodes`] is the larger world. Everything goes away with the value, and what a crashed run left goes away at the
+//! next start.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -14,8 +15,10 @@ mod agent;
 mod ground;
 mod net;
 mod node;
+mod overlay;
 mod pod;
 mod sweep;
+mod two_nodes;
 
 pub use agent::{Agent, text};
 use ground::Ground;
@@ -23,6 +26,7 @@ pub use ground::Remover;
 pub use net::{ip, tool, tool_path};
 pub use node::Node;
 pub use pod::Pod;
+pub use two_nodes::TwoNodes;
 
 /// A node and its pods. What can be done with a [`Node`] can be done with its world.
 #[derive(Debug)]

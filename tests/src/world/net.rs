@@ -27,6 +27,16 @@ pub fn ip(words: &str) {
     assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Runs `ethtool` with these words in a namespace.
+///
+/// # Panics
+/// It fails.
+pub fn ethtool(netns: &str, words: &str) {
+    let mut command = enter(netns, &tool_path("ethtool"));
+    let output = command.args(words.split_whitespace()).output().expect("ethtool starts");
+    assert!(output.status.success(), "ethtool {words}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Sets values below /proc/sys/net in a namespace.
 ///
 /// # Panics

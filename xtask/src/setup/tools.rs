@@ -13,8 +13,9 @@ use super::debian::{Apt, library_path};
 use crate::shell::{on_path, step};
 
 /// Program and the Debian package that has it.
-const NEEDED: [(&str, &str); 7] = [
+const NEEDED: [(&str, &str); 8] = [
     ("ip", "iproute2"),
+    ("ethtool", "ethtool"),
     ("curl", "curl"),
     ("nginx", "nginx-light"),
     ("socat", "socat"),
