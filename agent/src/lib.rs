@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod compile;
+pub mod devices;
 pub mod health;
 pub mod inspect;
 pub mod k8s;

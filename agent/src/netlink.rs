@@ -6,7 +6,9 @@ use std::{
 };
 
 use bytemuck::{Pod, Zeroable};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+};
 
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
@@ -37,6 +39,14 @@ impl Socket {
     /// Opens one.
     pub fn open(protocol: SockProtocol) -> io::Result<Self> {
         Ok(Self(socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?))
+    }
+
+    /// Opens one that hears of changes, by the numbers of their multicast groups.
+    pub fn subscribe(protocol: SockProtocol, groups: &[u32]) -> io::Result<Self> {
+        let opened = Self::open(protocol)?;
+        let mask = groups.iter().fold(0, |mask, group| mask | 1 << (group - 1));
+        bind(opened.0.as_raw_fd(), &NetlinkAddr::new(0, mask))?;
+        Ok(opened)
     }
 
     /// Sends one request: its fixed part and its attributes.

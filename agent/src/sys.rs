@@ -25,6 +25,15 @@ pub fn netns_of_link(link: BorrowedFd<'_>) -> io::Result<u32> {
     cgroup_link_info(link).map(|info| info.cgroup_id as u32)
 }
 
+/// The device that a link of a tc or XDP program is attached to, by interface index; 0 once it is gone.
+///
+/// # Errors
+/// The kernel's error.
+pub fn device_of_link(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // As above: `tcx.ifindex` and `xdp.ifindex` stand behind the head.
+    cgroup_link_info(link).map(|info| info.cgroup_id as u32)
+}
+
 /// What the kernel says of a cgroup link. Source: `struct bpf_link_info`, `include/uapi/linux/bpf.h`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]

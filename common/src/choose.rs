@@ -2,7 +2,7 @@
 
 use crate::{
     Reason,
-    layout::{FLAG_HAS_ENDPOINTS, FLAG_INTERNAL_LOCAL, FrontendValue, SlotValue},
+    layout::{FLAG_EXTERNAL_LOCAL, FLAG_HAS_ENDPOINTS, FLAG_INTERNAL_LOCAL, FrontendValue, SlotValue},
 };
 
 /// Steps of the search in [`find_backend`]: enough for 2^24 slots, the most that a map can be told to have.
@@ -17,15 +17,7 @@ const NANOS_PER_SEC: u64 = 1_000_000_000;
 /// Source: kube-proxy `pkg/proxy/topology.go`, `CategorizeEndpoints`.
 #[inline(always)]
 pub const fn socket_slot(frontend: &FrontendValue, spread: u32) -> Result<u32, Reason> {
-    let (start, count) = socket_range(frontend);
-    if count == 0 {
-        return Err(if frontend.flags & FLAG_HAS_ENDPOINTS != 0 {
-            Reason::NoLocalEndpoints
-        } else {
-            Reason::NoEndpoints
-        });
-    }
-    Ok(start.wrapping_add(scale(spread, count)))
+    slot_in(frontend, socket_range(frontend), spread)
 }
 
 /// First slot and number of slots that sockets on this node may be led to.
@@ -36,6 +28,31 @@ pub const fn socket_range(frontend: &FrontendValue) -> (u32, u32) {
     } else {
         (frontend.cluster_start, frontend.cluster_count)
     }
+}
+
+/// First slot and number of slots that packets may be led to; `inside` when the client is a pod of this node or the node
+/// itself, which the external policy does not concern.
+///
+/// Source: kube-proxy `pkg/proxy/nftables/README.md`, the order of an external chain's rules.
+#[inline(always)]
+pub const fn packet_range(frontend: &FrontendValue, inside: bool) -> (u32, u32) {
+    if frontend.flags & FLAG_EXTERNAL_LOCAL != 0 && !inside {
+        return (frontend.local_start, frontend.local_count);
+    }
+    socket_range(frontend)
+}
+
+/// The slot of `range` for a client; see [`socket_slot`].
+#[inline(always)]
+pub const fn slot_in(frontend: &FrontendValue, range: (u32, u32), spread: u32) -> Result<u32, Reason> {
+    if range.1 == 0 {
+        return Err(if frontend.flags & FLAG_HAS_ENDPOINTS != 0 {
+            Reason::NoLocalEndpoints
+        } else {
+            Reason::NoEndpoints
+        });
+    }
+    Ok(range.0.wrapping_add(scale(spread, range.1)))
 }
 
 /// The slot of `range` (first slot, number of slots) that names `backend_id`; the slots are sorted by backend id.

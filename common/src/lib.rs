@@ -4,9 +4,13 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
 mod addr;
 pub mod choose;
 pub mod layout;
+pub mod packet;
 pub mod reason;
 
 pub use addr::Addr;

@@ -35,11 +35,11 @@ reasons! {
     ReplyTranslated = 3, "reply_translated";
     /// getpeername showed the address that the client had dialled.
     PeerTranslated = 4, "peer_translated";
-    /// The service has no endpoint at all: refused with ECONNREFUSED.
+    /// The service has no endpoint at all: refused with ECONNREFUSED, or in answer to the packet.
     NoEndpoints = 5, "no_endpoints";
     /// A UDP connect to a service without endpoints: let through untranslated, for connect itself cannot fail.
     NoEndpointsUdpConnect = 6, "no_endpoints_udp_connect";
-    /// Endpoints exist but the traffic policy allows none of them: left untranslated, never refused.
+    /// Endpoints exist but the traffic policy allows none of them: sockets are left untranslated, packets dropped.
     NoLocalEndpoints = 7, "no_local_endpoints";
     /// The slot read belongs to another service (a change under way); refused, so that the client tries again.
     SlotMismatch = 8, "slot_mismatch";
@@ -65,6 +65,38 @@ reasons! {
     Steered = 17, "steered";
     /// A packet for a port that is not the redirector's, of an address that is: dropped.
     UnlistedPort = 18, "unlisted_port";
+    /// The first packet of a connection was led to a backend.
+    PacketTranslated = 19, "packet_translated";
+    /// A client's packet of a known connection was led to its backend.
+    PacketKnown = 20, "packet_known";
+    /// A backend's packet was shown to come from the address that the client had dialled.
+    PacketReply = 21, "packet_reply";
+    /// An ICMP error about a translated packet was led to whoever sent it.
+    IcmpTranslated = 22, "icmp_translated";
+    /// A ping of a Service's address was answered.
+    EchoAnswered = 23, "echo_answered";
+    /// The client is outside loadBalancerSourceRanges: dropped.
+    SourceNotAllowed = 24, "source_not_allowed";
+    /// The address is in the networks of cluster IPs, but no Service has it: dropped.
+    UnallocatedAddress = 25, "unallocated_address";
+    /// No source port was free to lead the connection to another node: dropped.
+    SourcePortsTaken = 26, "source_ports_taken";
+    /// The node has no route to the backend or to the client: dropped.
+    NoRoute = 27, "no_route";
+    /// The packet does not fit through the link to the backend: answered with ICMP.
+    TooBig = 28, "too_big";
+    /// Headers that are cut short or contradict themselves: left untouched.
+    Malformed = 29, "malformed";
+    /// A piece of a datagram whose first piece was not seen: left untouched.
+    FragmentUnknown = 30, "fragment_unknown";
+    /// The packet has no hops left: dropped.
+    HopsExceeded = 31, "hops_exceeded";
+    /// Refused without an answer, for too many were given within the second.
+    AnswersExhausted = 32, "answers_exhausted";
+    /// Left to the packet path by a socket's hook, for only packets show what decides.
+    LeftToPackets = 33, "left_to_packets";
+    /// SCTP whose port would have to change: refused, for its checksum covers the whole packet.
+    SctpPort = 34, "sctp_port";
 }
 
 /// Size of `REASONS`: room for growth without a change of layout.

@@ -4,7 +4,9 @@
 use aya_ebpf::programs::SockAddrContext;
 use sluice_common::{
     Reason, choose,
-    layout::{AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, UDP, client_of_netns},
+    layout::{
+        AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, SlotValue, UDP, client_of_netns,
+    },
 };
 
 use crate::{
@@ -41,6 +43,25 @@ pub fn backend(
     Ok(backend)
 }
 
+/// The slot in `range` of the backend that the client has kept so far; keeps it on.
+#[inline(always)]
+pub fn kept(
+    client: &AffinityKey,
+    frontend: &FrontendValue,
+    range: (u32, u32),
+    now_ns: u64,
+) -> Option<SlotValue> {
+    let kept = raw::get_lru(&AFFINITY, client)?;
+    if !choose::is_live(kept.last_used_ns, now_ns, frontend.affinity_timeout_s) {
+        return None;
+    }
+    let slot = |index: u32| SLOTS.get(index).copied();
+    let found = choose::find_backend(range, frontend.service_id, kept.backend_id, slot)?;
+    raw::count(Reason::AffinityKept);
+    keep(client, kept.backend_id, now_ns);
+    slot(found)
+}
+
 /// The backend, if it stands in the range that this frontend leads to.
 #[inline(always)]
 fn usable(frontend: &FrontendValue, backend_id: u32) -> Option<BackendValue> {
@@ -49,8 +70,9 @@ fn usable(frontend: &FrontendValue, backend_id: u32) -> Option<BackendValue> {
     socket::backend_by_id(backend_id).ok()
 }
 
+/// Makes the client keep the backend from now on.
 #[inline(always)]
-fn keep(client: &AffinityKey, backend_id: u32, now_ns: u64) {
+pub fn keep(client: &AffinityKey, backend_id: u32, now_ns: u64) {
     // An LRU map always finds room; should it not, the next connection is balanced anew.
     let _balanced_anew =
         AFFINITY.insert(*client, AffinityValue { last_used_ns: now_ns, backend_id, pad: 0 }, 0);

@@ -6,6 +6,7 @@ mod affinity;
 mod bind;
 mod hooks;
 mod maps;
+mod packet;
 mod raw;
 mod socket;
 mod steer;

@@ -2,18 +2,20 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage, SockMap},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, SockMap},
     macros::btf_map,
 };
 use sluice_common::{
     Addr,
     layout::{
-        AffinityKey, AffinityValue, BackendValue, CONFIG_CAPACITY, FrontendKey, FrontendValue,
-        LISTENERS_CAPACITY, NodeValue, PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue,
-        SocketValue,
+        AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY, DeviceValue, FlowKey,
+        FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue, LISTENERS_CAPACITY, NodeValue,
+        PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue, SocketValue, SourceRangeKey,
     },
     reason,
 };
+
+use crate::packet::Work;
 
 // Entries come and go with the cluster: memory by need, not by the limit.
 const BY_NEED: usize = BPF_F_NO_PREALLOC as usize;
@@ -67,6 +69,29 @@ pub static LISTENERS: SockMap<{ LISTENERS_CAPACITY as usize }> = SockMap::new();
 /// Entry 0: when the redirector last said that it is well, ns of `CLOCK_MONOTONIC`; it writes here without a system call.
 #[btf_map]
 pub static HEARTBEAT: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Connections of the packet path, one entry for each direction.
+#[btf_map]
+pub static FLOWS: LruHashMap<FlowKey, FlowValue, 131_072> = LruHashMap::new();
+
+/// Ports of datagrams in pieces.
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, 8_192> = LruHashMap::new();
+
+/// The node's devices, by interface index.
+#[btf_map]
+pub static DEVICES: HashMap<u32, DeviceValue, 1_024, BY_NEED> = HashMap::new();
+
+/// The networks of a service's clients, and those of cluster IPs.
+#[btf_map]
+pub static SOURCE_RANGES: LpmTrie<SourceRangeKey, u32, 16_384> = LpmTrie::new();
+
+#[btf_map]
+pub static ANSWERS: PerCpuArray<AnswersValue, 1> = PerCpuArray::new();
+
+/// What a packet under way leaves nothing behind in; not pinned.
+#[btf_map]
+pub static WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static REASONS: PerCpuArray<u64, { reason::CAPACITY as usize }> = PerCpuArray::new();

@@ -185,7 +185,7 @@ fn is_left_alone(ctx: &SockAddrContext) -> bool {
 
 /// Whether the redirector said so of late.
 #[inline(always)]
-fn redirector_is_well() -> bool {
+pub fn redirector_is_well() -> bool {
     let beat_ns = HEARTBEAT.get(0).copied().unwrap_or(0);
     beat_ns != 0 && raw::now_ns().saturating_sub(beat_ns) < sluice_common::layout::HEARTBEAT_NS
 }

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod echo;
 pub mod http;
 pub mod manifest;
+pub mod outside;
 pub mod peer;
 pub mod reference;
 pub mod shop;

@@ -4,7 +4,7 @@ use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{k8s, maps::Sizes, redirector, run};
+use crate::{devices, k8s, maps::Sizes, redirector, run};
 
 mod check;
 mod output;
@@ -137,6 +137,15 @@ struct RunArgs {
     /// While the redirector is away, refuse connections to Services that rules hold for
     #[arg(long)]
     l7_fail_closed: bool,
+    /// Devices by which clients outside and other nodes are reached: `auto`, or names separated by commas
+    #[arg(long, default_value = "auto")]
+    devices: devices::NodeDevices,
+    /// Devices of pods, for clients whose sockets have no hook: `none`, `auto`, or a pattern of names such as cali*
+    #[arg(long, default_value = "auto")]
+    pod_devices: devices::PodDevices,
+    /// Answer pings of Services' addresses
+    #[arg(long, action = clap::ArgAction::Set, default_value_t = true)]
+    vip_ping: bool,
     #[command(flatten)]
     sizes: Sizes,
 }
@@ -249,6 +258,11 @@ fn agent(args: RunArgs) -> anyhow::Result<()> {
         run_dir: args.run_dir,
         external_redirector: args.redirector == RedirectorMode::External,
         l7_fail_closed: args.l7_fail_closed,
+        packets: run::Packets {
+            node_devices: args.devices,
+            pod_devices: args.pod_devices,
+            vip_ping: args.vip_ping,
+        },
         sizes: args.sizes,
     })
 }

@@ -18,11 +18,13 @@ use crate::{
 };
 
 mod checks;
+mod devices;
 mod lock;
 mod pins;
 mod steering;
 
 pub use checks::find_cgroup;
+pub use devices::{DeviceAttachment, Point, device_attachments};
 pub use lock::{Lock, holder};
 pub use pins::cleanup;
 pub use steering::{is_steering, steered_netns};
@@ -116,7 +118,7 @@ pub fn load(claim: Claim, sizes: &Sizes) -> Result<Loaded> {
         }
     }
     let mut ebpf = loader.load(OBJECT).context("cannot load the eBPF object")?;
-    for hook in HOOKS.into_iter().chain([STEERING]) {
+    for hook in HOOKS.into_iter().chain([STEERING]).chain(Point::ALL.map(Point::program)) {
         load_one(program(&mut ebpf, hook)?)
             .with_context(|| format!("the kernel refused the program {hook}"))?;
     }
@@ -234,6 +236,7 @@ fn load_one(program: &mut Program) -> Result<()> {
         Program::CgroupSockAddr(program) => program.load()?,
         Program::CgroupSock(program) => program.load()?,
         Program::SkLookup(program) => program.load()?,
+        Program::SchedClassifier(program) => program.load()?,
         other => bail!("a hook of type {:?} is not known here", other.prog_type()),
     }
     Ok(())

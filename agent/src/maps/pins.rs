@@ -24,6 +24,11 @@ impl Pins {
         self.root.join("maps").join(name)
     }
 
+    /// The folder of links.
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
     /// Where a hook's link is pinned.
     pub fn link(&self, hook: &str) -> PathBuf {
         self.root.join("links").join(hook)

@@ -3,9 +3,9 @@
 use sluice_common::{
     Addr,
     layout::{
-        AffinityKey, AffinityValue, BackendValue, CONFIG_CAPACITY, FrontendKey, FrontendValue,
-        LISTENERS_CAPACITY, NodeValue, PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue,
-        SocketValue,
+        AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY, DeviceValue, FlowKey,
+        FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue, LISTENERS_CAPACITY, NodeValue,
+        PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue, SocketValue,
     },
     reason,
 };
@@ -41,7 +41,7 @@ macro_rules! spec {
 const NODE_ADDRESSES: u32 = 1_024;
 
 /// Every pinned map.
-pub const SPECS: [MapSpec; 15] = [
+pub const SPECS: [MapSpec; 20] = [
     spec!("FRONTENDS", FrontendKey, FrontendValue, |sizes| Some(sizes.max_frontends), "--max-frontends"),
     spec!("SLOTS", u32, SlotValue, |sizes| Some(sizes.max_slots), "--max-slots"),
     spec!("BACKENDS", u32, BackendValue, |sizes| Some(sizes.max_backends), "--max-backends"),
@@ -56,6 +56,11 @@ pub const SPECS: [MapSpec; 15] = [
     spec!("SOCKETS", u32, SocketValue, |_| None, ""),
     spec!("LISTENERS", u32, u32, |_| Some(LISTENERS_CAPACITY), ""),
     spec!("HEARTBEAT", u32, u64, |_| Some(1), ""),
+    spec!("FLOWS", FlowKey, FlowValue, |sizes| Some(sizes.max_flows), "--max-flows"),
+    spec!("FRAGMENTS", FragmentKey, FragmentValue, |_| Some(8_192), ""),
+    spec!("DEVICES", u32, DeviceValue, |_| Some(1_024), ""),
+    spec!("SOURCE_RANGES", [u32; 6], u32, |sizes| Some(sizes.max_source_ranges), "--max-source-ranges"),
+    spec!("ANSWERS", u32, AnswersValue, |_| Some(1), ""),
     spec!("REASONS", u32, u64, |_| Some(reason::CAPACITY), ""),
 ];
 
@@ -83,6 +88,12 @@ pub struct Sizes {
     /// Remembered choices of session affinity; the least recently used make room
     #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
     pub max_affinities: u32,
+    /// Remembered connections through packets, two for each; the least recently used make room
+    #[arg(long, default_value_t = 131_072, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
+    pub max_flows: u32,
+    /// Networks in the loadBalancerSourceRanges of all Services
+    #[arg(long, default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
+    pub max_source_ranges: u32,
 }
 
 impl Default for Sizes {
@@ -95,6 +106,8 @@ impl Default for Sizes {
             max_nodes: 16_384,
             max_udp_flows: 65_536,
             max_affinities: 65_536,
+            max_flows: 131_072,
+            max_source_ranges: 16_384,
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod admin;
+mod devices;
 mod feed;
 mod nodeport;
 mod opt_outs;
@@ -28,6 +29,7 @@ mod steering;
 mod supervisor;
 mod sweeper;
 
+pub use devices::Packets;
 pub use nodeport::Selector;
 pub use probe::connect_from_cgroup;
 
@@ -59,6 +61,8 @@ pub struct Options {
     pub external_redirector: bool,
     /// While the redirector is away, what needs it is refused.
     pub l7_fail_closed: bool,
+    /// Where and how packets are balanced.
+    pub packets: Packets,
     /// Map capacities.
     pub sizes: Sizes,
 }
@@ -90,6 +94,7 @@ pub fn run(options: Options) -> Result<()> {
         std::fs::create_dir_all(&options.run_dir).with_context(|| {
             format!("cannot create {}; choose another folder with --run-dir", options.run_dir.display())
         })?;
+        devices::watch(news.clone())?;
         let feed = Arc::new(feed::Feed::new(&options.run_dir, news.clone(), Arc::clone(&shared)));
         let programmer =
             programmer::spawn(loaded, &options, Arc::clone(&shared), inbox, need_pods, Arc::clone(&feed))?;

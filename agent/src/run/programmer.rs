@@ -10,7 +10,9 @@ use anyhow::{Context as _, Result, anyhow};
 use sluice_common::layout::{FLAG_REDIRECTED, ServiceValue};
 use tokio::sync::{oneshot, watch};
 
-use super::{Options, Selector, feed::Feed, nodeport, opt_outs, probe, steering::Steering, sweeper};
+use super::{
+    Options, Selector, devices::Devices, feed::Feed, nodeport, opt_outs, probe, steering::Steering, sweeper,
+};
 use crate::{
     compile,
     health::Shared,
@@ -46,6 +48,7 @@ struct Programmer {
     opt_outs: mpsc::Sender<Vec<OptOut>>,
     need_pods: watch::Sender<bool>,
     steering: Steering,
+    devices: Devices,
     /// Services whose headless ports hang on what pods declare.
     pod_askers: BTreeSet<ObjectName>,
     /// Services that are not in the maps as they should be, and why.
@@ -77,6 +80,7 @@ pub fn spawn(
         opt_outs,
         need_pods,
         steering: Steering::new(feed),
+        devices: Devices::new(&loaded, options)?,
         pod_askers: BTreeSet::new(),
         store: Store::new(Node { name: options.node_name.clone(), zone: None, addresses: Vec::new() }),
         reconciler: Reconciler::new(adopted, options.sizes),
@@ -157,6 +161,7 @@ impl Programmer {
                 Err(error) => self.shared.problem("maps", Some(describe(&error))),
             }
         }
+        self.serve_packets();
         if !self.attached && (complete || !self.loaded.has_predecessor()) {
             self.attach();
         } else if !self.attached {
@@ -262,6 +267,13 @@ impl Programmer {
         result.is_ok()
     }
 
+    /// Packets are balanced from when sockets are: what an earlier agent attached goes on until then.
+    fn serve_packets(&mut self) {
+        if self.attached {
+            self.devices.serve(&mut self.loaded, &self.store.node().addresses, &self.shared);
+        }
+    }
+
     /// Again with each probe, for others change these settings too.
     fn reserve_ports(&self) {
         let result = reserved::reserve(self.loaded.pins(), &self.node_ports);
@@ -293,6 +305,8 @@ impl Programmer {
         match self.loaded.attach() {
             Ok(()) => {
                 self.attached = true;
+                self.devices.forget();
+                self.serve_packets();
                 self.shared.problem("attach", None);
                 self.shared.update(|state| state.programmed = true);
                 tracing::info!(cgroup = %self.loaded.cgroup().display(), "programs attached");

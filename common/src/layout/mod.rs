@@ -27,8 +27,10 @@ macro_rules! stored_enum {
     };
 }
 
+mod flows;
 mod names;
 
+pub use flows::*;
 pub use names::{NAME_MAX, Name, NodeValue, PodValue, ServiceKind, ServiceValue};
 
 /// Reserved in `SLOTS`, `BACKENDS` and as a service id: the agent's self-probe, and "none" elsewhere.
@@ -84,6 +86,8 @@ pub const ADDRESS_LOOPBACK: u32 = 2;
 pub const ADDRESS_CLUSTER_IP: u32 = 4;
 /// Bit of a value of `ADDRESSES`: the redirector serves a port of it; the others end nowhere on this node.
 pub const ADDRESS_REDIRECTED: u32 = 8;
+/// Bit of a value of `ADDRESSES`: some Service's address that is not the node's own: a LoadBalancer's or external one.
+pub const ADDRESS_VIP: u32 = 16;
 
 /// Index into `CONFIG`: cookie of the node's own network namespace.
 pub const CONFIG_HOST_NETNS: u32 = 0;
@@ -94,6 +98,16 @@ pub const CONFIG_OPT_OUTS: u32 = 1;
 pub const CONFIG_FAIL_CLOSED: u32 = 2;
 /// Index into `CONFIG`: how many workers the redirector has.
 pub const CONFIG_WORKERS: u32 = 3;
+/// Index into `CONFIG`: bits of `OPTION_*`.
+pub const CONFIG_OPTIONS: u32 = 4;
+/// Bit of `CONFIG_OPTIONS`: addresses of Services answer ping.
+pub const OPTION_VIP_PING: u64 = 1;
+/// Bit of `CONFIG_OPTIONS`: `SOURCE_RANGES` has the networks of cluster IPs.
+pub const OPTION_SERVICE_CIDRS: u64 = 2;
+/// Bit of `CONFIG_OPTIONS`: TCP goes to other nodes in tunnels, and their replies straight to the client.
+pub const OPTION_DSR_TCP: u64 = 4;
+/// Bit of `CONFIG_OPTIONS`: the same for UDP.
+pub const OPTION_DSR_UDP: u64 = 8;
 /// Size of `LISTENERS`: two for each worker.
 pub const LISTENERS_CAPACITY: u32 = 128;
 /// How long the redirector's last word counts.
@@ -109,6 +123,10 @@ pub const FLAG_INTERNAL_LOCAL: u16 = 1;
 pub const FLAG_HAS_ENDPOINTS: u16 = 2;
 /// `FrontendValue::flags`: rules hold for it, so that the redirector serves it.
 pub const FLAG_REDIRECTED: u16 = 4;
+/// `FrontendValue::flags`: externalTrafficPolicy is Local, so clients outside the cluster use the local range.
+pub const FLAG_EXTERNAL_LOCAL: u16 = 8;
+/// `FrontendValue::flags`: only clients in the service's `SOURCE_RANGES` may use it.
+pub const FLAG_SOURCE_RANGES: u16 = 16;
 
 /// What a frontend leads to. Value of `FRONTENDS`; one update of it is one atomic switch.
 #[repr(C)]

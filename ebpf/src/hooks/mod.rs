@@ -6,3 +6,4 @@ mod post_bind;
 mod recvmsg;
 mod sendmsg;
 mod sk_lookup;
+mod tc;

@@ -30,7 +30,7 @@ pub struct BpfMaps {
 
 mod small;
 
-pub use small::{Listeners, OptOuts, ReservedPorts, SocketMemory};
+pub use small::{Devices, Listeners, OptOuts, ReservedPorts, SocketMemory};
 
 fn open(path: &Path) -> Result<MapData> {
     MapData::from_pin(path).with_context(|| {

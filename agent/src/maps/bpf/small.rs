@@ -8,7 +8,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, SockMap};
 use bytemuck::must_cast;
-use sluice_common::layout::{CONFIG_OPT_OUTS, CONFIG_WORKERS, LISTENERS_CAPACITY, PodValue, RevnatKey};
+use sluice_common::layout::{
+    CONFIG_OPT_OUTS, CONFIG_OPTIONS, CONFIG_WORKERS, DeviceValue, LISTENERS_CAPACITY, PodValue, RevnatKey,
+};
 
 use super::{deleted, open};
 use crate::maps::Pins;
@@ -126,6 +128,52 @@ impl ReservedPorts {
     /// The kernel refuses the write.
     pub fn remove(&mut self, port: u16) -> Result<()> {
         deleted(self.0.remove(&u32::from(port))).context("cannot write to RESERVED")
+    }
+}
+
+/// What programs of the packet path know of the node's devices.
+pub struct Devices {
+    map: HashMap<MapData, u32, [u8; 40]>,
+    config: Array<MapData, u64>,
+}
+
+impl Devices {
+    /// Opens the maps pinned at `pins`.
+    ///
+    /// # Errors
+    /// Names the pin that cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        let data = |name: &str| open(&pins.map(name));
+        Ok(Self {
+            map: Map::HashMap(data("DEVICES")?).try_into()?,
+            config: Map::Array(data("CONFIG")?).try_into()?,
+        })
+    }
+
+    /// Makes them `wanted`, by interface index.
+    ///
+    /// # Errors
+    /// The kernel refuses a write; what was written stands.
+    pub fn set(&mut self, wanted: &BTreeMap<u32, DeviceValue>) -> Result<()> {
+        let entries = self.map.iter().map(|entry| entry.map(|(index, value)| (index, must_cast(value))));
+        let present: BTreeMap<u32, DeviceValue> =
+            entries.collect::<Result<_, _>>().context("cannot read DEVICES")?;
+        for (index, device) in wanted.iter().filter(|(index, device)| present.get(index) != Some(device)) {
+            let value: [u8; 40] = must_cast(*device);
+            self.map.insert(index, value, 0).context("cannot write to DEVICES")?;
+        }
+        for index in present.keys().filter(|index| !wanted.contains_key(index)) {
+            deleted(self.map.remove(index)).context("cannot write to DEVICES")?;
+        }
+        Ok(())
+    }
+
+    /// Sets bits of `OPTION_*`.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_options(&mut self, options: u64) -> Result<()> {
+        self.config.set(CONFIG_OPTIONS, options, 0).context("cannot write to CONFIG")
     }
 }
 

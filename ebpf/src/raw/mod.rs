@@ -3,23 +3,30 @@
 use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::{
-    btf_maps::{HashMap, LruHashMap},
+    btf_maps::{HashMap, LruHashMap, lpm_trie::Key},
     helpers::{
         bpf_get_prandom_u32,
-        generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval},
+        generated::{
+            bpf_csum_diff, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
+        },
     },
     programs::{SkLookupContext, SockAddrContext, SockContext},
 };
 use sluice_common::{
     Addr, Reason,
-    layout::{FrontendKey, SocketValue},
+    layout::{FrontendKey, SocketValue, SourceRangeKey},
 };
 
-use crate::maps::{HEARTBEAT, REASONS, SOCKETS};
+use crate::maps::{HEARTBEAT, REASONS, SOCKETS, SOURCE_RANGES};
+
+pub mod fib;
+pub mod flows;
+pub mod skb;
 
 /// Error numbers, `asm-generic/errno.h`.
 pub const EADDRINUSE: i32 = 98;
 pub const ECONNREFUSED: i32 = 111;
+const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
 /// Reads one field of the context with one load of its own size: the verifier knows no other access.
@@ -114,6 +121,14 @@ pub fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
+/// The sum of `bytes`, whose number is a multiple of four, behind `start`; see `packet::checksum`.
+#[inline(always)]
+pub fn sum<const N: usize>(start: u32, bytes: &[u8; N]) -> u32 {
+    let (none, bytes) = (core::ptr::null_mut(), bytes.as_ptr().cast_mut().cast());
+    // SAFETY: the helper reads `N` bytes, which are there; it writes none.
+    unsafe { bpf_csum_diff(none, 0, bytes, N as u32, start) as u32 }
+}
+
 /// A random number.
 #[inline(always)]
 pub fn random() -> u32 {
@@ -206,6 +221,13 @@ pub fn get_lru<K, V: Copy, const N: usize, const F: usize>(
 ) -> Option<V> {
     // SAFETY: as in `get`.
     unsafe { map.get(key).copied() }
+}
+
+/// Whether the address is in one of the service's networks.
+#[inline(always)]
+pub fn in_source_ranges(service_id: u32, addr: &Addr) -> bool {
+    let key = Key::new(SourceRangeKey::BITS, SourceRangeKey { service_id, addr: *addr });
+    SOURCE_RANGES.get(&key).is_some()
 }
 
 /// What the socket remembers of its translation.

@@ -1,0 +1,208 @@
+//! Which of the node's devices packets are balanced at. The choice is pure; [`links`] looks at the node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    str::FromStr,
+};
+
+mod links;
+
+pub use links::{Watch, links};
+
+/// A network device.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Kind of a virtual device, such as `veth`; empty for a physical one.
+    pub kind: String,
+    /// Whether it is a loopback device.
+    pub is_loopback: bool,
+    /// Whether it has Ethernet headers.
+    pub is_ethernet: bool,
+    /// Whether it is up.
+    pub is_up: bool,
+    /// Index of the device that it is a part of; 0 if of none.
+    pub master: u32,
+    /// Whether its other end is in another network namespace.
+    pub leads_elsewhere: bool,
+    /// Whether a default route goes by it.
+    pub has_default_route: bool,
+    /// Hardware address.
+    pub mac: [u8; 6],
+    /// Addresses, in the kernel's order.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What a device is to us.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Role {
+    /// The node's own: clients outside the cluster and pods elsewhere are reached by it.
+    Node,
+    /// A pod's.
+    Pod,
+}
+
+/// `--devices`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NodeDevices {
+    /// Those that look like it.
+    Auto,
+    /// These, by name.
+    Named(BTreeSet<String>),
+}
+
+/// `--pod-devices`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PodDevices {
+    /// None.
+    Off,
+    /// Those that look like it.
+    Auto,
+    /// Those whose name matches, `*` standing for anything.
+    Named(String),
+}
+
+impl FromStr for NodeDevices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let names: BTreeSet<String> =
+            text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        if names.is_empty() {
+            return Err("give `auto` or names of devices, separated by commas".to_owned());
+        }
+        Ok(Self::Named(names))
+    }
+}
+
+impl FromStr for PodDevices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text.trim() {
+            "none" => Self::Off,
+            "auto" => Self::Auto,
+            "" => return Err("give `none`, `auto` or a pattern of names such as cali*".to_owned()),
+            pattern => Self::Named(pattern.to_owned()),
+        })
+    }
+}
+
+/// Virtual devices behind which the other nodes or clients are.
+const OF_NODE: [&str; 7] = ["bond", "team", "vlan", "vxlan", "geneve", "macvlan", "ipvlan"];
+
+/// The role of each device, by index; a device without one is left alone. `node` are the addresses of the Node object.
+pub fn roles(
+    links: &[Link],
+    node: &[IpAddr],
+    node_devices: &NodeDevices,
+    pod_devices: &PodDevices,
+) -> BTreeMap<u32, Role> {
+    let role = |link: &Link| {
+        let of_node = match node_devices {
+            NodeDevices::Auto => looks_like_node(link, node),
+            NodeDevices::Named(names) => names.contains(&link.name),
+        };
+        let of_pod = match pod_devices {
+            PodDevices::Off => false,
+            PodDevices::Auto => link.kind == "veth" && link.leads_elsewhere && !is_main(link, node),
+            PodDevices::Named(pattern) => matches(pattern, &link.name),
+        };
+        let usable = link.is_ethernet && !link.is_loopback;
+        match (usable, of_node, of_pod) {
+            (true, true, _) => Some(Role::Node),
+            (true, false, true) => Some(Role::Pod),
+            _ => None,
+        }
+    };
+    links.iter().filter_map(|link| Some((link.index, role(link)?))).collect()
+}
+
+/// Whether the node is known to others by this device.
+fn is_main(link: &Link, node: &[IpAddr]) -> bool {
+    link.has_default_route || link.addresses.iter().any(|address| node.contains(address))
+}
+
+fn looks_like_node(link: &Link, node: &[IpAddr]) -> bool {
+    if is_main(link, node) {
+        return true;
+    }
+    // A part of a bond or of a bridge is met again as the whole.
+    let alone = link.master == 0;
+    alone && (link.kind.is_empty() || OF_NODE.contains(&link.kind.as_str()))
+}
+
+/// Whether `name` is what `pattern` says, `*` standing for anything.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((head, rest)) => name.strip_prefix(head).is_some_and(|tail| {
+            (0..=tail.len()).filter_map(|at| tail.get(at..)).any(|tail| matches(rest, tail))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_get_the_role_that_they_look_like() {
+        let ip: IpAddr = "192.168.50.11".parse().unwrap();
+        let device =
+            |kind: &str| Link { is_ethernet: true, is_up: true, kind: kind.to_owned(), ..Link::default() };
+        let pod = || Link { leads_elsewhere: true, ..device("veth") };
+        for (case, link, want) in [
+            ("a network card", device(""), Some(Role::Node)),
+            ("a bond", device("bond"), Some(Role::Node)),
+            ("a card of the bond", Link { master: 4, ..device("") }, None),
+            ("an overlay's end", device("vxlan"), Some(Role::Node)),
+            ("a pod's end", pod(), Some(Role::Pod)),
+            ("a pod's end on a bridge", Link { master: 4, ..pod() }, Some(Role::Pod)),
+            (
+                "the node's own end in a nested cluster",
+                Link { has_default_route: true, ..pod() },
+                Some(Role::Node),
+            ),
+            ("the same by its address", Link { addresses: vec![ip], ..pod() }, Some(Role::Node)),
+            ("a wire within the node", device("veth"), None),
+            ("the pods' bridge", device("bridge"), None),
+            (
+                "a bridge with the node's address",
+                Link { addresses: vec![ip], ..device("bridge") },
+                Some(Role::Node),
+            ),
+            ("loopback", Link { is_loopback: true, ..device("") }, None),
+            ("without Ethernet headers", Link { is_ethernet: false, ..device("") }, None),
+        ] {
+            let roles = roles(&[link], &[ip], &NodeDevices::Auto, &PodDevices::Auto);
+            assert_eq!(roles.values().next().copied(), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn names_choose_devices_and_patterns_too() {
+        let link = |name: &str| Link { name: name.to_owned(), is_ethernet: true, ..Link::default() };
+        let node_devices: NodeDevices = "eth0, eth1".parse().unwrap();
+        for (name, pattern, want) in [
+            ("eth0", "none", Some(Role::Node)),
+            ("eth2", "auto", None),
+            ("cali123", "cali*", Some(Role::Pod)),
+            ("cali123", "*1*3", Some(Role::Pod)),
+            ("cali123", "lxc*", None),
+            ("eth1", "eth*", Some(Role::Node)),
+        ] {
+            let roles = roles(&[link(name)], &[], &node_devices, &pattern.parse().unwrap());
+            assert_eq!(roles.values().next().copied(), want, "{name} {pattern}");
+        }
+        assert!("".parse::<NodeDevices>().is_err());
+        assert!("".parse::<PodDevices>().is_err());
+    }
+}

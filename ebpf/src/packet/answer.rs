@@ -1,0 +1,172 @@
+//! Answers to packets that go nowhere: resets, ICMP errors, echo replies, all from the address that was dialled.
+
+use sluice_common::{
+    Reason,
+    layout::{ADDRESS_CLUSTER_IP, ADDRESS_VIP, CONFIG_OPTIONS, HOOK_TO_NETWORK, OPTION_VIP_PING, TCP},
+    packet::{
+        Fragment,
+        checksum::{Difference, fold},
+        reply::{self, Trouble},
+    },
+};
+
+use super::{Frame, Sum, Verdict, Work, rewrite::v4_pair};
+use crate::{
+    maps::{ADDRESSES, CONFIG, DEVICES},
+    raw::{self, flows},
+};
+
+/// Tells whoever sent the packet that nobody serves what it dials: a reset, or ICMP port unreachable.
+#[inline(never)]
+pub fn refuse<F: Frame>(frame: F, work: &mut Work) -> Result<Verdict, Reason> {
+    if matches!(work.packet.fragment, Fragment::Later) {
+        return Ok(Verdict::Drop);
+    }
+    if !flows::may_answer(work.now_ns) {
+        return Err(Reason::AnswersExhausted);
+    }
+    if work.packet.key.protocol == TCP {
+        return Ok(reset(frame, work).unwrap_or(Verdict::Drop));
+    }
+    Ok(error(frame, work, Trouble::PortUnreachable).unwrap_or(Verdict::Drop))
+}
+
+/// Tells whoever sent the packet that it does not fit.
+#[inline(never)]
+pub fn too_big<F: Frame>(frame: F, work: &mut Work, mtu: u32) -> Result<Verdict, Reason> {
+    raw::count(Reason::TooBig);
+    if !flows::may_answer(work.now_ns) {
+        return Err(Reason::AnswersExhausted);
+    }
+    Ok(error(frame, work, Trouble::TooBig(mtu)).unwrap_or(Verdict::Drop))
+}
+
+#[inline(never)]
+fn reset<F: Frame>(frame: F, work: &mut Work) -> Option<Verdict> {
+    let packet = &work.packet;
+    let head: [u8; 16] = frame.load(packet.l4_at)?;
+    let header_length = u32::from(head[12] >> 4) * 4;
+    let payload = packet.length.checked_sub(packet.l4_at - packet.ip_at + header_length)?;
+    let header = reply::reset(packet, &head, payload)?;
+    let at = packet.ip_at;
+    let (src, dst) = (&packet.key.dst, &packet.key.src);
+    if packet.is_v6 {
+        frame.resize(at + 40 + 20)?;
+        frame.store(at, &reply::ipv6_head(TCP, 20))?;
+        frame.store::<16>(at + 8, &bytemuck::must_cast(src.words_be))?;
+        frame.store::<16>(at + 24, &bytemuck::must_cast(dst.words_be))?;
+        frame.store(at + 40, &header)?;
+    } else {
+        frame.resize(at + 20 + 20)?;
+        frame.store(at, &reply::ipv4_header(src, dst, TCP, 40))?;
+        frame.store(at + 20, &header)?;
+    }
+    turn_round(frame, work.hook)
+}
+
+/// An ICMP error about the packet; quotes its IP header and the first eight bytes behind it.
+#[inline(always)]
+fn error<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<Verdict> {
+    if work.packet.is_v6 { error_v6(frame, work, trouble) } else { error_v4(frame, work, trouble) }
+}
+
+#[inline(never)]
+fn error_v4<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<Verdict> {
+    let packet = &work.packet;
+    const QUOTED: u32 = 28;
+    let at = packet.ip_at;
+    // Behind options the ports would be cut off, and the sender could not tell what it is about.
+    if packet.l4_at - at != 20 {
+        return None;
+    }
+    let mut header = trouble.header(false);
+    let quoted = frame.load_into::<28>(at, &mut work.bytes)?;
+    let check = (!fold(raw::sum(raw::sum(0, &header), quoted))).to_ne_bytes();
+    (header[2], header[3]) = (check[0], check[1]);
+    frame.resize(at + QUOTED)?;
+    frame.insert(28)?;
+    let length = 20 + 8 + QUOTED as u16;
+    frame.store(at, &reply::ipv4_header(&packet.key.dst, &packet.key.src, reply::icmp(false), length))?;
+    frame.store(at + 20, &header)?;
+    turn_round(frame, work.hook)
+}
+
+#[inline(never)]
+fn error_v6<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<Verdict> {
+    let packet = &work.packet;
+    const QUOTED: u32 = 48;
+    let at = packet.ip_at;
+    if packet.l4_at - at != 40 {
+        return None;
+    }
+    let mut header = trouble.header(true);
+    let quoted = frame.load_into::<48>(at, &mut work.bytes)?;
+    let length = 8 + QUOTED;
+    let mut key = packet.key.reversed();
+    key.protocol = reply::icmp(true);
+    let start = reply::pseudo(&key, true, length);
+    let check = (!fold(raw::sum(raw::sum(start, &header), quoted))).to_ne_bytes();
+    (header[2], header[3]) = (check[0], check[1]);
+    frame.resize(at + QUOTED)?;
+    frame.insert(48)?;
+    frame.store(at, &reply::ipv6_head(key.protocol, length as u16))?;
+    frame.store::<16>(at + 8, &bytemuck::must_cast(key.src.words_be))?;
+    frame.store::<16>(at + 24, &bytemuck::must_cast(key.dst.words_be))?;
+    frame.store(at + 40, &header)?;
+    turn_round(frame, work.hook)
+}
+
+/// Answers a ping of a Service's address.
+#[inline(never)]
+pub fn echo<F: Frame>(frame: F, work: &mut Work) -> Result<(Verdict, Reason), Reason> {
+    let kind = raw::get(&ADDRESSES, &work.packet.key.dst).ok_or(Reason::NotOurs)?;
+    let wanted = CONFIG.get(CONFIG_OPTIONS).is_some_and(|options| options & OPTION_VIP_PING != 0);
+    if kind & (ADDRESS_CLUSTER_IP | ADDRESS_VIP) == 0 || !wanted {
+        return Err(Reason::NotOurs);
+    }
+    let verdict = pong(frame, work).ok_or(Reason::Malformed)?;
+    Ok((verdict, Reason::EchoAnswered))
+}
+
+#[inline(always)]
+fn pong<F: Frame>(frame: F, work: &mut Work) -> Option<Verdict> {
+    let packet = &work.packet;
+    let (src, dst) = (&packet.key.dst, &packet.key.src);
+    // The sums over addresses stay the same when the two change places.
+    let was: [u8; 2] = frame.load(packet.l4_at)?;
+    let now = [if packet.is_v6 { 129 } else { 0 }, was[1]];
+    if packet.is_v6 {
+        frame.store::<16>(packet.ip_at + 8, &bytemuck::must_cast(src.words_be))?;
+        frame.store::<16>(packet.ip_at + 24, &bytemuck::must_cast(dst.words_be))?;
+    } else {
+        frame.store(packet.ip_at + 12, &v4_pair(src, dst))?;
+    }
+    let word = |bytes: [u8; 2]| u32::from(u16::from_ne_bytes(bytes));
+    let by = Difference::NONE.word(word(was), word(now));
+    frame.fix_transport(packet.l4_at + 2, by, Sum::Header, packet.key.protocol, packet.is_v6)?;
+    frame.store(packet.l4_at, &now)?;
+    turn_round(frame, work.hook)
+}
+
+/// Sends the packet back over the link that it came by.
+#[inline(always)]
+fn turn_round<F: Frame>(frame: F, hook: u8) -> Option<Verdict> {
+    let macs: [u8; 12] = frame.load(0)?;
+    frame.store(
+        0,
+        &[
+            macs[6], macs[7], macs[8], macs[9], macs[10], macs[11], macs[0], macs[1], macs[2], macs[3],
+            macs[4], macs[5],
+        ],
+    )?;
+    Some(frame.send_back(hook == HOOK_TO_NETWORK))
+}
+
+/// Hands the packet to the node as if it had come in by that device.
+#[inline(always)]
+pub fn to_node<F: Frame>(frame: F, ifindex: u32) -> Result<Verdict, Reason> {
+    // Only what is addressed to the device itself is taken for the node's.
+    let device = raw::get(&DEVICES, &ifindex).ok_or(Reason::NoRoute)?;
+    frame.store(0, &device.mac).ok_or(Reason::Malformed)?;
+    Ok(frame.hand_over(ifindex, true))
+}

@@ -1,0 +1,122 @@
+//! First packets of connections: which frontend, whether this client may use it, which backend.
+
+use sluice_common::{
+    Addr, Reason, choose,
+    layout::{
+        ADDRESS_CLUSTER_IP, ADDRESS_NODE, ADDRESS_VIP, AffinityKey, CONFIG_FAIL_CLOSED, CONFIG_OPTIONS,
+        FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue, HOOK_FROM_NETWORK,
+        OPTION_SERVICE_CIDRS, SCTP, SERVICE_CIDRS, TCP,
+    },
+};
+
+use super::{Frame, Verdict, Work, answer, known, remember::remember};
+use crate::{
+    affinity,
+    maps::{ADDRESSES, CONFIG, SLOTS},
+    raw, socket,
+};
+
+/// Leads the packet to a backend and remembers the connection, or refuses it.
+#[inline(never)]
+pub fn begin<F: Frame>(frame: F, work: &mut Work) -> Result<(Verdict, Reason), Reason> {
+    match find(work) {
+        Ok(()) => {}
+        Err(reason @ (Reason::UnknownPort | Reason::NoEndpoints)) => {
+            return answer::refuse(frame, work).map(|verdict| (verdict, reason));
+        }
+        Err(reason) => return Err(reason),
+    }
+    remember(frame, work)?;
+    known::lead(frame, work).map(|verdict| (verdict, Reason::PacketTranslated))
+}
+
+/// Finds frontend, slot and backend.
+#[inline(never)]
+fn find(work: &mut Work) -> Result<(), Reason> {
+    work.frontend = frontend(work)?;
+    admit(work)?;
+    choose_slot(work)?;
+    work.backend = socket::backend_by_id(work.slot.backend_id)?;
+    // The checksum of SCTP covers the whole packet.
+    if work.packet.key.protocol == SCTP && work.backend.port_be != work.packet.key.dst_port_be {
+        return Err(Reason::SctpPort);
+    }
+    Ok(())
+}
+
+/// The frontend that the packet is for.
+#[inline(always)]
+fn frontend(work: &Work) -> Result<FrontendValue, Reason> {
+    let packet = &work.packet.key;
+    let key =
+        FrontendKey { addr: packet.dst, port_be: packet.dst_port_be, protocol: packet.protocol, scope: 0 };
+    if let Some(value) = socket::entry(&key) {
+        // An endpoint's own address is translated where the client is, and nowhere on the way.
+        let elsewhere = value.kind == FrontendKind::Headless as u8 && !work.is_inside();
+        return if elsewhere { Err(Reason::NotOurs) } else { Ok(value) };
+    }
+    let Some(kind) = raw::get(&ADDRESSES, &key.addr) else {
+        return Err(unallocated(&key.addr));
+    };
+    if kind & ADDRESS_CLUSTER_IP != 0 {
+        return Err(Reason::UnknownPort);
+    }
+    if kind & ADDRESS_NODE != 0 {
+        return socket::entry(&key.on_any_node_address()).ok_or(Reason::NotOurs);
+    }
+    if kind & ADDRESS_VIP != 0 && work.hook == HOOK_FROM_NETWORK {
+        return Err(Reason::UnknownPort);
+    }
+    Err(Reason::NotOurs)
+}
+
+/// Whether an address that nobody has is one of those that cluster IPs are taken from.
+#[inline(always)]
+fn unallocated(addr: &Addr) -> Reason {
+    let known = CONFIG.get(CONFIG_OPTIONS).is_some_and(|options| options & OPTION_SERVICE_CIDRS != 0);
+    let inside = known && raw::in_source_ranges(SERVICE_CIDRS, addr);
+    if inside { Reason::UnallocatedAddress } else { Reason::NotOurs }
+}
+
+/// Whether this client's packets are for us to balance.
+#[inline(always)]
+fn admit(work: &Work) -> Result<(), Reason> {
+    let (value, packet) = (&work.frontend, &work.packet.key);
+    if value.flags & FLAG_SOURCE_RANGES != 0 && !raw::in_source_ranges(value.service_id, &packet.src) {
+        return Err(Reason::SourceNotAllowed);
+    }
+    if value.flags & FLAG_REDIRECTED == 0 || packet.protocol != TCP {
+        return Ok(());
+    }
+    if socket::redirector_is_well() {
+        return Err(Reason::Redirected);
+    }
+    if CONFIG.get(CONFIG_FAIL_CLOSED).copied() == Some(1) {
+        return Err(Reason::NoRedirector);
+    }
+    raw::count(Reason::NoRedirector);
+    Ok(())
+}
+
+/// The slot of this client's backend: the one that it had, where the service has affinity, else any.
+#[inline(always)]
+fn choose_slot(work: &mut Work) -> Result<(), Reason> {
+    let value = &work.frontend;
+    let range = choose::packet_range(value, work.is_inside());
+    let client = AffinityKey { client: work.packet.key.src, service_id: value.service_id };
+    if value.affinity_timeout_s != 0
+        && let Some(slot) = affinity::kept(&client, value, range, work.now_ns)
+    {
+        work.slot = slot;
+        return Ok(());
+    }
+    let index = choose::slot_in(value, range, raw::random())?;
+    work.slot = *SLOTS.get(index).ok_or(Reason::SlotMismatch)?;
+    if work.slot.service_id != value.service_id {
+        return Err(Reason::SlotMismatch);
+    }
+    if value.affinity_timeout_s != 0 {
+        affinity::keep(&client, work.slot.backend_id, work.now_ns);
+    }
+    Ok(())
+}

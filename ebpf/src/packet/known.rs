@@ -1,0 +1,73 @@
+//! Packets of connections that are known: one lookup gives their new ends.
+
+use sluice_common::{
+    Reason,
+    layout::{FLOW_REDIRECT, FLOW_REPLY, FLOW_TO_NODE, TCP},
+    packet::flow,
+};
+
+use super::{Frame, Verdict, Work, answer, rewrite::rewrite};
+use crate::raw::{
+    fib::{self, Unroutable},
+    flows,
+};
+
+/// Leads the packet on if its connection is known at this hook; else [`Reason::NotOurs`].
+#[inline(always)]
+pub fn known<F: Frame>(frame: F, work: &mut Work) -> Result<(Verdict, Reason), Reason> {
+    work.flow = flows::flow(&work.packet.key).ok_or(Reason::NotOurs)?;
+    let flow = &work.flow;
+    let of_backend = flow.flags & FLOW_REPLY != 0;
+    if flow.hooks & work.hook == 0
+        || !flow::is_live(flow, work.packet.key.protocol, work.now_ns)
+        || flow::starts_anew(flow.state, of_backend, work.packet.tcp_flags)
+    {
+        return Err(Reason::NotOurs);
+    }
+    refresh(work);
+    let verdict = lead(frame, work)?;
+    Ok((verdict, if of_backend { Reason::PacketReply } else { Reason::PacketKnown }))
+}
+
+/// Notes what the packet says of the connection's state, in both of its entries.
+#[inline(always)]
+fn refresh(work: &mut Work) {
+    let flow = &work.flow;
+    let flags = if work.packet.key.protocol == TCP { work.packet.tcp_flags } else { 0 };
+    let state = flow::after(flow.state, flow.flags & FLOW_REPLY != 0, flags);
+    if state != flow.state || work.now_ns.saturating_sub(flow.last_seen_ns) > flow::REFRESH_NS {
+        work.flow.state = state;
+        touch_both(work);
+    }
+}
+
+#[inline(never)]
+fn touch_both(work: &mut Work) {
+    work.reply = work.flow.peer(work.packet.key.protocol);
+    flows::touch(&work.packet.key, work.flow.state, work.now_ns);
+    flows::touch(&work.reply, work.flow.state, work.now_ns);
+}
+
+/// Gives the packet its new ends, those of `work.flow`, and sends it where the flow says.
+#[inline(never)]
+pub fn lead<F: Frame>(frame: F, work: &mut Work) -> Result<Verdict, Reason> {
+    let flags = work.flow.flags;
+    if flags & FLOW_TO_NODE != 0 {
+        rewrite(frame, work, 0)?;
+        return answer::to_node(frame, work.flow.ifindex);
+    }
+    if flags & FLOW_REDIRECT == 0 {
+        rewrite(frame, work, 0)?;
+        return Ok(Verdict::Pass);
+    }
+    if work.packet.ttl <= 1 {
+        return Err(Reason::HopsExceeded);
+    }
+    match fib::route(frame, work) {
+        Ok(()) => {}
+        Err(Unroutable::NoRoute) => return Err(Reason::NoRoute),
+        Err(Unroutable::TooBig(mtu)) => return answer::too_big(frame, work, mtu),
+    }
+    rewrite(frame, work, 1)?;
+    Ok(frame.forward(&work.route))
+}

@@ -1,0 +1,198 @@
+//! Packet load balancing: one path for every hook that sees packets. What it decides is in `sluice-common`.
+
+use core::ffi::c_void;
+
+use sluice_common::{
+    Reason,
+    layout::{
+        BackendValue, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendValue, HOOK_FROM_NETWORK,
+        HOOK_TO_POD, SlotValue,
+    },
+    packet::{
+        Bytes, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Kind, Packet, checksum::Difference, parse,
+    },
+};
+
+use crate::{
+    maps::FRAGMENTS,
+    raw::{self, fib::Route},
+};
+
+mod answer;
+mod begin;
+mod error;
+mod known;
+mod remember;
+mod rewrite;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy)]
+pub enum Verdict {
+    /// It goes on as it is now.
+    Pass,
+    /// It ends here.
+    Drop,
+    /// It was handed over; what the program must return.
+    Sent(i32),
+}
+
+/// Which part of a transport checksum changes.
+#[derive(Clone, Copy)]
+pub enum Sum {
+    /// The addresses of the pseudo header.
+    Addresses,
+    /// The transport's own header.
+    Header,
+}
+
+/// A packet that can be changed and sent.
+pub trait Frame: Bytes + Copy {
+    /// The device at which it is met.
+    fn ifindex(&self) -> u32;
+    /// The program's context, for helpers.
+    fn context(&self) -> *mut c_void;
+    /// Copies `N` bytes to the beginning of `to`.
+    fn load_into<const N: usize>(self, at: u32, to: &mut [u8; 48]) -> Option<&[u8; N]>;
+    /// The length for which a route must have room: that of the IP packet, or 0 for the kernel to see for itself.
+    fn length_for_routes(&self, packet: &Packet) -> u16;
+    /// Replaces `N` bytes.
+    fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> Option<()>;
+    /// Brings the IPv4 header's checksum up to date.
+    fn fix_header(&self, at: u32, by: Difference) -> Option<()>;
+    /// Brings a transport checksum up to date. An IPv4 UDP checksum of zero, which is none, stays.
+    fn fix_transport(&self, at: u32, by: Difference, kind: Sum, protocol: u8, is_v6: bool) -> Option<()>;
+    /// Makes it this long, Ethernet header included.
+    fn resize(&self, length: u32) -> Option<()>;
+    /// Makes room between Ethernet and IP header.
+    fn insert(&self, length: u32) -> Option<()>;
+    /// Sends it on its way to the route's next hop.
+    fn forward(&self, route: &Route) -> Verdict;
+    /// Sends it back to where it came from; `to_node`: to the node itself, if it was on its way out.
+    fn send_back(&self, to_node: bool) -> Verdict;
+    /// Sends it out by a device; `to_node`: hands it to the node as if it had come in there.
+    fn hand_over(&self, ifindex: u32, to_node: bool) -> Verdict;
+}
+
+/// A packet under way through our hands, and what is found out about it. One for each CPU, for a stack of 512 bytes has no
+/// room for it; nothing in it outlives the packet.
+#[repr(C)]
+pub struct Work {
+    /// What the headers say.
+    pub packet: Packet,
+    /// What the headers say that an ICMP error quotes.
+    pub quoted: Packet,
+    /// What becomes of the packet.
+    pub flow: FlowValue,
+    /// What will become of the replies.
+    pub back: FlowValue,
+    /// Key of `back`.
+    pub reply: FlowKey,
+    /// What the client dials.
+    pub frontend: FrontendValue,
+    /// Who serves it.
+    pub slot: SlotValue,
+    /// Where that is.
+    pub backend: BackendValue,
+    /// Where packets to it go.
+    pub route: Route,
+    /// Where a part of the packet is copied to.
+    pub bytes: [u8; 48],
+    /// Ns of `CLOCK_MONOTONIC`.
+    pub now_ns: u64,
+    /// One of `HOOK_*`.
+    pub hook: u8,
+}
+
+impl Work {
+    /// Whether whoever sent the packet is on this node.
+    #[inline(always)]
+    pub const fn is_inside(&self) -> bool {
+        self.hook != HOOK_FROM_NETWORK
+    }
+}
+
+/// Everything that a hook does.
+#[inline(always)]
+pub fn handle<F: Frame>(frame: F, ethertype: u16, hook: u8) -> Verdict {
+    let is_v6 = match ethertype {
+        ETHERTYPE_IPV4 => false,
+        ETHERTYPE_IPV6 => true,
+        _ => return Verdict::Pass,
+    };
+    let Some(work) = raw::flows::work() else {
+        return Verdict::Pass;
+    };
+    work.hook = hook;
+    let (verdict, reason) = match decide(frame, is_v6, work) {
+        Ok(decided) => decided,
+        Err(reason) => (of_failure(reason), reason),
+    };
+    raw::count(reason);
+    verdict
+}
+
+/// What becomes of a packet for which something failed.
+#[inline(always)]
+const fn of_failure(reason: Reason) -> Verdict {
+    match reason {
+        Reason::NotOurs | Reason::Redirected | Reason::Malformed | Reason::FragmentUnknown => Verdict::Pass,
+        _ => Verdict::Drop,
+    }
+}
+
+#[inline(always)]
+fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<(Verdict, Reason), Reason> {
+    read(frame, is_v6, work)?;
+    work.now_ns = raw::now_ns();
+    match work.packet.fragment {
+        Fragment::Whole => {}
+        Fragment::First if matches!(work.packet.kind, Kind::Ports) => remember_fragment(&work.packet),
+        Fragment::First => {}
+        Fragment::Later => recall_fragment(&mut work.packet)?,
+    }
+    match work.packet.kind {
+        Kind::Ports => match known::known(frame, work) {
+            Err(Reason::NotOurs) if work.hook == HOOK_TO_POD => Err(Reason::NotOurs),
+            Err(Reason::NotOurs) => begin::begin(frame, work),
+            done => done,
+        },
+        Kind::Error => error::error(frame, work),
+        Kind::Echo if work.hook != HOOK_TO_POD => answer::echo(frame, work),
+        Kind::Echo | Kind::Other => Err(Reason::NotOurs),
+    }
+}
+
+// Functions of their own give their stack back: 512 bytes must do for a whole chain of calls.
+#[inline(never)]
+fn read<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<(), Reason> {
+    parse(&frame, ETHERNET, is_v6, &mut work.packet)
+}
+
+#[inline(always)]
+fn fragment_key(packet: &Packet) -> FragmentKey {
+    FragmentKey {
+        src: packet.key.src,
+        dst: packet.key.dst,
+        id_be: packet.fragment_id_be,
+        protocol: packet.key.protocol,
+        pad: [0; 3],
+    }
+}
+
+#[inline(never)]
+fn remember_fragment(packet: &Packet) {
+    let FlowKey { src_port_be, dst_port_be, .. } = packet.key;
+    // An LRU map always finds room; should it not, the other pieces are left alone.
+    let _pieces_left_alone =
+        FRAGMENTS.insert(fragment_key(packet), FragmentValue { src_port_be, dst_port_be }, 0);
+}
+
+/// Gives a later piece the ports of the first.
+#[inline(never)]
+fn recall_fragment(packet: &mut Packet) -> Result<(), Reason> {
+    let ports = raw::get_lru(&FRAGMENTS, &fragment_key(packet)).ok_or(Reason::FragmentUnknown)?;
+    packet.key.src_port_be = ports.src_port_be;
+    packet.key.dst_port_be = ports.dst_port_be;
+    packet.kind = Kind::Ports;
+    Ok(())
+}

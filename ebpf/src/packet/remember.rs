@@ -1,0 +1,142 @@
+//! A new connection's two entries: what becomes of its packets, and of their replies.
+
+use sluice_common::{
+    Addr, Reason,
+    layout::{
+        ADDRESS_NODE, ANY_DEVICE, FLOW_REDIRECT, FLOW_REPLY, FLOW_SNAT, FLOW_TO_NODE, FlowValue,
+        HOOK_FROM_NETWORK, HOOK_FROM_POD, HOOK_TO_NETWORK, HOOK_TO_POD, SCTP,
+    },
+    packet::flow,
+};
+
+use super::{Frame, Work};
+use crate::{
+    maps::{ADDRESSES, DEVICES, FLOWS},
+    raw::{
+        self,
+        fib::{self, Unroutable},
+        flows,
+    },
+};
+
+/// Where the connection's two entries count, and how their packets go on.
+struct Way {
+    there: u8,
+    back: u8,
+    back_hook: u8,
+}
+
+#[inline(always)]
+fn way(work: &Work) -> Result<Way, Reason> {
+    const IN_OUR_NAME: u8 = FLOW_SNAT | FLOW_REDIRECT;
+    let (hook, is_local) = (work.hook, work.slot.local != 0);
+    let way = |there, back, back_hook| Ok(Way { there, back, back_hook });
+    match (hook, is_local) {
+        // A pod of this node gets packets through the node's stack, and answers through it.
+        (HOOK_FROM_NETWORK, true) => way(0, 0, HOOK_TO_NETWORK),
+        (HOOK_FROM_NETWORK, false) => way(IN_OUR_NAME, IN_OUR_NAME, HOOK_FROM_NETWORK),
+        // A pod that is its own backend must not see its own address as the source.
+        (HOOK_FROM_POD, _) if work.backend.addr == work.packet.key.src => {
+            way(IN_OUR_NAME, IN_OUR_NAME, HOOK_FROM_POD)
+        }
+        (HOOK_FROM_POD, _) => way(0, 0, HOOK_TO_POD),
+        (_, true) if is_node(&work.packet.key.src) => way(FLOW_REDIRECT, FLOW_TO_NODE, HOOK_FROM_POD),
+        (_, false) if is_node(&work.packet.key.src) => {
+            way(IN_OUR_NAME, FLOW_SNAT | FLOW_TO_NODE, HOOK_FROM_NETWORK)
+        }
+        (_, false) => way(IN_OUR_NAME, IN_OUR_NAME, HOOK_FROM_NETWORK),
+        // The reply of a pod to a pod would pass none of our hooks.
+        (_, true) => Err(Reason::NotOurs),
+    }
+}
+
+/// Makes both entries; `work.flow` is what becomes of this packet.
+#[inline(never)]
+pub fn remember<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+    let way = way(work)?;
+    let key = &work.packet.key;
+    work.flow = FlowValue {
+        src: key.src,
+        dst: work.backend.addr,
+        src_port_be: key.src_port_be,
+        dst_port_be: work.backend.port_be,
+        hooks: work.hook,
+        flags: way.there,
+        state: flow::after(0, false, work.packet.tcp_flags),
+        pad: 0,
+        last_seen_ns: work.now_ns,
+        service_id: work.frontend.service_id,
+        backend_id: work.slot.backend_id,
+        ifindex: frame.ifindex(),
+        pad2: 0,
+    };
+    work.back = FlowValue {
+        src: key.dst,
+        dst: key.src,
+        src_port_be: key.dst_port_be,
+        dst_port_be: key.src_port_be,
+        hooks: way.back_hook,
+        flags: way.back | FLOW_REPLY,
+        ..work.flow
+    };
+    if way.there & FLOW_SNAT != 0 {
+        take_source(frame, work)?;
+        claim_port(frame, work)?;
+    } else {
+        work.reply = work.flow.peer(work.packet.key.protocol);
+        FLOWS.insert(&work.reply, &work.back, 0).map_err(|_| Reason::SourcePortsTaken)?;
+    }
+    FLOWS.insert(&work.packet.key, &work.flow, 0).map_err(|_| Reason::SourcePortsTaken)
+}
+
+#[inline(always)]
+fn is_node(addr: &Addr) -> bool {
+    raw::get(&ADDRESSES, addr).is_some_and(|kind| kind & ADDRESS_NODE != 0)
+}
+
+/// The node's address on the device by which the backend is reached.
+#[inline(never)]
+fn take_source<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+    // Whether the packet fits is asked again when it is sent, and answered then.
+    if let Err(Unroutable::NoRoute) = fib::route(frame, work) {
+        return Err(Reason::NoRoute);
+    }
+    // Not from `is_v6`, which the verifier takes for any number: it becomes an offset here.
+    let is_v4 = work.packet.key.src.is_v4();
+    let address = |index: u32| {
+        let device = raw::get(&DEVICES, &index)?;
+        let address = if is_v4 { device.v4 } else { device.v6 };
+        (address != Addr::UNSPECIFIED).then_some(address)
+    };
+    work.flow.src = address(work.route.ifindex).or_else(|| address(ANY_DEVICE)).ok_or(Reason::NoRoute)?;
+    Ok(())
+}
+
+/// Takes a source port under which the backend's replies are nobody else's; stores the entry of the replies.
+#[inline(never)]
+fn claim_port<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+    work.reply = work.flow.peer(work.packet.key.protocol);
+    let keeps_port = work.packet.key.protocol == SCTP;
+    for attempt in 0..flow::PORT_TRIES {
+        if !keeps_port {
+            work.reply.dst_port_be = flow::source_port(attempt, raw::random()).to_be();
+        }
+        if !fib::has_socket(frame, work) && insert_reply(work) {
+            work.flow.src_port_be = work.reply.dst_port_be;
+            return Ok(());
+        }
+    }
+    Err(Reason::SourcePortsTaken)
+}
+
+/// Stores the entry of the replies unless a live one is there.
+#[inline(never)]
+fn insert_reply(work: &Work) -> bool {
+    const BPF_NOEXIST: u64 = 1;
+    if FLOWS.insert(&work.reply, &work.back, BPF_NOEXIST).is_ok() {
+        return true;
+    }
+    let dead =
+        flows::flow(&work.reply).is_none_or(|old| !flow::is_live(&old, work.reply.protocol, work.now_ns));
+    dead && FLOWS.insert(&work.reply, &work.back, 0).is_ok()
+}

@@ -1,0 +1,54 @@
+//! Entries of `FLOWS` that packets change in place, and the CPU's store of answers.
+
+use sluice_common::{
+    layout::{FlowKey, FlowValue},
+    packet::flow,
+};
+
+use crate::{
+    maps::{ANSWERS, FLOWS, WORK},
+    packet::Work,
+};
+
+/// This CPU's room for the packet under way.
+#[inline(always)]
+pub fn work() -> Option<&'static mut Work> {
+    // SAFETY: the lookup returned a live element of this CPU, made of numbers and of enums for which zero, with which the map
+    // begins, is a value. Packets are handled with soft interrupts off, so that nobody else on this CPU has it.
+    WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+}
+
+/// A copy of the entry of a packet with these ends.
+#[inline(always)]
+pub fn flow(key: &FlowKey) -> Option<FlowValue> {
+    super::get_lru(&FLOWS, key)
+}
+
+/// Notes in the entry, if it is there, that a packet was seen.
+#[inline(always)]
+pub fn touch(key: &FlowKey, state: u8, now_ns: u64) {
+    if let Some(value) = FLOWS.get_ptr_mut(key) {
+        // SAFETY: the lookup returned a live element; of two packets that write at once, either is right.
+        unsafe { (&raw mut (*value).last_seen_ns).write_volatile(now_ns) };
+        // SAFETY: as above.
+        unsafe { (&raw mut (*value).state).write_volatile(state) };
+    }
+}
+
+/// Takes one answer from this CPU's store; false when it is empty.
+#[inline(always)]
+pub fn may_answer(now_ns: u64) -> bool {
+    let Some(store) = ANSWERS.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: the lookup returned a live element of this CPU, and nothing preempts us on it.
+    let (left, filled_ns) = unsafe { ((*store).left, (*store).filled_ns) };
+    let Some((left, filled_ns)) = flow::answer(left, filled_ns, now_ns) else {
+        return false;
+    };
+    // SAFETY: as above.
+    unsafe { (*store).left = left };
+    // SAFETY: as above.
+    unsafe { (*store).filled_ns = filled_ns };
+    true
+}

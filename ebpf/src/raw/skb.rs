@@ -1,0 +1,187 @@
+//! Packets as socket buffers (tc): bytes, checksums, room, and where they go on.
+
+use core::{mem::MaybeUninit, ptr::addr_of};
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh},
+    helpers::generated::{
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use sluice_common::{
+    layout::UDP,
+    packet::{Bytes, Packet, checksum::Difference},
+};
+
+use super::{AF_INET, AF_INET6, fib::Route};
+use crate::packet::{Frame, Sum, Verdict};
+
+/// `BPF_F_IPV6`, Linux 6.16 (kernel commit ead7f9b8de65): an IPv6 header has no checksum of its own to make up for changed
+/// addresses where the device has summed up the whole packet.
+const BPF_F_IPV6: u64 = 1 << 7;
+const BPF_ADJ_ROOM_MAC: u32 = 1;
+const PACKET_HOST: u32 = 0;
+const TC_ACT_SHOT: i32 = 2;
+const TCX_NEXT: i32 = -1;
+
+/// A packet at a tc hook.
+#[derive(Clone, Copy)]
+pub struct Skb(*mut __sk_buff);
+
+/// Reads one field of the context with one load of its own size.
+macro_rules! read {
+    ($skb:expr, $field:ident) => {
+        // SAFETY: the kernel hands a valid `__sk_buff` to every program of this type.
+        unsafe { addr_of!((*$skb.0).$field).read_volatile() }
+    };
+}
+
+impl Skb {
+    /// The packet of this context.
+    #[inline(always)]
+    pub const fn new(ctx: &TcContext) -> Self {
+        Self(ctx.skb.skb)
+    }
+
+    /// The `EtherType` behind VLAN tags, host byte order; `None` where the packet belongs to a VLAN's own device.
+    #[inline(always)]
+    pub fn ethertype(self) -> Option<u16> {
+        let protocol = u16::from_be(read!(self, protocol) as u16);
+        (read!(self, vlan_present) == 0).then_some(protocol)
+    }
+
+    /// Whether it is addressed to this device.
+    #[inline(always)]
+    pub fn is_for_us(self) -> bool {
+        read!(self, pkt_type) == PACKET_HOST
+    }
+
+    /// The program's return code. `TCX_NEXT` is `TC_ACT_UNSPEC` for clsact: the next program has its say.
+    #[inline(always)]
+    pub const fn code(verdict: Verdict) -> i32 {
+        match verdict {
+            Verdict::Pass => TCX_NEXT,
+            Verdict::Drop => TC_ACT_SHOT,
+            Verdict::Sent(code) => code,
+        }
+    }
+}
+
+impl Bytes for Skb {
+    #[inline(always)]
+    fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the helper writes `N` bytes to where there is room for them, or none and says so.
+        let result = unsafe { bpf_skb_load_bytes(self.0.cast(), at, bytes.as_mut_ptr().cast(), N as u32) };
+        // SAFETY: the helper has written all of them.
+        (result == 0).then(|| unsafe { bytes.assume_init() })
+    }
+}
+
+impl Frame for Skb {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        read!(self, ifindex)
+    }
+
+    #[inline(always)]
+    fn context(&self) -> *mut core::ffi::c_void {
+        self.0.cast()
+    }
+
+    #[inline(always)]
+    fn load_into<const N: usize>(self, at: u32, to: &mut [u8; 48]) -> Option<&[u8; N]> {
+        let to = to.first_chunk_mut::<N>()?;
+        // SAFETY: there is room for `N` bytes.
+        let result = unsafe { bpf_skb_load_bytes(self.0.cast(), at, to.as_mut_ptr().cast(), N as u32) };
+        (result == 0).then_some(to)
+    }
+
+    #[inline(always)]
+    fn length_for_routes(&self, _packet: &Packet) -> u16 {
+        // The kernel looks at the packet itself, which may be many packets in one.
+        0
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> Option<()> {
+        // SAFETY: the helper reads `N` bytes, which are there.
+        let result = unsafe { bpf_skb_store_bytes(self.0, at, bytes.as_ptr().cast(), N as u32, 0) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn fix_header(&self, at: u32, by: Difference) -> Option<()> {
+        // SAFETY: the helper takes the program's own context.
+        let result = unsafe { bpf_l3_csum_replace(self.0, at, 0, u64::from(by.sum()), 0) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn fix_transport(&self, at: u32, by: Difference, kind: Sum, protocol: u8, is_v6: bool) -> Option<()> {
+        let mut flags = if protocol == UDP { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        if matches!(kind, Sum::Addresses) {
+            flags |= u64::from(BPF_F_PSEUDO_HDR);
+        }
+        let by = u64::from(by.sum());
+        if is_v6 && matches!(kind, Sum::Addresses) {
+            // SAFETY: the helper takes the program's own context.
+            let result = unsafe { bpf_l4_csum_replace(self.0, at, 0, by, flags | BPF_F_IPV6) };
+            if result == 0 {
+                return Some(());
+            }
+        }
+        // SAFETY: as above. Kernels that do not know the flag refuse it.
+        let result = unsafe { bpf_l4_csum_replace(self.0, at, 0, by, flags) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn resize(&self, length: u32) -> Option<()> {
+        // SAFETY: the helper takes the program's own context.
+        let result = unsafe { bpf_skb_change_tail(self.0, length, 0) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn insert(&self, length: u32) -> Option<()> {
+        // SAFETY: the helper takes the program's own context.
+        let result = unsafe { bpf_skb_adjust_room(self.0, length as i32, BPF_ADJ_ROOM_MAC, 0) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn forward(&self, route: &Route) -> Verdict {
+        let mut next: bpf_redir_neigh = zeroed();
+        next.nh_family = if route.is_v6 { AF_INET6 } else { AF_INET };
+        if route.is_v6 {
+            next.__bindgen_anon_1.ipv6_nh = route.next.words_be;
+        } else {
+            next.__bindgen_anon_1.ipv4_nh = route.next.v4_be();
+        }
+        let length = size_of::<bpf_redir_neigh>() as i32;
+        // SAFETY: `next` is a live value of the length that is passed.
+        Verdict::Sent(unsafe { bpf_redirect_neigh(route.ifindex, &raw mut next, length, 0) } as i32)
+    }
+
+    #[inline(always)]
+    fn send_back(&self, to_node: bool) -> Verdict {
+        self.hand_over(self.ifindex(), to_node)
+    }
+
+    #[inline(always)]
+    fn hand_over(&self, ifindex: u32, to_node: bool) -> Verdict {
+        let flags = if to_node { u64::from(BPF_F_INGRESS) } else { 0 };
+        // SAFETY: the helper has no preconditions.
+        Verdict::Sent(unsafe { bpf_redirect(ifindex, flags) } as i32)
+    }
+}
+
+/// A `bpf_redir_neigh` of zeros.
+#[inline(always)]
+const fn zeroed() -> bpf_redir_neigh {
+    // SAFETY: integers and a union of integers, for which zeros are values.
+    unsafe { core::mem::zeroed() }
+}
