@@ -5,9 +5,9 @@ use bytemuck::Zeroable;
 use sluice_common::{
     Addr, Reason, choose,
     layout::{
-        ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, BackendValue, CONFIG_FAIL_CLOSED, CONFIG_HOST_NETNS,
-        CONFIG_OPT_OUTS, FLAG_REDIRECTED, FrontendKey, FrontendValue, RevnatKey, RevnatValue, SocketValue,
-        TCP, UDP,
+        ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, BackendValue, CONFIG_FAIL_CLOSED,
+        CONFIG_HOST_NETNS, CONFIG_OPT_OUTS, FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendValue,
+        RevnatKey, RevnatValue, SocketValue, TCP, UDP,
     },
 };
 
@@ -106,6 +106,9 @@ fn frontend(ctx: &SockAddrContext, key: &FrontendKey) -> Result<FrontendValue, R
     {
         return Err(Reason::NotOurs);
     }
+    if kind & (ADDRESS_NODE | ADDRESS_LOOPBACK) == 0 {
+        return Err(Reason::NotOurs);
+    }
     entry(&key.on_any_node_address()).ok_or(Reason::NotOurs)
 }
 
@@ -172,6 +175,8 @@ fn of_interest(ctx: &SockAddrContext, key: &FrontendKey) -> Result<FrontendValue
     match frontend(ctx, key) {
         Err(Reason::NotOurs) => Err(Reason::NotOurs),
         Ok(_) | Err(_) if is_left_alone(ctx) => Err(Reason::OptedOut),
+        // A socket that connects has no source address yet.
+        Ok(value) if value.flags & FLAG_SOURCE_RANGES != 0 => Err(Reason::LeftToPackets),
         found => found,
     }
 }

@@ -84,6 +84,23 @@ impl Outside {
             .collect()
     }
 
+    /// Waits until both nodes have the policies in these lines of the spec.
+    pub fn wait_policy(&self, text: &str) {
+        let (external, internal) = (text.contains("externalT"), text.contains("internalT"));
+        for number in [1, 2] {
+            wait::until("the policy is programmed", || {
+                let rows = self.world.node(number).json(&["frontend"]);
+                let right = rows.as_array().is_some_and(|rows| {
+                    rows.iter().any(|row| row["kind"] == "nodePort" && row["externalLocal"] == external)
+                        && rows
+                            .iter()
+                            .any(|row| row["kind"] == "clusterIP" && row["internalLocal"] == internal)
+                });
+                if right { Ok(()) } else { Err(rows) }
+            });
+        }
+    }
+
     /// The client's own address of the family of `to`.
     pub fn own_address(&self, to: &str) -> String {
         let [v4, v6] = self.world.client().addresses();

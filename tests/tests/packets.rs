@@ -1,20 +1,219 @@
-//! What a client outside of the cluster meets, packet by packet: NodePorts, load balancer and external addresses.
+//! What a client outside of the cluster meets, packet by packet: NodePorts, load balancer and external addresses. The
+//! rows of kube-proxy's golden vectors are named by source, destination and policy; L is the pod `near` on the node that
+//! is dialled, R the pod `far` on the other.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use sluice_tests::outside::{Outside, seen};
+use std::collections::BTreeSet;
+
+use sluice_tests::{
+    outside::{Outside, seen, until},
+    peer::{Outcome, Peer},
+    wait,
+    world::{Pod, tool_path},
+};
+
+/// Enough that an endpoint that may answer does, but for once in 65,000.
+const DIALS: usize = 16;
+
+/// Kinds of address in the order of [`Outside::dialled`], for each family.
+const KINDS: [&str; 4] = ["NodePort", "LB", "ExternalIP", "ClusterIP"];
+
+fn timed_out(outcome: &Outcome) -> bool {
+    matches!(outcome, Err(error) if error == "timeout" || error == "ETIMEDOUT")
+}
+
+fn refused(outcome: &Outcome) -> bool {
+    matches!(outcome, Err(error) if error == "ECONNREFUSED")
+}
+
+/// Who answers, and whether all of them see the client's own address.
+fn answers(client: &mut Peer, [tcp, udp]: &[String; 2], own: &str) -> (BTreeSet<String>, bool) {
+    let mut by = BTreeSet::new();
+    let mut keeps_source = true;
+    for _ in 0..DIALS {
+        for (outcome, to) in [(client.tcp(tcp), tcp), (client.udp(udp), udp)] {
+            let answer = outcome.unwrap_or_else(|error| panic!("{to}: {error}"));
+            keeps_source &= seen(&answer) == own;
+            by.insert(answer.by);
+        }
+    }
+    (by, keeps_source)
+}
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
 
 #[test]
 fn a_client_outside_reaches_pods_by_every_address_of_a_service() {
-    for (servers, at, name) in [(&[1][..], 1, "near"), (&[2][..], 1, "far")] {
+    for (servers, name) in [(&[1][..], "near"), (&[2][..], "far")] {
         let mut outside = Outside::new(servers, &[]);
-        for [tcp, udp] in outside.dialled(at) {
-            let answer = outside.client.tcp(&tcp).unwrap_or_else(|error| panic!("{name} {tcp}: {error}"));
-            assert_eq!(answer.by, name, "{tcp}");
-            let is_own = seen(&answer) == outside.own_address(&tcp);
-            assert_eq!(is_own, name == "near", "{tcp}: source {} at {name}", answer.client);
-            let answer = outside.client.udp(&udp).unwrap_or_else(|error| panic!("{name} {udp}: {error}"));
-            assert_eq!(answer.by, name, "{udp}");
+        for to in outside.dialled(1) {
+            let own = outside.own_address(&to[0]);
+            let met = answers(&mut outside.client, &to, &own);
+            assert_eq!(met, (names(&[name]), name == "near"), "{}", to[0]);
         }
     }
+}
+
+#[test]
+fn external_clients_by_destination_and_policy() {
+    let mut outside = Outside::new(&[1, 2], &[]);
+    for (policy, text) in [
+        ("eTP Cluster, iTP Cluster", ""),
+        ("eTP Local", "externalTrafficPolicy: Local"),
+        ("iTP Local", "internalTrafficPolicy: Local"),
+    ] {
+        outside.apply(text);
+        outside.wait_policy(text);
+        for (to, kind) in outside.dialled(1).iter().zip(KINDS.iter().cycle()) {
+            let only_local = (policy == "eTP Local" && *kind != "ClusterIP")
+                || (policy == "iTP Local" && *kind == "ClusterIP");
+            let want = if only_local { names(&["near"]) } else { names(&["near", "far"]) };
+            let own = outside.own_address(&to[0]);
+            let (by, keeps_source) = answers(&mut outside.client, to, &own);
+            assert_eq!(by, want, "external -> {kind} {}, {policy}", to[0]);
+            assert_eq!(keeps_source, only_local, "external -> {kind} {}, {policy}: source", to[0]);
+        }
+    }
+}
+
+#[test]
+fn without_an_endpoint_clients_are_refused_and_without_a_local_one_dropped() {
+    let mut outside = Outside::new(&[2], &[]);
+    outside.apply("externalTrafficPolicy: Local");
+    outside.wait_policy("externalTrafficPolicy: Local");
+    for (to, kind) in outside.dialled(1).iter().zip(KINDS.iter().cycle()) {
+        for outcome in [outside.client.tcp(&to[0]), outside.client.udp(&to[1])] {
+            let right = if *kind == "ClusterIP" { outcome.is_ok() } else { timed_out(&outcome) };
+            assert!(right, "external -> {kind} {}, eTP Local without a local endpoint: {outcome:?}", to[0]);
+        }
+    }
+    outside.pods.clear();
+    outside.apply("externalTrafficPolicy: Local");
+    for (to, kind) in outside.dialled(1).iter().zip(KINDS.iter().cycle()) {
+        let _refused = until(&to[0], || outside.client.tcp(&to[0]), refused);
+        let outcome = outside.client.udp_connected(&to[1]);
+        assert!(refused(&outcome), "external -> {kind} {}, no endpoints: {outcome:?}", to[1]);
+    }
+}
+
+#[test]
+fn ports_and_addresses_that_no_service_has_are_refused_and_cluster_ips_answer_ping() {
+    let mut outside = Outside::new(&[1], &[]);
+    let client = outside.world.client().clone();
+    for address in ["10.96.0.1", "203.0.113.10", "203.0.113.20", "fd00:10:96::1", "2001:db8:50::10"] {
+        let to = if address.contains(':') { format!("[{address}]:81") } else { format!("{address}:81") };
+        assert!(refused(&outside.client.tcp(&to)), "{to}");
+        assert!(refused(&outside.client.udp_connected(&to)), "{to}/udp");
+        let ping = client.command(&tool_path("ping")).args(["-c", "1", "-W", "5", address]).output().unwrap();
+        assert!(ping.status.success(), "{address}: {}", String::from_utf8_lossy(&ping.stdout));
+    }
+    // TCP only at port 80: UDP to it is a port that no Service has.
+    assert!(refused(&outside.client.udp_connected("10.96.0.1:80")));
+}
+
+#[test]
+fn source_ranges_admit_clients_to_load_balancer_addresses_only() {
+    let mut outside = Outside::new(&[1], &[]);
+    let (lb, node) = ("203.0.113.10:80", format!("{}:30080", outside.world.node(1).host.v4));
+    for (ranges, admitted) in [
+        ("[192.168.50.2/32]", true),
+        ("[10.0.0.0/8]", false),
+        ("[\" 192.168.050.000/30 \"]", true),
+        ("[192.168.50.1/32, \"2001:db8::/32\", \"fd00:50::/64\"]", false),
+        ("[]", true),
+    ] {
+        outside.apply(&format!("loadBalancerSourceRanges: {ranges}"));
+        // Before it is dialled in earnest: a connection that is known stays so.
+        let _settled = until(ranges, || outside.client.tcp(lb), |met| met.is_ok() == admitted);
+        let met = outside.client.udp("203.0.113.10:53");
+        assert_eq!(met.is_ok(), admitted, "{ranges}: {met:?}");
+        assert!(outside.client.tcp(&node).is_ok(), "{ranges}: NodePorts are not restricted");
+        let six = outside.client.tcp("[2001:db8:50::10]:80");
+        assert!(six.is_ok(), "{ranges}: a list of the one family leaves the other open: {six:?}");
+    }
+}
+
+#[test]
+fn long_transfers_and_large_datagrams_pass_to_both_nodes() {
+    for servers in [&[1][..], &[2][..]] {
+        let mut outside = Outside::new(servers, &[]);
+        for [tcp, udp] in outside.dialled(1) {
+            outside
+                .client
+                .tcp_echo(&tcp, 4 << 20)
+                .unwrap_or_else(|error| panic!("{servers:?} {tcp}: {error}"));
+            // Whole, in pieces, and in pieces that must become smaller: the sender is told, and sends again.
+            for bytes in [64, 1400, 1422, 1450, 1473, 4000, 9000] {
+                wait::until(&udp, || {
+                    outside
+                        .client
+                        .udp_echo(&udp, bytes)
+                        .map_err(|error| format!("{servers:?} {bytes}: {error}"))
+                });
+            }
+        }
+    }
+}
+
+/// A client in the pod whose sockets no hook sees, such as the kernel's own or a virtual machine's.
+fn without_hooks(pod: &Pod) -> Peer {
+    Pod { cgroup: sluice::loader::find_cgroup(None).unwrap(), ..pod.clone() }.peer()
+}
+
+#[test]
+fn pods_whose_sockets_have_no_hook_reach_services_by_packets() {
+    let mut outside = Outside::new(&[1, 2], &[]);
+    let pod = outside.world.pod(1, "alone");
+    let mut client = without_hooks(&pod);
+    for (policy, text) in [
+        ("eTP Cluster, iTP Cluster", ""),
+        ("eTP Local", "externalTrafficPolicy: Local"),
+        ("iTP Local", "internalTrafficPolicy: Local"),
+    ] {
+        outside.apply(text);
+        outside.wait_policy(text);
+        for (to, kind) in outside.dialled(1).iter().zip(KINDS.iter().cycle()) {
+            let only_local = policy == "iTP Local" && *kind == "ClusterIP";
+            let want = if only_local { names(&["near"]) } else { names(&["near", "far"]) };
+            let own = &pod.addresses()[usize::from(to[0].starts_with('['))];
+            let (by, keeps_source) = answers(&mut client, to, own);
+            assert_eq!(by, want, "pod -> {kind} {}, {policy}", to[0]);
+            assert!(keeps_source, "pod -> {kind} {}, {policy}: source", to[0]);
+        }
+    }
+    assert!(refused(&client.tcp("10.96.0.1:81")), "an unknown port");
+}
+
+#[test]
+fn a_pod_that_is_its_own_backend_reaches_itself_by_packets() {
+    let outside = Outside::new(&[1], &[]);
+    let pod = &outside.pods[0].0;
+    let mut client = without_hooks(pod);
+    for [tcp, udp] in outside.dialled(1) {
+        for outcome in [client.tcp(&tcp), client.udp(&udp)] {
+            let answer = outcome.unwrap_or_else(|error| panic!("{tcp}: {error}"));
+            assert_eq!(answer.by, "near", "{tcp}");
+            assert!(!pod.addresses().contains(&seen(&answer)), "its own address as the source: {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn the_node_without_hooks_reaches_services_by_packets() {
+    let mut outside = Outside::new(&[1, 2], &[]);
+    let mut client = without_hooks(&outside.world.node(1).host);
+    let both = names(&["near", "far"]);
+    for (to, kind) in outside.dialled(1).iter().zip(KINDS.iter().cycle()) {
+        // A node's own address is never sent out: only sockets' hooks see its NodePorts dialled at home.
+        if *kind != "NodePort" {
+            assert_eq!(answers(&mut client, to, "").0, both, "node -> {kind} {}", to[0]);
+        }
+    }
+    outside.pods.clear();
+    outside.apply("");
+    let _refused = until("no endpoints", || client.tcp("10.96.0.1:80"), refused);
+    assert!(refused(&client.udp_connected("[fd00:10:96::1]:53")), "node -> ClusterIP/udp");
 }

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use sluice_common::layout::{Excluded, FrontendKind};
 
 use crate::model::{EndpointState, Family, ObjectName, Protocol, ServiceKind, Store};
@@ -53,6 +54,10 @@ pub struct CompiledPort {
     pub created_s: i64,
     /// Sockets use the local range.
     pub internal_local: bool,
+    /// Clients outside the cluster use the local range, at addresses for them.
+    pub external_local: bool,
+    /// From where clients are admitted to load balancer addresses; `None` is from everywhere.
+    pub source_ranges: Option<Vec<IpNet>>,
     /// Session affinity in seconds; 0 is none.
     pub affinity_timeout_s: u32,
     /// The redirector serves it.
@@ -136,6 +141,8 @@ pub fn service(store: &Store, name: &ObjectName) -> Vec<CompiledPort> {
                 protocol: port.protocol,
                 created_s: service.created_s,
                 internal_local: service.internal_local,
+                external_local: service.external_local,
+                source_ranges: source_ranges(store, service, family),
                 affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
                 redirected: port.protocol == Protocol::Tcp && store.is_redirected(name, port.port),
                 frontends,
@@ -144,6 +151,21 @@ pub fn service(store: &Store, name: &ObjectName) -> Vec<CompiledPort> {
         }
     }
     compiled
+}
+
+/// A load balancer that sends packets to itself, with its own address as their source, is admitted where the node is.
+///
+/// Source: kube-proxy `pkg/proxy/nftables/proxier.go`, `allowFromNode`.
+fn source_ranges(store: &Store, service: &crate::model::Service, family: Family) -> Option<Vec<IpNet>> {
+    let mut ranges = service.source_ranges.of_family(family)?;
+    let node = &store.node().addresses;
+    if node.iter().any(|address| ranges.iter().any(|network| network.contains(address))) {
+        let own = service.load_balancer_ips.iter().filter(|address| Family::of(**address) == family);
+        ranges.extend(own.map(|address| IpNet::from(*address)));
+    }
+    ranges.sort();
+    ranges.dedup();
+    Some(ranges)
 }
 
 fn frontends(

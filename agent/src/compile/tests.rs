@@ -16,6 +16,7 @@ fn service_named(name: &str) -> Service {
         ports: vec![ServicePort::new("", Protocol::Tcp, 80)],
         internal_local: false,
         external_local: false,
+        source_ranges: Default::default(),
         affinity_timeout_s: None,
         translate_headless_port: true,
         per_request: false,

@@ -10,8 +10,9 @@ use serde::Serialize;
 use sluice_common::{
     Addr, choose,
     layout::{
-        ADDRESS_NODE, AffinityKey, AffinityValue, BackendValue, EndpointState, FLAG_INTERNAL_LOCAL,
-        FrontendKey, FrontendKind, FrontendValue, ServiceKind, ServiceValue, SlotValue, client_of_netns,
+        ADDRESS_NODE, AffinityKey, AffinityValue, BackendValue, EndpointState, FLAG_EXTERNAL_LOCAL,
+        FLAG_INTERNAL_LOCAL, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue, ServiceKind,
+        ServiceValue, SlotValue, client_of_netns,
     },
 };
 
@@ -83,6 +84,9 @@ pub struct FrontendRow {
     pub cluster_endpoints: u32,
     pub local_endpoints: u32,
     pub internal_local: bool,
+    pub external_local: bool,
+    /// Whether only clients in the Service's source ranges are admitted.
+    pub source_ranges: bool,
     pub affinity_timeout_seconds: u32,
     pub path: &'static str,
 }
@@ -274,6 +278,8 @@ pub fn frontends(tables: &Tables) -> Vec<FrontendRow> {
             cluster_endpoints: value.cluster_count,
             local_endpoints: value.local_count,
             internal_local: value.flags & FLAG_INTERNAL_LOCAL != 0,
+            external_local: value.flags & FLAG_EXTERNAL_LOCAL != 0,
+            source_ranges: value.flags & FLAG_SOURCE_RANGES != 0,
             affinity_timeout_seconds: value.affinity_timeout_s,
             path: path_name(value),
         }

@@ -35,6 +35,7 @@ fn tables(states: &[EndpointState], internal_local: bool) -> Tables {
         ports: vec![ServicePort::new("http", Protocol::Tcp, 80)],
         internal_local,
         external_local: false,
+        source_ranges: Default::default(),
         affinity_timeout_s: None,
         translate_headless_port: true,
         per_request: false,

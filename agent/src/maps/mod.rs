@@ -1,9 +1,11 @@
 //! The maps as userspace sees them: their names and sizes, one write at a time, and their whole contents.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use sluice_common::Addr;
-use sluice_common::layout::{BackendValue, FrontendKey, FrontendValue, NodeValue, ServiceValue, SlotValue};
+use sluice_common::layout::{
+    BackendValue, FrontendKey, FrontendValue, NodeValue, ServiceValue, SlotValue, SourceRangeKey,
+};
 
 pub mod bpf;
 mod pins;
@@ -27,6 +29,8 @@ pub struct Tables {
     pub nodes: HashMap<u32, NodeValue>,
     /// `ADDRESSES`.
     pub addresses: HashMap<Addr, u32>,
+    /// `SOURCE_RANGES`, with prefix lengths.
+    pub source_ranges: BTreeSet<(SourceRangeKey, u32)>,
 }
 
 /// One write to one map.
@@ -54,6 +58,10 @@ pub enum Op {
     PutAddress(Addr, u32),
     /// It is nothing any more.
     DeleteAddress(Addr),
+    /// Admits a network's clients to a service; the length of its prefix counts the service id.
+    PutSourceRange(SourceRangeKey, u32),
+    /// Does so no longer.
+    DeleteSourceRange(SourceRangeKey, u32),
 }
 
 /// A write that did not happen.
@@ -104,6 +112,8 @@ impl Tables {
             Op::DeleteNode(id) => drop(self.nodes.remove(&id)),
             Op::PutAddress(address, kind) => drop(self.addresses.insert(address, kind)),
             Op::DeleteAddress(address) => drop(self.addresses.remove(&address)),
+            Op::PutSourceRange(key, prefix) => drop(self.source_ranges.insert((key, prefix))),
+            Op::DeleteSourceRange(key, prefix) => drop(self.source_ranges.remove(&(key, prefix))),
         }
     }
 
@@ -121,6 +131,8 @@ impl Tables {
             Op::DeleteNode(id) => self.nodes.contains_key(&id),
             Op::PutAddress(address, kind) => self.addresses.get(&address) != Some(&kind),
             Op::DeleteAddress(address) => self.addresses.contains_key(&address),
+            Op::PutSourceRange(key, prefix) => !self.source_ranges.contains(&(key, prefix)),
+            Op::DeleteSourceRange(key, prefix) => self.source_ranges.contains(&(key, prefix)),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
+
 pub use sluice_common::layout::{EndpointState, ServiceKind};
 
 mod pods;
@@ -113,12 +115,35 @@ pub struct Service {
     pub internal_local: bool,
     /// `spec.externalTrafficPolicy: Local`.
     pub external_local: bool,
+    /// `spec.loadBalancerSourceRanges`.
+    pub source_ranges: SourceRanges,
     /// `spec.sessionAffinity: ClientIP` with its timeout in seconds (1..=86400).
     pub affinity_timeout_s: Option<u32>,
     /// Annotation `sluice.dev/headless-port-translation`, on unless "false".
     pub translate_headless_port: bool,
     /// Annotation `sluice.dev/per-request-balancing`, off unless "true".
     pub per_request: bool,
+}
+
+/// Who may use a Service's load balancer addresses.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SourceRanges {
+    /// The networks that could be read.
+    pub networks: Vec<IpNet>,
+    /// Whether some could not: they restrict the Service all the same.
+    pub has_unreadable: bool,
+}
+
+impl SourceRanges {
+    /// The networks of one family from which clients are admitted; `None` if all are. A list that names the other family
+    /// only leaves this one open.
+    ///
+    /// Source: kube-proxy `pkg/proxy/serviceport.go`, which keeps the ranges of the proxier's own family.
+    pub fn of_family(&self, family: Family) -> Option<Vec<IpNet>> {
+        let own = self.networks.iter().filter(|network| Family::of(network.addr()) == family);
+        let own: Vec<IpNet> = own.copied().collect();
+        (self.has_unreadable || !own.is_empty()).then_some(own)
+    }
 }
 
 /// One of `spec.ports`.

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
+
 /// Reads an address as kube-proxy does: blanks around it, and decimal octets with leading zeros, are fine.
 ///
 /// Source: kube-proxy `TestBadIPs`; Go's `netutils.ParseIPSloppy` (octets are decimal, never octal).
@@ -17,6 +19,14 @@ pub fn parse_ip(text: &str) -> Option<IpAddr> {
         return Some(IpAddr::V4(v4));
     }
     format!("{head}{v4}").parse::<Ipv6Addr>().ok().map(canonical)
+}
+
+/// Reads a network as kube-proxy does; the bits behind the prefix need not be zero.
+pub fn parse_network(text: &str) -> Option<IpNet> {
+    let (address, length) = text.trim().split_once('/')?;
+    let length = length.trim_start_matches('0');
+    let length = if length.is_empty() { 0 } else { length.parse().ok()? };
+    IpNet::new(parse_ip(address)?, length).ok().map(|network| network.trunc())
 }
 
 /// An IPv4-mapped address is the IPv4 address, as in Go's `net.IP`.

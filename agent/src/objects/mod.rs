@@ -10,7 +10,7 @@ mod pods;
 mod service;
 mod slice;
 
-pub use address::{parse_ip, parse_port};
+pub use address::{parse_ip, parse_network, parse_port};
 pub use node::node;
 pub use pods::{PodFacts, pod_facts, pod_opt_out, slices_from_pods};
 pub use service::{ServiceWithSelector, service};

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::core::v1 as core;
 
-use super::{Complaints, Converted, parse_port};
-use crate::model::{ObjectName, Protocol, Service, ServiceKind, ServicePort};
+use super::{Complaints, Converted, parse_network, parse_port};
+use crate::model::{ObjectName, Protocol, Service, ServiceKind, ServicePort, SourceRanges};
 
 /// Labels that tell every proxy, or every proxy but one, to leave a Service alone.
 /// Source: kube-proxy `cmd/kube-proxy/app/server.go`, `serviceProxyRequirement`.
@@ -85,6 +85,7 @@ pub fn service(object: &core::Service) -> Converted<ServiceWithSelector> {
         ports,
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+        source_ranges: source_ranges(spec, &mut complaints),
         affinity_timeout_s: affinity(spec, &mut complaints),
         translate_headless_port: annotation(HEADLESS_ANNOTATION) != Some("false"),
         per_request: annotation(PER_REQUEST_ANNOTATION) == Some("true"),
@@ -140,19 +141,30 @@ fn load_balancer_ips(
     if kind != ServiceKind::LoadBalancer {
         return Vec::new();
     }
-    let ranges = object.spec.as_ref().and_then(|spec| spec.load_balancer_source_ranges.as_ref());
-    if ranges.is_some_and(|ranges| !ranges.is_empty()) {
-        complaints.add(
-            "spec.loadBalancerSourceRanges",
-            "is not enforced on nodes yet; the load balancer's addresses are not served here, so that it alone decides",
-        );
-        return Vec::new();
-    }
     let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
     let vips = ingress.iter().filter(|entry| entry.ip_mode.as_deref() != Some("Proxy"));
     let texts: Vec<String> = vips.filter_map(|entry| entry.ip.clone()).filter(|ip| !ip.is_empty()).collect();
     complaints.service_addresses("status.loadBalancer.ingress", &texts)
+}
+
+/// Source: kube-proxy `pkg/proxy/serviceport.go`, which reads them with blanks around and leading zeros.
+fn source_ranges(spec: &core::ServiceSpec, complaints: &mut Complaints) -> SourceRanges {
+    let mut ranges = SourceRanges::default();
+    let texts = spec.load_balancer_source_ranges.iter().flatten().map(|text| text.trim());
+    for text in texts.filter(|text| !text.is_empty()) {
+        match parse_network(text) {
+            Some(network) => ranges.networks.push(network),
+            None => {
+                ranges.has_unreadable = true;
+                complaints.add(
+                    "spec.loadBalancerSourceRanges",
+                    format!("{text:?} is not a network such as 203.0.113.0/24; no client is admitted by it"),
+                );
+            }
+        }
+    }
+    ranges
 }
 
 fn ports(

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluice_common::{
     Addr,
     layout::{
-        ADDRESS_CLUSTER_IP, ADDRESS_REDIRECTED, FLAG_REDIRECTED, FrontendKey, FrontendKind, FrontendValue,
+        ADDRESS_CLUSTER_IP, ADDRESS_REDIRECTED, ADDRESS_VIP, FLAG_REDIRECTED, FrontendKey, FrontendKind,
+        FrontendValue,
     },
 };
 
@@ -18,6 +19,8 @@ pub struct Addresses {
     node: BTreeMap<Addr, u32>,
     /// Cluster IPs, each with the number of its frontends.
     cluster: BTreeMap<Addr, u32>,
+    /// Load balancer and external addresses, each with the number of its frontends.
+    vips: BTreeMap<Addr, u32>,
     /// Addresses of which the redirector serves a port, each with the number of those ports.
     redirected: BTreeMap<Addr, u32>,
     unsettled: BTreeSet<Addr>,
@@ -48,9 +51,11 @@ impl Addresses {
             return;
         }
         let before = self.kind_of(&key.addr);
-        for (bit, counts) in
-            [(ADDRESS_CLUSTER_IP, &mut self.cluster), (ADDRESS_REDIRECTED, &mut self.redirected)]
-        {
+        for (bit, counts) in [
+            (ADDRESS_CLUSTER_IP, &mut self.cluster),
+            (ADDRESS_VIP, &mut self.vips),
+            (ADDRESS_REDIRECTED, &mut self.redirected),
+        ] {
             let has = |value: Option<&FrontendValue>| value.is_some_and(|value| bits(value) & bit != 0);
             match (has(old), has(new)) {
                 (false, true) => *counts.entry(key.addr).or_default() += 1,
@@ -74,6 +79,7 @@ impl Addresses {
         let redirected = if self.redirected.contains_key(addr) { ADDRESS_REDIRECTED } else { 0 };
         let base = self.node.get(addr).copied();
         let base = base.or_else(|| self.cluster.contains_key(addr).then_some(ADDRESS_CLUSTER_IP));
+        let base = base.or_else(|| self.vips.contains_key(addr).then_some(ADDRESS_VIP));
         Some(base.unwrap_or(0) | redirected).filter(|kind| *kind != 0)
     }
 
@@ -98,7 +104,9 @@ impl Addresses {
 const fn bits(value: &FrontendValue) -> u32 {
     let cluster = if value.kind == FrontendKind::ClusterIp as u8 { ADDRESS_CLUSTER_IP } else { 0 };
     let redirected = if value.flags & FLAG_REDIRECTED != 0 { ADDRESS_REDIRECTED } else { 0 };
-    cluster | redirected
+    let of_others =
+        value.kind == FrontendKind::LoadBalancer as u8 || value.kind == FrontendKind::ExternalIp as u8;
+    cluster | redirected | if of_others { ADDRESS_VIP } else { 0 }
 }
 
 #[cfg(test)]
@@ -117,7 +125,7 @@ mod tests {
         let put = Some((addr, Op::PutAddress(addr, ADDRESS_CLUSTER_IP)));
         let mut addresses = Addresses::default();
         for (case, port, old, new, want) in [
-            ("an external address", 1, None, Some(external), None),
+            ("an external address", 1, None, Some(external), Some((addr, Op::PutAddress(addr, ADDRESS_VIP)))),
             ("the first port", 2, None, Some(cluster), put),
             ("the same again", 2, Some(cluster), Some(cluster), None),
             ("the external address becomes the cluster IP", 1, Some(external), Some(cluster), None),

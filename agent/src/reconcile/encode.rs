@@ -1,12 +1,15 @@
 //! Between compiled services and map entries.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
 
 use sluice_common::{
     Addr,
     layout::{
-        BackendValue, EndpointState, FLAG_HAS_ENDPOINTS, FLAG_INTERNAL_LOCAL, FLAG_REDIRECTED, FrontendKey,
-        FrontendKind, FrontendValue, Name, NodeValue, ServiceValue, SlotValue,
+        BackendValue, EndpointState, FLAG_EXTERNAL_LOCAL, FLAG_HAS_ENDPOINTS, FLAG_INTERNAL_LOCAL,
+        FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue, Name, NodeValue,
+        ServiceValue, SlotValue, SourceRangeKey,
     },
 };
 
@@ -103,6 +106,16 @@ pub fn frontend_value(
     if port.redirected && can_be_redirected(frontend.kind) {
         flags |= FLAG_REDIRECTED;
     }
+    let external = match frontend.kind {
+        FrontendKind::NodePort | FrontendKind::LoadBalancer | FrontendKind::ExternalIp => true,
+        FrontendKind::ClusterIp | FrontendKind::Headless => false,
+    };
+    if port.external_local && external {
+        flags |= FLAG_EXTERNAL_LOCAL;
+    }
+    if port.source_ranges.is_some() && frontend.kind == FrontendKind::LoadBalancer {
+        flags |= FLAG_SOURCE_RANGES;
+    }
     let (mut cluster_start, mut cluster_count) = (range.start, order.cluster);
     let (mut local_start, mut local_count) = (range.start + order.cluster, order.local);
     match frontend.only {
@@ -131,6 +144,18 @@ pub fn frontend_value(
         local_start,
         local_count,
     }
+}
+
+/// All of a port's networks; see [`source_range`].
+pub fn source_ranges(port: &CompiledPort, service_id: u32) -> BTreeSet<(SourceRangeKey, u32)> {
+    port.source_ranges.iter().flatten().map(|network| source_range(service_id, network)).collect()
+}
+
+/// A network of a service's clients: key and prefix length, which counts the service id.
+pub fn source_range(service_id: u32, network: &IpNet) -> (SourceRangeKey, u32) {
+    let before = if network.addr().is_ipv4() { 32 + 96 } else { 32 };
+    let key = SourceRangeKey { service_id, addr: Addr::from(network.network()) };
+    (key, before + u32::from(network.prefix_len()))
 }
 
 pub fn service_value(port: &CompiledPort, range: Range) -> ServiceValue {

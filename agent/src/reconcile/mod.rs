@@ -24,7 +24,7 @@ use interner::Interner;
 use ranges::{Range, Ranges};
 use sluice_common::{
     Addr,
-    layout::{BackendValue, FrontendKey, SlotValue},
+    layout::{BackendValue, FrontendKey, SERVICE_CIDRS, SlotValue},
 };
 
 pub use encode::{dialled, frontend_key, port_id};
@@ -228,6 +228,12 @@ impl Reconciler {
         let strays = frontends.filter(|(_, value)| !known.contains(&value.service_id)).map(|(key, _)| *key);
         for key in strays.collect::<BTreeSet<_>>() {
             self.write(writer, &Op::DeleteFrontend(key))?;
+        }
+        let ranges = self.actual.source_ranges.iter();
+        let strays =
+            ranges.filter(|(key, _)| !known.contains(&key.service_id) && key.service_id != SERVICE_CIDRS);
+        for (key, prefix) in strays.copied().collect::<Vec<_>>() {
+            self.write(writer, &Op::DeleteSourceRange(key, prefix))?;
         }
         let strays = self.actual.services.keys().filter(|id| !known.contains(id)).copied();
         for id in strays.collect::<BTreeSet<_>>() {

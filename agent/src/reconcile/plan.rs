@@ -7,7 +7,10 @@ use super::{
     encode::{self, Order},
     ranges::Range,
 };
-use sluice_common::layout::SlotValue;
+use sluice_common::{
+    Addr,
+    layout::{SlotValue, SourceRangeKey},
+};
 
 use crate::{
     compile::{CompiledPort, Dialled, PortId},
@@ -37,6 +40,11 @@ impl Reconciler {
             self.write(writer, &Op::PutSlot(index, *slot))?;
         }
         self.write(writer, &Op::PutService(service_id, encode::service_value(&port, range)))?;
+        // Who is admitted is known before anybody is, and nobody is put out before the frontends are as they should be.
+        let ranges = encode::source_ranges(&port, service_id);
+        for (key, prefix) in &ranges {
+            self.write(writer, &Op::PutSourceRange(*key, *prefix))?;
+        }
         for (dialled, frontend) in &port.frontends {
             match self.claims.owner(dialled) {
                 Some(owner) if *owner != port.id.service => {
@@ -49,6 +57,7 @@ impl Reconciler {
                 }
             }
         }
+        self.remove_source_ranges(writer, service_id, &ranges)?;
         if let Some(unit) = self.units.get_mut(&port.id) {
             unit.compiled = Some(port);
             let held = std::mem::take(&mut unit.held);
@@ -195,6 +204,7 @@ impl Reconciler {
     fn remove_unit(&mut self, writer: &mut impl Writer, id: &PortId, now_ns: u64) -> Result<(), WriteError> {
         let Some(service_id) = self.units.get(id).map(|unit| unit.service_id) else { return Ok(()) };
         self.write(writer, &Op::DeleteService(service_id))?;
+        self.remove_source_ranges(writer, service_id, &BTreeSet::new())?;
         let Some(unit) = self.units.remove(id) else { return Ok(()) };
         for placed in unit.stale.into_iter().chain([unit.current]) {
             self.retire(placed, now_ns, false);
@@ -206,6 +216,23 @@ impl Reconciler {
             if ids.is_empty() {
                 self.by_service.remove(&id.service);
             }
+        }
+        Ok(())
+    }
+
+    /// Removes the service's source ranges but for `keep`.
+    fn remove_source_ranges(
+        &mut self,
+        writer: &mut impl Writer,
+        service_id: u32,
+        keep: &BTreeSet<(SourceRangeKey, u32)>,
+    ) -> Result<(), WriteError> {
+        let first = SourceRangeKey { service_id, addr: Addr::UNSPECIFIED };
+        let own = self.actual.source_ranges.range((first, 0)..);
+        let own = own.take_while(|(key, _)| key.service_id == service_id);
+        let unwanted: Vec<_> = own.filter(|range| !keep.contains(range)).copied().collect();
+        for (key, prefix) in unwanted {
+            self.write(writer, &Op::DeleteSourceRange(key, prefix))?;
         }
         Ok(())
     }

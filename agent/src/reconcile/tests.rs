@@ -137,6 +137,7 @@ fn service(name: &str, address: [u8; 4], created_s: i64) -> Change {
             load_balancer_ips: Vec::new(),
             internal_local: false,
             external_local: false,
+            source_ranges: Default::default(),
             affinity_timeout_s: None,
             translate_headless_port: true,
             per_request: false,

@@ -9,10 +9,10 @@ use std::{
 use ipnet::IpNet;
 use sluice_common::{
     Addr,
-    layout::{ADDRESS_LOOPBACK, ADDRESS_NODE},
+    layout::{ADDRESS_LOOPBACK, ADDRESS_NODE, ADDRESS_OWN},
 };
 
-use crate::{model::Family, objects::parse_ip};
+use crate::{model::Family, objects::parse_network};
 
 /// `--nodeport-addresses`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,13 +30,8 @@ impl FromStr for Selector {
         if text.trim() == "primary" {
             return Ok(Self::Primary);
         }
-        let network = |part: &str| {
-            let (address, length) = part.trim().split_once('/')?;
-            let length = length.parse().ok()?;
-            IpNet::new(parse_ip(address)?, length).ok()
-        };
         let parse = |part| {
-            network(part)
+            parse_network(part)
                 .ok_or_else(|| format!("{part:?} is neither \"primary\" nor a network such as 10.0.0.0/8"))
         };
         text.split(',').map(parse).collect::<Result<_, _>>().map(Self::Networks)
@@ -70,6 +65,10 @@ pub fn addresses(selector: &Selector, node: &[IpAddr], interfaces: &[IpAddr]) ->
         if with_loopback {
             chosen.insert(Addr::from(loopback), ADDRESS_LOOPBACK);
         }
+    }
+    // The others are the node's as well, though no NodePort is served there.
+    for address in node.iter().chain(interfaces).filter(usable) {
+        chosen.entry(Addr::from(*address)).or_insert(ADDRESS_OWN);
     }
     chosen
 }
@@ -119,8 +118,11 @@ mod tests {
             ("none fits", "203.0.113.0/24", vec![], vec!["127.0.0.1"]),
         ] {
             let chosen = addresses(&selector.parse().unwrap(), &ips(&node), &interfaces);
-            let got: std::collections::BTreeSet<IpAddr> =
-                chosen.keys().map(|address| IpAddr::from(*address)).collect();
+            let got: std::collections::BTreeSet<IpAddr> = chosen
+                .iter()
+                .filter(|(_, kind)| **kind != ADDRESS_OWN)
+                .map(|(address, _)| IpAddr::from(*address))
+                .collect();
             assert_eq!(got, ips(&want).into_iter().collect(), "{case}");
             assert!(
                 chosen.iter().all(|(a, kind)| IpAddr::from(*a).is_loopback() == (*kind == ADDRESS_LOOPBACK)),

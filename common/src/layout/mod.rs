@@ -86,6 +86,8 @@ pub const ADDRESS_LOOPBACK: u32 = 2;
 pub const ADDRESS_CLUSTER_IP: u32 = 4;
 /// Bit of a value of `ADDRESSES`: the redirector serves a port of it; the others end nowhere on this node.
 pub const ADDRESS_REDIRECTED: u32 = 8;
+/// Bit of a value of `ADDRESSES`: the node's own, but NodePorts are not served there.
+pub const ADDRESS_OWN: u32 = 32;
 /// Bit of a value of `ADDRESSES`: some Service's address that is not the node's own: a LoadBalancer's or external one.
 pub const ADDRESS_VIP: u32 = 16;
 

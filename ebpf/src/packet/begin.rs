@@ -7,19 +7,21 @@ use sluice_common::{
         FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue, HOOK_FROM_NETWORK,
         OPTION_SERVICE_CIDRS, SCTP, SERVICE_CIDRS, TCP,
     },
+    packet::flow,
 };
 
 use super::{Frame, Verdict, Work, answer, known, remember::remember};
 use crate::{
     affinity,
     maps::{ADDRESSES, CONFIG, SLOTS},
-    raw, socket,
+    raw::{self, fib},
+    socket,
 };
 
 /// Leads the packet to a backend and remembers the connection, or refuses it.
 #[inline(never)]
 pub fn begin<F: Frame>(frame: F, work: &mut Work) -> Result<(Verdict, Reason), Reason> {
-    match find(work) {
+    match find(frame, work) {
         Ok(()) => {}
         Err(reason @ (Reason::UnknownPort | Reason::NoEndpoints)) => {
             return answer::refuse(frame, work).map(|verdict| (verdict, reason));
@@ -32,8 +34,9 @@ pub fn begin<F: Frame>(frame: F, work: &mut Work) -> Result<(Verdict, Reason), R
 
 /// Finds frontend, slot and backend.
 #[inline(never)]
-fn find(work: &mut Work) -> Result<(), Reason> {
+fn find<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     work.frontend = frontend(work)?;
+    leave_others(frame, work)?;
     admit(work)?;
     choose_slot(work)?;
     work.backend = socket::backend_by_id(work.slot.backend_id)?;
@@ -76,6 +79,17 @@ fn unallocated(addr: &Addr) -> Reason {
     let known = CONFIG.get(CONFIG_OPTIONS).is_some_and(|options| options & OPTION_SERVICE_CIDRS != 0);
     let inside = known && raw::in_source_ranges(SERVICE_CIDRS, addr);
     if inside { Reason::UnallocatedAddress } else { Reason::NotOurs }
+}
+
+/// A TCP connection that began without us goes on without us: to a socket of the node, or to the redirector after its rules
+/// are gone.
+#[inline(always)]
+fn leave_others<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+    if work.packet.key.protocol != TCP || work.packet.tcp_flags & (flow::SYN | flow::ACK) == flow::SYN {
+        return Ok(());
+    }
+    work.reply = work.packet.key;
+    if fib::has_socket(frame, work) { Err(Reason::NotOurs) } else { Ok(()) }
 }
 
 /// Whether this client's packets are for us to balance.

@@ -2,7 +2,7 @@
 
 use sluice_common::{
     Reason,
-    layout::{FLOW_REDIRECT, FLOW_REPLY, FLOW_TO_NODE, TCP},
+    layout::{FLOW_REDIRECT, FLOW_REPLY, FLOW_TO_NODE, HOOK_TO_NETWORK, TCP},
     packet::flow,
 };
 
@@ -69,5 +69,5 @@ pub fn lead<F: Frame>(frame: F, work: &mut Work) -> Result<Verdict, Reason> {
         Err(Unroutable::TooBig(mtu)) => return answer::too_big(frame, work, mtu),
     }
     rewrite(frame, work, 1)?;
-    Ok(frame.forward(&work.route))
+    Ok(frame.forward(&work.route, work.hook == HOOK_TO_NETWORK))
 }

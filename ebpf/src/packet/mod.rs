@@ -65,8 +65,8 @@ pub trait Frame: Bytes + Copy {
     fn resize(&self, length: u32) -> Option<()>;
     /// Makes room between Ethernet and IP header.
     fn insert(&self, length: u32) -> Option<()>;
-    /// Sends it on its way to the route's next hop.
-    fn forward(&self, route: &Route) -> Verdict;
+    /// Sends it on its way to the route's next hop; `is_routed`: the node has routed it elsewhere before.
+    fn forward(&self, route: &Route, is_routed: bool) -> Verdict;
     /// Sends it back to where it came from; `to_node`: to the node itself, if it was on its way out.
     fn send_back(&self, to_node: bool) -> Verdict;
     /// Sends it out by a device; `to_node`: hands it to the node as if it had come in there.

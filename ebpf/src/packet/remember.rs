@@ -3,7 +3,7 @@
 use sluice_common::{
     Addr, Reason,
     layout::{
-        ADDRESS_NODE, ANY_DEVICE, FLOW_REDIRECT, FLOW_REPLY, FLOW_SNAT, FLOW_TO_NODE, FlowValue,
+        ADDRESS_NODE, ADDRESS_OWN, ANY_DEVICE, FLOW_REDIRECT, FLOW_REPLY, FLOW_SNAT, FLOW_TO_NODE, FlowValue,
         HOOK_FROM_NETWORK, HOOK_FROM_POD, HOOK_TO_NETWORK, HOOK_TO_POD, SCTP,
     },
     packet::flow,
@@ -91,7 +91,7 @@ pub fn remember<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
 
 #[inline(always)]
 fn is_node(addr: &Addr) -> bool {
-    raw::get(&ADDRESSES, addr).is_some_and(|kind| kind & ADDRESS_NODE != 0)
+    raw::get(&ADDRESSES, addr).is_some_and(|kind| kind & (ADDRESS_NODE | ADDRESS_OWN) != 0)
 }
 
 /// The node's address on the device by which the backend is reached.

@@ -153,7 +153,14 @@ impl Frame for Skb {
     }
 
     #[inline(always)]
-    fn forward(&self, route: &Route) -> Verdict {
+    fn forward(&self, route: &Route, is_routed: bool) -> Verdict {
+        if is_routed {
+            // The packet carries the route that the node chose for it. Should it have to wait for the next hop's hardware
+            // address, the kernel takes that route's (`__neigh_update`), unless the helper replaces it by its own.
+            // SAFETY: without parameters the helper has no preconditions.
+            let code = unsafe { bpf_redirect_neigh(route.ifindex, core::ptr::null_mut(), 0, 0) };
+            return Verdict::Sent(code as i32);
+        }
         let mut next: bpf_redir_neigh = zeroed();
         next.nh_family = if route.is_v6 { AF_INET6 } else { AF_INET };
         if route.is_v6 {

@@ -112,6 +112,7 @@ fn service(name: ObjectName, number: u32) -> Service {
         ports,
         internal_local: false,
         external_local: false,
+        source_ranges: sluice::model::SourceRanges::default(),
         affinity_timeout_s: None,
         translate_headless_port: true,
         per_request: false,

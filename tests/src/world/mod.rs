@@ -78,7 +78,6 @@ impl World {
         let mut pod = place(&self.ground, name, self.pods.len() as u16 + 1);
         pod.v4 = Ipv4Addr::new(10, 245, self.pods.len() as u8, 2);
         net::routed_pod(self.node(), &pod, self.pods.len());
-        net::sysctl(&self.node().netns, &[("ipv4/ip_forward", "1")]);
         self.pods.push(pod.clone());
         pod
     }

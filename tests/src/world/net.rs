@@ -64,6 +64,7 @@ pub fn node(node: &Pod) {
     ip(&format!("-n {netns} addr add {}/16 dev pods", node.v4));
     ip(&format!("-n {netns} addr add {}/64 dev pods nodad", node.v6));
     ip(&format!("-n {netns} link set pods up"));
+    sysctl(netns, &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")]);
 }
 
 /// A pod's namespace on a wire and a network of its own, which the node routes; IPv4 only.

@@ -13,9 +13,11 @@ use super::debian::{Apt, library_path};
 use crate::shell::{on_path, step};
 
 /// Program and the Debian package that has it.
-const NEEDED: [(&str, &str); 8] = [
+const NEEDED: [(&str, &str); 10] = [
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
+    ("ping", "iputils-ping"),
+    ("h2load", "nghttp2-client"),
     ("curl", "curl"),
     ("nginx", "nginx-light"),
     ("socat", "socat"),

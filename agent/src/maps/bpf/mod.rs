@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, io, path::Path};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{
+    Array, HashMap, Map, MapData, MapError, PerCpuArray,
+    lpm_trie::{Key, LpmTrie},
+};
 use bytemuck::must_cast;
 use sluice_common::{
     Reason,
@@ -23,6 +26,7 @@ pub struct BpfMaps {
     services: HashMap<MapData, u32, [u8; 208]>,
     nodes: HashMap<MapData, u32, [u8; 128]>,
     addresses: HashMap<MapData, [u8; 16], u32>,
+    source_ranges: LpmTrie<MapData, [u8; 20], u32>,
     config: Array<MapData, u64>,
     reasons: PerCpuArray<MapData, u64>,
     capacities: Vec<(&'static str, u32)>,
@@ -59,6 +63,7 @@ impl BpfMaps {
             services: Map::HashMap(data("SERVICES")?).try_into()?,
             nodes: Map::HashMap(data("NODES")?).try_into()?,
             addresses: Map::HashMap(data("ADDRESSES")?).try_into()?,
+            source_ranges: Map::LpmTrie(data("SOURCE_RANGES")?).try_into()?,
             config: Map::Array(data("CONFIG")?).try_into()?,
             reasons: Map::PerCpuArray(data("REASONS")?).try_into()?,
             capacities,
@@ -94,6 +99,10 @@ impl BpfMaps {
         for entry in self.addresses.iter() {
             let (address, kind) = entry.context("cannot read ADDRESSES")?;
             tables.addresses.insert(must_cast(address), kind);
+        }
+        for entry in self.source_ranges.iter() {
+            let (key, _) = entry.context("cannot read SOURCE_RANGES")?;
+            tables.source_ranges.insert((must_cast(key.data()), key.prefix_len()));
         }
         self.dump_slots(&mut tables)?;
         Ok(tables)
@@ -253,6 +262,12 @@ impl Writer for BpfMaps {
                 ("ADDRESSES", self.addresses.insert(must_cast::<_, [u8; 16]>(address), kind, 0))
             }
             Op::DeleteAddress(address) => ("ADDRESSES", deleted(self.addresses.remove(&must_cast(address)))),
+            Op::PutSourceRange(key, prefix) => {
+                ("SOURCE_RANGES", self.source_ranges.insert(&Key::new(prefix, must_cast(key)), 1, 0))
+            }
+            Op::DeleteSourceRange(key, prefix) => {
+                ("SOURCE_RANGES", deleted(self.source_ranges.remove(&Key::new(prefix, must_cast(key)))))
+            }
         };
         result.map_err(|error| self.explain(map, error))
     }
