@@ -47,8 +47,13 @@ fn names(names: &[&str]) -> BTreeSet<String> {
 
 #[test]
 fn a_client_outside_reaches_pods_by_every_address_of_a_service() {
-    for (servers, name) in [(&[1][..], "near"), (&[2][..], "far")] {
-        let mut outside = Outside::new(servers, &[]);
+    for (servers, name, xdp) in [
+        (&[1][..], "near", "off"),
+        (&[2][..], "far", "off"),
+        (&[1], "near", "native"),
+        (&[2], "far", "native"),
+    ] {
+        let mut outside = Outside::new(servers, &["--xdp", xdp]);
         for to in outside.dialled(1) {
             let own = outside.own_address(&to[0]);
             let met = answers(&mut outside.client, &to, &own);
@@ -138,8 +143,8 @@ fn source_ranges_admit_clients_to_load_balancer_addresses_only() {
 
 #[test]
 fn long_transfers_and_large_datagrams_pass_to_both_nodes() {
-    for servers in [&[1][..], &[2][..]] {
-        let mut outside = Outside::new(servers, &[]);
+    for (servers, xdp) in [(&[1][..], "off"), (&[2][..], "off"), (&[2], "native"), (&[2], "generic")] {
+        let mut outside = Outside::new(servers, &["--xdp", xdp]);
         for [tcp, udp] in outside.dialled(1) {
             outside
                 .client

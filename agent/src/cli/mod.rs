@@ -143,6 +143,9 @@ struct RunArgs {
     /// Devices of pods, for clients whose sockets have no hook: `none`, `auto`, or a pattern of names such as cali*
     #[arg(long, default_value = "auto")]
     pod_devices: devices::PodDevices,
+    /// Look at packets by XDP, before the stack: connections to pods of other nodes go on at once
+    #[arg(long, value_enum, default_value_t = devices::Xdp::Off)]
+    xdp: devices::Xdp,
     /// Answer pings of Services' addresses
     #[arg(long, action = clap::ArgAction::Set, default_value_t = true)]
     vip_ping: bool,
@@ -261,6 +264,7 @@ fn agent(args: RunArgs) -> anyhow::Result<()> {
         packets: run::Packets {
             node_devices: args.devices,
             pod_devices: args.pod_devices,
+            xdp: args.xdp,
             vip_ping: args.vip_ping,
         },
         sizes: args.sizes,

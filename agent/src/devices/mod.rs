@@ -7,8 +7,10 @@ use std::{
 };
 
 mod links;
+mod raw;
 
 pub use links::{Watch, links};
+pub use raw::takers;
 
 /// A network device.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -93,6 +95,19 @@ impl FromStr for PodDevices {
             pattern => Self::Named(pattern.to_owned()),
         })
     }
+}
+
+/// `--xdp`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Xdp {
+    /// Packets are first looked at by tc.
+    Off,
+    /// By XDP where the driver has it, else by tc.
+    Auto,
+    /// By XDP in the driver.
+    Native,
+    /// By XDP in front of the stack, for trying it out: slower than tc.
+    Generic,
 }
 
 /// Virtual devices behind which the other nodes or clients are.

@@ -7,9 +7,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::programs::{LinkOrder, Program, TcAttachType, links::FdLink, tc::TcAttachOptions};
+use aya::programs::{LinkOrder, Program, TcAttachType, XdpMode, links::FdLink, tc::TcAttachOptions};
 
-use super::{Loaded, program};
+use super::{EARLY, Loaded, program};
 use crate::{maps::Pins, sys};
 
 /// Where a program runs, and which.
@@ -23,11 +23,22 @@ pub enum Point {
     FromPod,
     /// What a pod gets.
     ToPod,
+    /// What comes in by a device of the node, before the stack, in its driver.
+    EarlyNative,
+    /// The same without the driver's help.
+    EarlyGeneric,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::FromNetwork, Self::ToNetwork, Self::FromPod, Self::ToPod];
+    pub const ALL: [Self; 6] = [
+        Self::FromNetwork,
+        Self::ToNetwork,
+        Self::FromPod,
+        Self::ToPod,
+        Self::EarlyNative,
+        Self::EarlyGeneric,
+    ];
 
     /// The program's name.
     pub const fn program(self) -> &'static str {
@@ -36,6 +47,16 @@ impl Point {
             Self::ToNetwork => "to_network",
             Self::FromPod => "from_pod",
             Self::ToPod => "to_pod",
+            Self::EarlyNative | Self::EarlyGeneric => EARLY,
+        }
+    }
+
+    /// What it is called in the name of a pin.
+    const fn label(self) -> &'static str {
+        match self {
+            Self::EarlyNative => "early_native",
+            Self::EarlyGeneric => "early_generic",
+            Self::FromNetwork | Self::ToNetwork | Self::FromPod | Self::ToPod => self.program(),
         }
     }
 
@@ -44,13 +65,8 @@ impl Point {
         match self {
             Self::FromNetwork | Self::FromPod => "tc/ingress",
             Self::ToNetwork | Self::ToPod => "tc/egress",
-        }
-    }
-
-    const fn direction(self) -> TcAttachType {
-        match self {
-            Self::FromNetwork | Self::FromPod => TcAttachType::Ingress,
-            Self::ToNetwork | Self::ToPod => TcAttachType::Egress,
+            Self::EarlyNative => "xdp/native",
+            Self::EarlyGeneric => "xdp/generic",
         }
     }
 }
@@ -67,12 +83,12 @@ pub struct DeviceAttachment {
 }
 
 fn pin_name(ifindex: u32, point: Point) -> String {
-    format!("tc-{ifindex}-{}", point.program())
+    format!("device-{ifindex}-{}", point.label())
 }
 
 fn parse(name: &str) -> Option<(u32, Point)> {
-    let (ifindex, program) = name.strip_prefix("tc-")?.split_once('-')?;
-    let point = Point::ALL.into_iter().find(|point| point.program() == program)?;
+    let (ifindex, program) = name.strip_prefix("device-")?.split_once('-')?;
+    let point = Point::ALL.into_iter().find(|point| point.label() == program)?;
     Some((ifindex.parse().ok()?, point))
 }
 
@@ -92,21 +108,23 @@ pub fn device_attachments(pins: &Pins) -> Vec<DeviceAttachment> {
 }
 
 impl Loaded {
-    /// Makes these devices (index, name), and no others, run this binary's programs. Returns what went wrong, by device.
-    pub fn attach_devices(&mut self, wanted: &BTreeMap<(u32, Point), String>) -> BTreeMap<String, String> {
+    /// Makes these devices (index, name), and no others, run this binary's programs. Returns what went wrong.
+    pub fn attach_devices(
+        &mut self,
+        wanted: &BTreeMap<(u32, Point), String>,
+    ) -> BTreeMap<(u32, Point), String> {
         let mut problems = BTreeMap::new();
-        for ((ifindex, point), name) in wanted {
-            if let Err(error) = self.attach_device(*ifindex, name, *point) {
-                problems.insert(format!("{name} ({})", point.hook()), format!("{error:#}"));
-            }
-        }
         let present: BTreeSet<_> =
             device_attachments(&self.pins).into_iter().map(|item| (item.ifindex, item.point)).collect();
         for (ifindex, point) in present.into_iter().filter(|key| !wanted.contains_key(key)) {
             // Without its pin the link goes, and the program with it.
-            let pin = self.pins.link(&pin_name(ifindex, point));
-            if let Err(error) = remove(&pin) {
-                problems.insert(pin.display().to_string(), format!("{error:#}"));
+            if let Err(error) = remove(&self.pins.link(&pin_name(ifindex, point))) {
+                problems.insert((ifindex, point), format!("{error:#}"));
+            }
+        }
+        for ((ifindex, point), name) in wanted {
+            if let Err(error) = self.attach_device(*ifindex, name, *point) {
+                problems.insert((*ifindex, *point), format!("{error:#}"));
             }
         }
         problems
@@ -115,9 +133,6 @@ impl Loaded {
     fn attach_device(&mut self, ifindex: u32, name: &str, point: Point) -> Result<()> {
         let pin = self.pins.link(&pin_name(ifindex, point));
         let program = program(&mut self.ebpf, point.program())?;
-        let Program::SchedClassifier(program) = program else {
-            bail!("{} is no tc program", point.program());
-        };
         if let Ok(link) = sys::pinned(&pin)
             && sys::device_of_link(link.as_fd()).is_ok_and(|device| device == ifindex)
         {
@@ -125,17 +140,28 @@ impl Loaded {
             return Ok(sys::replace_program(link.as_fd(), fd.as_fd())?);
         }
         remove(&pin)?;
-        // Outermost: programs of others see packets as the node's stack does.
-        let order = match point.direction() {
-            TcAttachType::Egress => LinkOrder::last(),
-            _ => LinkOrder::first(),
-        };
-        let options = TcAttachOptions::TcxOrder(order);
-        let id = program.attach_with_options(name, point.direction(), options)?;
-        let link: FdLink = program.take_link(id)?.try_into()?;
-        link.pin(&pin).with_context(|| format!("cannot pin {}", pin.display()))?;
+        link(program, name, point)?.pin(&pin).with_context(|| format!("cannot pin {}", pin.display()))?;
         Ok(())
     }
+}
+
+/// Attaches by a new link. At tc outermost: programs of others see packets as the node's stack does.
+fn link(program: &mut Program, name: &str, point: Point) -> Result<FdLink> {
+    let (direction, order) = match point {
+        Point::FromNetwork | Point::FromPod => (TcAttachType::Ingress, LinkOrder::first()),
+        Point::ToNetwork | Point::ToPod => (TcAttachType::Egress, LinkOrder::last()),
+        Point::EarlyNative | Point::EarlyGeneric => {
+            let Program::Xdp(program) = program else { bail!("{EARLY} is no XDP program") };
+            let native = point == Point::EarlyNative;
+            let id = program.attach(name, if native { XdpMode::Driver } else { XdpMode::Skb })?;
+            return Ok(program.take_link(id)?.try_into()?);
+        }
+    };
+    let Program::SchedClassifier(program) = program else {
+        bail!("{} is no tc program", point.program());
+    };
+    let id = program.attach_with_options(name, direction, TcAttachOptions::TcxOrder(order))?;
+    Ok(program.take_link(id)?.try_into()?)
 }
 
 /// Removes every pin of a program at a device; returns which.

@@ -49,6 +49,12 @@ pub const HOOKS: [&str; 10] = [
 /// The program that is attached to the network namespace of the node; its name and its pin's.
 pub const STEERING: &str = "steer_lookup";
 
+/// The program at the XDP hook of the node's devices.
+pub const EARLY: &str = "early";
+
+/// The programs at devices.
+const AT_DEVICES: [&str; 5] = ["from_network", "to_network", "from_pod", "to_pod", EARLY];
+
 /// Maps that name each other's entries: if one has to be made anew, all are.
 const CONNECTED: [&str; 5] = ["FRONTENDS", "SLOTS", "BACKENDS", "SERVICES", "NODES"];
 
@@ -118,7 +124,7 @@ pub fn load(claim: Claim, sizes: &Sizes) -> Result<Loaded> {
         }
     }
     let mut ebpf = loader.load(OBJECT).context("cannot load the eBPF object")?;
-    for hook in HOOKS.into_iter().chain([STEERING]).chain(Point::ALL.map(Point::program)) {
+    for hook in HOOKS.into_iter().chain([STEERING]).chain(AT_DEVICES) {
         load_one(program(&mut ebpf, hook)?)
             .with_context(|| format!("the kernel refused the program {hook}"))?;
     }
@@ -237,6 +243,7 @@ fn load_one(program: &mut Program) -> Result<()> {
         Program::CgroupSock(program) => program.load()?,
         Program::SkLookup(program) => program.load()?,
         Program::SchedClassifier(program) => program.load()?,
+        Program::Xdp(program) => program.load()?,
         other => bail!("a hook of type {:?} is not known here", other.prog_type()),
     }
     Ok(())

@@ -1,16 +1,21 @@
 //! Programs at devices that come and go: a thread hears of changes, the programmer acts on them.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::mpsc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::mpsc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use sluice_common::{
     Addr,
-    layout::{ANY_DEVICE, DeviceValue, OPTION_VIP_PING},
+    layout::{ANY_DEVICE, DEVICE_TAKES_RAW, DeviceValue, OPTION_VIP_PING},
 };
 
 use super::Options;
 use crate::{
-    devices::{self, Link, NodeDevices, PodDevices, Role},
+    devices::{self, Link, NodeDevices, PodDevices, Role, Xdp},
     health::Shared,
     loader::{Loaded, Point},
     maps::bpf::Devices as DeviceMap,
@@ -24,6 +29,8 @@ pub struct Packets {
     pub node_devices: NodeDevices,
     /// `--pod-devices`.
     pub pod_devices: PodDevices,
+    /// `--xdp`.
+    pub xdp: Xdp,
     /// `--vip-ping`.
     pub vip_ping: bool,
 }
@@ -33,6 +40,7 @@ pub struct Devices {
     flags: Packets,
     map: DeviceMap,
     attached: Option<BTreeMap<(u32, Point), String>>,
+    notes: Vec<String>,
 }
 
 impl Devices {
@@ -40,40 +48,72 @@ impl Devices {
     pub fn new(loaded: &Loaded, options: &Options) -> Result<Self> {
         let mut map = DeviceMap::open(loaded.pins())?;
         map.set_options(if options.packets.vip_ping { OPTION_VIP_PING } else { 0 })?;
-        Ok(Self { flags: options.packets.clone(), map, attached: None })
+        Ok(Self { flags: options.packets.clone(), map, attached: None, notes: Vec::new() })
     }
 
     /// Makes what runs at devices what should. `node` are the addresses of the Node object.
     pub fn serve(&mut self, loaded: &mut Loaded, node: &[IpAddr], shared: &Shared) -> bool {
-        let result = self.try_serve(loaded, node);
-        let problems = result.unwrap_or_else(|error| BTreeMap::from([(String::new(), format!("{error:#}"))]));
-        let topic = |device: &String| format!("devices/{device}");
-        shared.keep_problems("devices/", problems.keys().map(topic));
-        for (device, error) in &problems {
-            let text = format!("packets are not balanced at every device: {device}: {error}");
-            shared.problem(&topic(device), Some(text));
+        let (problems, notes) = match self.try_serve(loaded, node) {
+            Ok(found) => found,
+            Err(error) => (vec![format!("{error:#}")], Vec::new()),
+        };
+        let topic = |text: &String| format!("devices/{text}");
+        shared.keep_problems("devices/", problems.iter().map(topic));
+        for text in &problems {
+            shared.problem(&topic(text), Some(format!("packets are not balanced at every device: {text}")));
+        }
+        shared.clear("devices/");
+        for text in notes {
+            shared.warn(&topic(&text), text.clone());
         }
         problems.is_empty()
     }
 
-    fn try_serve(&mut self, loaded: &mut Loaded, node: &[IpAddr]) -> Result<BTreeMap<String, String>> {
+    /// Problems, and what is worth a note.
+    fn try_serve(&mut self, loaded: &mut Loaded, node: &[IpAddr]) -> Result<(Vec<String>, Vec<String>)> {
         let links = devices::links().context("cannot list the network devices")?;
-        self.map.set(&values(&links, node))?;
-        let roles = devices::roles(&links, node, &self.flags.node_devices, &self.flags.pod_devices);
-        let points = |role| match role {
-            Role::Node => [Point::FromNetwork, Point::ToNetwork],
-            Role::Pod => [Point::FromPod, Point::ToPod],
-        };
-        let named = links.iter().filter_map(|link| Some((link, *roles.get(&link.index)?)));
-        let wanted: BTreeMap<(u32, Point), String> = named
-            .flat_map(|(link, role)| points(role).map(|point| ((link.index, point), link.name.clone())))
-            .collect();
+        let takers = if self.flags.xdp == Xdp::Off { BTreeSet::new() } else { devices::takers() };
+        self.map.set(&values(&links, node, &takers))?;
+        let wanted = self.wanted(&links, node);
         if self.attached.as_ref() == Some(&wanted) {
-            return Ok(BTreeMap::new());
+            return Ok((Vec::new(), self.notes.clone()));
         }
-        let problems = loaded.attach_devices(&wanted);
+        let failed = loaded.attach_devices(&wanted);
+        let optional = |point: Point| self.flags.xdp == Xdp::Auto && point == Point::EarlyNative;
+        let (optional, fatal): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            failed.into_iter().partition(|((_, point), _)| optional(*point));
+        let name =
+            |key: &(u32, Point)| wanted.get(key).cloned().unwrap_or_else(|| format!("device {}", key.0));
+        let problems: Vec<String> =
+            fatal.iter().map(|(key, error)| format!("{} ({}): {error}", name(key), key.1.hook())).collect();
+        self.notes = optional
+            .iter()
+            .map(|(key, error)| {
+                format!("{}: no XDP in its driver, packets are balanced by tc: {error}", name(key))
+            })
+            .collect();
         self.attached = problems.is_empty().then_some(wanted);
-        Ok(problems)
+        Ok((problems, self.notes.clone()))
+    }
+
+    /// What should run where; with the name of the device.
+    fn wanted(&self, links: &[Link], node: &[IpAddr]) -> BTreeMap<(u32, Point), String> {
+        let early = match self.flags.xdp {
+            Xdp::Off => None,
+            Xdp::Auto | Xdp::Native => Some(Point::EarlyNative),
+            Xdp::Generic => Some(Point::EarlyGeneric),
+        };
+        let roles = devices::roles(links, node, &self.flags.node_devices, &self.flags.pod_devices);
+        let mut wanted = BTreeMap::new();
+        for link in links {
+            let points = match roles.get(&link.index) {
+                Some(Role::Node) => [Some(Point::FromNetwork), Some(Point::ToNetwork), early],
+                Some(Role::Pod) => [Some(Point::FromPod), Some(Point::ToPod), None],
+                None => continue,
+            };
+            wanted.extend(points.into_iter().flatten().map(|point| ((link.index, point), link.name.clone())));
+        }
+        wanted
     }
 
     /// Looks at everything anew the next time.
@@ -83,25 +123,26 @@ impl Devices {
 }
 
 /// What programs must know of each device, and of the node where a device has no address of its own.
-fn values(links: &[Link], node: &[IpAddr]) -> BTreeMap<u32, DeviceValue> {
+fn values(links: &[Link], node: &[IpAddr], takers: &BTreeSet<u32>) -> BTreeMap<u32, DeviceValue> {
     let address = |addresses: &[IpAddr], family| {
         let usable = addresses.iter().find(|address| Family::of(**address) == family && is_global(address));
         usable.map_or(Addr::UNSPECIFIED, |address| Addr::from(*address))
     };
-    let value = |addresses: &[IpAddr], mac| DeviceValue {
+    let value = |index: u32, addresses: &[IpAddr], mac| DeviceValue {
         v4: address(addresses, Family::V4),
         v6: address(addresses, Family::V6),
         mac,
-        pad: [0; 2],
+        flags: if takers.contains(&index) { DEVICE_TAKES_RAW } else { 0 },
+        pad: 0,
     };
     let main = links.iter().find(|link| link.has_default_route).map_or(&[][..], |link| &link.addresses);
     let any = if node.is_empty() { main } else { node };
     let mut values: BTreeMap<u32, DeviceValue> = links
         .iter()
         .filter(|link| !link.is_loopback)
-        .map(|link| (link.index, value(&link.addresses, link.mac)))
+        .map(|link| (link.index, value(link.index, &link.addresses, link.mac)))
         .collect();
-    values.insert(ANY_DEVICE, value(any, [0; 6]));
+    values.insert(ANY_DEVICE, value(ANY_DEVICE, any, [0; 6]));
     values
 }
 

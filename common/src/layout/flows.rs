@@ -146,6 +146,9 @@ const _: () = assert!(size_of::<FragmentValue>() == 4);
 /// Key into `DEVICES` of what counts where a device has nothing of its own.
 pub const ANY_DEVICE: u32 = 0;
 
+/// Bit of `DeviceValue::flags`: takes packets from XDP programs at other devices.
+pub const DEVICE_TAKES_RAW: u8 = 1;
+
 /// A device of the node. Value of `DEVICES`, whose key is the interface index.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
@@ -156,8 +159,10 @@ pub struct DeviceValue {
     pub v6: Addr,
     /// Its own hardware address.
     pub mac: [u8; 6],
+    /// `DEVICE_*`.
+    pub flags: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
 }
 const _: () = assert!(size_of::<DeviceValue>() == 40);
 

@@ -7,3 +7,4 @@ mod recvmsg;
 mod sendmsg;
 mod sk_lookup;
 mod tc;
+mod xdp;

@@ -34,7 +34,7 @@ pub fn begin<F: Frame>(frame: F, work: &mut Work) -> Result<(Verdict, Reason), R
 
 /// Finds frontend, slot and backend.
 #[inline(never)]
-fn find<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+pub fn find<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     work.frontend = frontend(work)?;
     leave_others(frame, work)?;
     admit(work)?;

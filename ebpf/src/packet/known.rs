@@ -24,6 +24,10 @@ pub fn known<F: Frame>(frame: F, work: &mut Work) -> Result<(Verdict, Reason), R
     {
         return Err(Reason::NotOurs);
     }
+    if !F::ANSWERS && flow.flags & FLOW_REDIRECT == 0 {
+        // Not even looked at: the hook that leads it on will see it.
+        return Ok((Verdict::Pass, Reason::NotOurs));
+    }
     refresh(work);
     let verdict = lead(frame, work)?;
     Ok((verdict, if of_backend { Reason::PacketReply } else { Reason::PacketKnown }))
@@ -66,7 +70,11 @@ pub fn lead<F: Frame>(frame: F, work: &mut Work) -> Result<Verdict, Reason> {
     match fib::route(frame, work) {
         Ok(()) => {}
         Err(Unroutable::NoRoute) => return Err(Reason::NoRoute),
+        Err(Unroutable::TooBig(_)) if !F::ANSWERS => return Ok(Verdict::Pass),
         Err(Unroutable::TooBig(mtu)) => return answer::too_big(frame, work, mtu),
+    }
+    if !frame.can_forward(&work.route) {
+        return Ok(Verdict::Pass);
     }
     rewrite(frame, work, 1)?;
     Ok(frame.forward(&work.route, work.hook == HOOK_TO_NETWORK))

@@ -20,10 +20,13 @@ use crate::{
 
 mod answer;
 mod begin;
+mod early;
 mod error;
 mod known;
 mod remember;
 mod rewrite;
+
+pub use early::handle_early;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy)]
@@ -47,6 +50,10 @@ pub enum Sum {
 
 /// A packet that can be changed and sent.
 pub trait Frame: Bytes + Copy {
+    /// Whether packets can be answered, or turned to the node; else they are left to a later hook.
+    const ANSWERS: bool;
+    /// Behind this offset no transport header may begin.
+    const LAST_HEADER: u32;
     /// The device at which it is met.
     fn ifindex(&self) -> u32;
     /// The program's context, for helpers.
@@ -65,6 +72,8 @@ pub trait Frame: Bytes + Copy {
     fn resize(&self, length: u32) -> Option<()>;
     /// Makes room between Ethernet and IP header.
     fn insert(&self, length: u32) -> Option<()>;
+    /// Whether [`Self::forward`] can go that way.
+    fn can_forward(&self, route: &Route) -> bool;
     /// Sends it on its way to the route's next hop; `is_routed`: the node has routed it elsewhere before.
     fn forward(&self, route: &Route, is_routed: bool) -> Verdict;
     /// Sends it back to where it came from; `to_node`: to the node itself, if it was on its way out.
@@ -165,7 +174,8 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<(Verdict, 
 // Functions of their own give their stack back: 512 bytes must do for a whole chain of calls.
 #[inline(never)]
 fn read<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<(), Reason> {
-    parse(&frame, ETHERNET, is_v6, &mut work.packet)
+    parse(&frame, ETHERNET, is_v6, &mut work.packet)?;
+    if work.packet.l4_at > F::LAST_HEADER { Err(Reason::Malformed) } else { Ok(()) }
 }
 
 #[inline(always)]

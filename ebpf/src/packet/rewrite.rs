@@ -38,13 +38,14 @@ fn change<F: Frame>(frame: F, packet: &Packet, flow: &FlowValue, hops: u8) -> Op
     );
     let left = packet.ttl.wrapping_sub(hops);
     if is_v6 {
-        frame.store(ip_at + 7, &[left])?;
+        let [next, _]: [u8; 2] = frame.load(ip_at + 6)?;
+        frame.store(ip_at + 6, &[next, left])?;
         frame.store::<16>(ip_at + 8, &bytemuck::must_cast(flow.src.words_be))?;
         frame.store::<16>(ip_at + 24, &bytemuck::must_cast(flow.dst.words_be))?;
     } else {
         let protocol = packet.key.protocol;
         let word = |ttl: u8| u32::from(u16::from_ne_bytes([ttl, protocol]));
-        frame.store(ip_at + 8, &[left])?;
+        frame.store(ip_at + 8, &[left, protocol])?;
         frame.store(ip_at + 12, &v4_pair(&flow.src, &flow.dst))?;
         frame.fix_header(ip_at + 10, addresses.word(word(packet.ttl), word(left)))?;
     }

@@ -14,14 +14,15 @@ use aya_ebpf::{
 };
 use sluice_common::{
     Addr, Reason,
-    layout::{FrontendKey, SocketValue, SourceRangeKey},
+    layout::{DEVICE_TAKES_RAW, FrontendKey, SocketValue, SourceRangeKey},
 };
 
-use crate::maps::{HEARTBEAT, REASONS, SOCKETS, SOURCE_RANGES};
+use crate::maps::{DEVICES, HEARTBEAT, REASONS, SOCKETS, SOURCE_RANGES};
 
 pub mod fib;
 pub mod flows;
 pub mod skb;
+pub mod xdp;
 
 /// Error numbers, `asm-generic/errno.h`.
 pub const EADDRINUSE: i32 = 98;
@@ -228,6 +229,13 @@ pub fn get_lru<K, V: Copy, const N: usize, const F: usize>(
 pub fn in_source_ranges(service_id: u32, addr: &Addr) -> bool {
     let key = Key::new(SourceRangeKey::BITS, SourceRangeKey { service_id, addr: *addr });
     SOURCE_RANGES.get(&key).is_some()
+}
+
+/// Whether XDP may send packets out by that device. A function of its own: inlined, LLVM leaves the element's address in
+/// the register of a return value that it thinks nobody reads ("bitwise operator &= on pointer prohibited").
+#[inline(never)]
+pub fn takes_raw_packets(ifindex: u32) -> bool {
+    get(&DEVICES, &ifindex).is_some_and(|device| device.flags & DEVICE_TAKES_RAW != 0)
 }
 
 /// What the socket remembers of its translation.

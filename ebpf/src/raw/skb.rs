@@ -81,6 +81,9 @@ impl Bytes for Skb {
 }
 
 impl Frame for Skb {
+    const ANSWERS: bool = true;
+    const LAST_HEADER: u32 = 0xffff;
+
     #[inline(always)]
     fn ifindex(&self) -> u32 {
         read!(self, ifindex)
@@ -150,6 +153,12 @@ impl Frame for Skb {
         // SAFETY: the helper takes the program's own context.
         let result = unsafe { bpf_skb_adjust_room(self.0, length as i32, BPF_ADJ_ROOM_MAC, 0) };
         (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn can_forward(&self, _route: &Route) -> bool {
+        // Packets wait for a next hop's hardware address.
+        true
     }
 
     #[inline(always)]

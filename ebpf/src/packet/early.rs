@@ -1,0 +1,60 @@
+//! XDP: what goes to other nodes goes there at once. All else is left to tc as it is, which finds the connection made.
+
+use sluice_common::{
+    Reason,
+    layout::{FLOW_REDIRECT, HOOK_FROM_NETWORK},
+    packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Kind},
+};
+
+use super::{Frame, Verdict, Work, begin, known, of_failure, read, remember::remember};
+use crate::raw;
+
+/// Everything that the hook does.
+#[inline(always)]
+pub fn handle_early<F: Frame>(frame: F) -> Verdict {
+    let Some(ethertype) = frame.load::<2>(12) else {
+        return Verdict::Pass;
+    };
+    let is_v6 = match u16::from_be_bytes(ethertype) {
+        ETHERTYPE_IPV4 => false,
+        ETHERTYPE_IPV6 => true,
+        _ => return Verdict::Pass,
+    };
+    let Some(work) = raw::flows::work() else {
+        return Verdict::Pass;
+    };
+    work.hook = HOOK_FROM_NETWORK;
+    let (verdict, reason) = match decide(frame, is_v6, work) {
+        Ok(decided) => decided,
+        Err(reason) => (of_failure(reason), reason),
+    };
+    // What is left to tc is counted there.
+    if !matches!(verdict, Verdict::Pass) {
+        raw::count(reason);
+    }
+    verdict
+}
+
+#[inline(always)]
+fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<(Verdict, Reason), Reason> {
+    read(frame, is_v6, work)?;
+    if !matches!(work.packet.kind, Kind::Ports) || !matches!(work.packet.fragment, Fragment::Whole) {
+        return Err(Reason::NotOurs);
+    }
+    work.now_ns = raw::now_ns();
+    match known::known(frame, work) {
+        Err(Reason::NotOurs) => {}
+        done => return done,
+    }
+    match begin::find(frame, work) {
+        Ok(()) => {}
+        // To be answered, which tc does.
+        Err(Reason::UnknownPort | Reason::NoEndpoints | Reason::SctpPort) => return Err(Reason::NotOurs),
+        Err(reason) => return Err(reason),
+    }
+    remember(frame, work)?;
+    if work.flow.flags & FLOW_REDIRECT == 0 {
+        return Err(Reason::NotOurs);
+    }
+    known::lead(frame, work).map(|verdict| (verdict, Reason::PacketTranslated))
+}

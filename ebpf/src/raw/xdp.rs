@@ -1,0 +1,156 @@
+//! Packets before there is a socket buffer (XDP): bytes in place, and where they go on.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::XdpContext,
+};
+use sluice_common::{
+    layout::UDP,
+    packet::{Bytes, ETHERNET, Packet, checksum::Difference},
+};
+
+use super::fib::Route;
+use crate::packet::{Frame, Sum, Verdict};
+
+/// The verifier wants a bound on offsets, and sees it only as a mask. [`Frame::LAST_HEADER`] keeps offsets below it.
+const LAST_OFFSET: u32 = 0x3ff;
+
+/// A packet at an XDP hook.
+#[derive(Clone, Copy)]
+pub struct Raw<'c>(&'c XdpContext);
+
+impl<'c> Raw<'c> {
+    /// The packet of this context.
+    #[inline(always)]
+    pub const fn new(ctx: &'c XdpContext) -> Self {
+        Self(ctx)
+    }
+
+    /// The program's return code.
+    #[inline(always)]
+    pub const fn code(verdict: Verdict) -> u32 {
+        match verdict {
+            Verdict::Pass => XDP_PASS,
+            Verdict::Drop => XDP_DROP,
+            Verdict::Sent(code) => code as u32,
+        }
+    }
+
+    /// Where `N` bytes from `at` on are.
+    #[inline(always)]
+    fn at<const N: usize>(&self, at: u32) -> Option<*mut [u8; N]> {
+        // For one byte LLVM compares so that the verifier learns nothing ("This doesn't give us any range").
+        const { assert!(N > 1) };
+        let start = self.0.data() + (at & LAST_OFFSET) as usize;
+        (start + N <= self.0.data_end()).then_some(start as *mut [u8; N])
+    }
+}
+
+impl Bytes for Raw<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        // SAFETY: `at` found all `N` bytes before the packet's end.
+        self.at::<N>(at).map(|bytes| unsafe { bytes.read_unaligned() })
+    }
+}
+
+impl Frame for Raw<'_> {
+    const ANSWERS: bool = false;
+    const LAST_HEADER: u32 = 0x200;
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.0.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn context(&self) -> *mut c_void {
+        self.0.as_ptr()
+    }
+
+    #[inline(always)]
+    fn load_into<const N: usize>(self, at: u32, to: &mut [u8; 48]) -> Option<&[u8; N]> {
+        let to = to.first_chunk_mut::<N>()?;
+        *to = self.load(at)?;
+        Some(to)
+    }
+
+    #[inline(always)]
+    fn length_for_routes(&self, packet: &Packet) -> u16 {
+        packet.length as u16
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> Option<()> {
+        // SAFETY: `at` found all `N` bytes before the packet's end.
+        self.at::<N>(at).map(|place| unsafe { place.write_unaligned(*bytes) })
+    }
+
+    #[inline(always)]
+    fn fix_header(&self, at: u32, by: Difference) -> Option<()> {
+        let check = u16::from_ne_bytes(self.load(at)?);
+        self.store(at, &by.apply(check).to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn fix_transport(&self, at: u32, by: Difference, _kind: Sum, protocol: u8, is_v6: bool) -> Option<()> {
+        let check = u16::from_ne_bytes(self.load(at)?);
+        if protocol == UDP && !is_v6 && check == 0 {
+            return Some(());
+        }
+        let new = by.apply(check);
+        let new = if protocol == UDP && new == 0 { 0xffff } else { new };
+        self.store(at, &new.to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn resize(&self, length: u32) -> Option<()> {
+        let now = self.0.data_end().checked_sub(self.0.data())?;
+        // SAFETY: the helper takes the program's own context.
+        let result = unsafe { bpf_xdp_adjust_tail(self.0.as_ptr().cast(), length as i32 - now as i32) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn insert(&self, length: u32) -> Option<()> {
+        let ethernet: [u8; ETHERNET as usize] = self.load(0)?;
+        // SAFETY: the helper takes the program's own context.
+        let result = unsafe { bpf_xdp_adjust_head(self.0.as_ptr().cast(), -(length as i32)) };
+        if result != 0 {
+            return None;
+        }
+        self.store(0, &ethernet)
+    }
+
+    #[inline(always)]
+    fn can_forward(&self, route: &Route) -> bool {
+        route.is_resolved && (route.ifindex == self.ifindex() || super::takes_raw_packets(route.ifindex))
+    }
+
+    #[inline(always)]
+    fn forward(&self, route: &Route, _is_routed: bool) -> Verdict {
+        if self.store(0, &route.macs).is_none() {
+            return Verdict::Drop;
+        }
+        if route.ifindex == self.ifindex() {
+            return Verdict::Sent(XDP_TX as i32);
+        }
+        // SAFETY: the helper has no preconditions.
+        Verdict::Sent(unsafe { bpf_redirect(route.ifindex, 0) } as i32)
+    }
+
+    #[inline(always)]
+    fn send_back(&self, _to_node: bool) -> Verdict {
+        Verdict::Sent(XDP_TX as i32)
+    }
+
+    #[inline(always)]
+    fn hand_over(&self, _ifindex: u32, _to_node: bool) -> Verdict {
+        // Left to tc: `ANSWERS` is false.
+        Verdict::Pass
+    }
+}
