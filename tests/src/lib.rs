@@ -6,6 +6,7 @@ pub mod bench;
 pub mod cluster;
 pub mod demo;
 pub mod echo;
+pub mod flood;
 pub mod http;
 pub mod manifest;
 pub mod outside;

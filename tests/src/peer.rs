@@ -9,6 +9,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::flood::Flood;
+
 /// What to do. Sockets that stay open are named by a number of the caller's choice.
 #[derive(Serialize, Deserialize, Debug, Clone)]
 pub enum Command {
@@ -89,6 +91,17 @@ pub enum Command {
         /// UDP instead of TCP.
         udp: bool,
     },
+    /// Sends small datagrams as fast as one CPU can; answered by [`Flood`].
+    Flood {
+        /// Where to.
+        to: SocketAddr,
+        /// From how many ports.
+        flows: u16,
+        /// For how long.
+        millis: u64,
+        /// On which CPU.
+        cpu: usize,
+    },
     /// Sends on a UDP socket, to `to` unless it is connected, and waits for the answer.
     UdpAsk {
         /// The socket.
@@ -156,6 +169,15 @@ impl Peer {
     /// # Errors
     /// A connection failed.
     pub fn measure(&mut self, command: &Command) -> Result<Measured, String> {
+        let answer = self.command(command)?;
+        serde_json::from_str(&answer.by).map_err(|error| error.to_string())
+    }
+
+    /// Runs a [`Command::Flood`].
+    ///
+    /// # Errors
+    /// It cannot send.
+    pub fn flood(&mut self, command: &Command) -> Result<Flood, String> {
         let answer = self.command(command)?;
         serde_json::from_str(&answer.by).map_err(|error| error.to_string())
     }

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use sluice_tests::{
-    echo,
+    echo, flood,
     peer::{Answer, Command, Measured, Outcome},
 };
 
@@ -66,6 +66,10 @@ impl Sockets {
                 let socket = self.udp.get(&id).ok_or(io::ErrorKind::NotFound)?;
                 socket.connect(to)?;
                 Ok(nobody(Some(socket.peer_addr()?)))
+            }
+            Command::Flood { to, flows, millis, cpu } => {
+                let flood = flood::flood(to, flows, Duration::from_millis(millis), cpu)?;
+                Ok(Answer { by: serde_json::to_string(&flood)?, ..nobody(None) })
             }
             Command::Measure { to, count, udp } => measure(to, count, udp),
             Command::UdpAsk { id, to } => {

@@ -13,6 +13,7 @@ use crate::peer::Peer;
 
 mod agent;
 mod ground;
+mod line;
 mod net;
 mod node;
 mod overlay;
@@ -23,6 +24,7 @@ mod two_nodes;
 pub use agent::{Agent, text};
 use ground::Ground;
 pub use ground::Remover;
+pub use line::Line;
 pub use net::{ip, tool, tool_path};
 pub use node::Node;
 pub use pod::Pod;
