@@ -7,8 +7,10 @@ use crate::{handover::become_program, setup::Toolchain};
 /// What to measure.
 #[derive(clap::Args)]
 pub struct Args {
-    /// east-west, l7
+    /// east-west, l7, north-south
     name: String,
+    /// Of north-south, only these: plain, empty-xdp, iptables, nftables, tc, xdp
+    ways: Vec<String>,
     /// Ends with one line of JSON: {"bench", "targets": [...], "runs": [...]}
     #[arg(long)]
     json: bool,
@@ -17,6 +19,6 @@ pub struct Args {
 /// Does not return unless something fails.
 pub fn run(toolchain: &Toolchain, args: &Args) -> Result<()> {
     become_program(toolchain, true, "sluice-bench", |bench| {
-        bench.arg(&args.name).args(args.json.then_some("--json"));
+        bench.arg(&args.name).args(&args.ways).args(args.json.then_some("--json"));
     })
 }

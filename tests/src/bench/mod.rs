@@ -1,4 +1,4 @@
-//! `cargo xtask bench east-west` (and, in `l7.rs`, `l7`): what a Service costs a socket, and what a cluster costs the agent.
+//! `cargo xtask bench east-west` (and `l7`, `north-south` in their files): what a Service costs a socket, and what a cluster costs the agent.
 //! One run, one topology, interleaved rounds, medians. Never a timed test.
 
 use std::collections::BTreeMap;
@@ -10,10 +10,12 @@ mod cluster;
 mod connections;
 mod kube_proxy;
 mod l7;
+mod north_south;
 
 pub use cluster::Cluster;
 pub use kube_proxy::{Mode, ProxyNode};
 pub use l7::l7;
+pub use north_south::north_south;
 
 /// Something that was wanted, and what came of it.
 #[derive(Clone, Debug)]

@@ -8,8 +8,10 @@ use sluice_tests::bench;
 /// Measures on this machine; prints each target as met or missed.
 #[derive(Parser)]
 struct Args {
-    /// What to measure: east-west, l7
+    /// What to measure: east-west, l7, north-south
     name: String,
+    /// Of north-south, only these: plain, empty-xdp, iptables, nftables, tc, xdp
+    ways: Vec<String>,
     /// Ends with one line of JSON
     #[arg(long)]
     json: bool,
@@ -21,8 +23,9 @@ fn main() -> ExitCode {
     let results = match args.name.as_str() {
         "east-west" => bench::east_west(say),
         "l7" => bench::l7(say),
+        "north-south" => bench::north_south(&args.ways, say),
         other => {
-            eprintln!("error: there is no bench {other:?}; there are east-west and l7");
+            eprintln!("error: there is no bench {other:?}; there are east-west, l7 and north-south");
             return ExitCode::from(2);
         }
     };
