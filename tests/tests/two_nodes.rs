@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use sluice_tests::{
+    demo::{Outside, Protocol},
     manifest,
     peer::{Answer, Outcome, address},
     world::TwoNodes,
@@ -144,5 +145,25 @@ fn each_node_has_an_agent_and_both_read_the_same_manifests() {
         for to in ["10.96.0.1:80", "[fd00:10:96::1]:80"] {
             assert_eq!(pod.tcp(to).unwrap().by, "far", "from node-{number} to {to}");
         }
+    }
+}
+
+#[test]
+fn the_demos_servers_are_reached_from_either_node() {
+    let outside = Outside::start(&[]).unwrap();
+    for number in [1, 2] {
+        let host = &outside.world().node(number).host;
+        let answers = |protocol, to| {
+            let dialled = outside.dial(host, protocol, to).unwrap();
+            dialled.answers.keys().cloned().collect::<Vec<_>>()
+        };
+        for (protocol, to) in [
+            (Protocol::Tcp, "10.96.0.90:80"),
+            (Protocol::Tcp, "[fd00:10:96::90]:80"),
+            (Protocol::Udp, "10.96.0.90:5300"),
+        ] {
+            assert_eq!(answers(protocol, to), ["outlet-1", "outlet-2"], "from node-{number} to {to}");
+        }
+        assert_eq!(answers(Protocol::Tcp, "10.96.0.91:80"), ["counter-1"]);
     }
 }

@@ -18,11 +18,14 @@ const ROUNDS: u32 = 4;
 /// Transport.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protocol {
+    /// By curl.
     Tcp,
+    /// By socat.
     Udp,
 }
 
 impl Protocol {
+    /// As people write it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcp => "TCP",

@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 use crate::world::World;
 
 mod dial;
+mod outside;
 mod servers;
 mod table;
 
-use dial::{Dialled, Protocol};
+pub use dial::{Dialled, Protocol};
+pub use outside::Outside;
 use servers::Servers;
 
 /// One line of the table.

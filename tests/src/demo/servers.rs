@@ -16,6 +16,7 @@ use crate::{
 };
 
 /// Running servers; they end with the value.
+#[derive(Default)]
 pub struct Servers(Vec<Child>);
 
 impl Drop for Servers {
@@ -27,38 +28,42 @@ impl Drop for Servers {
 impl Servers {
     /// A pod, with a server in it, for each Pod in the folder `manifests`.
     pub fn start(world: &mut World, manifests: &Path) -> Result<Self> {
-        let mut servers = Self(Vec::new());
+        let mut servers = Self::default();
         for file in sluice::manifests::folder(manifests)? {
             let text = fs::read_to_string(&file)?;
             for object in text.split("\n---\n").map(serde_saphyr::from_str::<Value>) {
                 let object = object.with_context(|| format!("{} is no YAML", file.display()))?;
                 if object["kind"] == "Pod" {
-                    servers.0.push(start(world, &object)?);
+                    servers.of_pod(world, &object)?;
                 }
             }
         }
         Ok(servers)
     }
-}
 
-fn start(world: &mut World, object: &Value) -> Result<Child> {
-    let name = object["metadata"]["name"].as_str().context("a Pod without a name")?;
-    let addresses: Vec<&str> = object["status"]["podIPs"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|ip| ip["ip"].as_str())
-        .collect();
-    let v4: Option<Ipv4Addr> = addresses.iter().find_map(|address| address.parse().ok());
-    let v6: Option<Ipv6Addr> = addresses.iter().find_map(|address| address.parse().ok());
-    let port = &object["spec"]["containers"][0]["ports"][0];
-    let number = port["containerPort"].as_u64().context("a Pod without a port")?;
-    let pod = world.pod_at(name, v4, v6);
-    let udp = port["protocol"] == "UDP";
-    let child = if udp { socat(&pod, number)? } else { nginx(&pod, number, &world.folder().join(name))? };
-    let table = if udp { "udp" } else { "tcp" };
-    wait::until(&format!("{name} listens"), || listens(&pod, table, number));
-    Ok(child)
+    /// Starts one in `pod`, with its files in `folder`, and waits until it listens.
+    pub fn add(&mut self, pod: &Pod, port: u64, udp: bool, folder: &Path) -> Result<()> {
+        self.0.push(if udp { socat(pod, port)? } else { nginx(pod, port, folder)? });
+        let table = if udp { "udp" } else { "tcp" };
+        wait::until(&format!("{} listens", pod.name), || listens(pod, table, port));
+        Ok(())
+    }
+
+    fn of_pod(&mut self, world: &mut World, object: &Value) -> Result<()> {
+        let name = object["metadata"]["name"].as_str().context("a Pod without a name")?;
+        let addresses: Vec<&str> = object["status"]["podIPs"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|ip| ip["ip"].as_str())
+            .collect();
+        let v4: Option<Ipv4Addr> = addresses.iter().find_map(|address| address.parse().ok());
+        let v6: Option<Ipv6Addr> = addresses.iter().find_map(|address| address.parse().ok());
+        let port = &object["spec"]["containers"][0]["ports"][0];
+        let number = port["containerPort"].as_u64().context("a Pod without a port")?;
+        let pod = world.pod_at(name, v4, v6);
+        self.add(&pod, number, port["protocol"] == "UDP", &world.folder().join(name))
+    }
 }
 
 /// Whether a socket of the pod's namespace has the port, as /proc shows it to a process in there.

@@ -1,0 +1,97 @@
+//! The part of the demo that a single node cannot show: two nodes on an overlay, a client outside of the cluster, and
+//! Services with a pod on each node.
+
+use anyhow::Result;
+
+use super::{
+    dial::{self, Dialled, Protocol},
+    servers::Servers,
+};
+use crate::{
+    manifest,
+    world::{Agent, Pod, Remover, TwoNodes},
+};
+
+/// `outlet` is led anywhere; `counter` keeps the client's address and stays on the node that took the packet, for its
+/// only pod is on node-2.
+const SERVICES: &str = "\
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outlet, namespace: shop}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.96.0.90
+  clusterIPs: [10.96.0.90, \"fd00:10:96::90\"]
+  selector: {app: outlet}
+  ports:
+  - {name: http, port: 80, targetPort: 8080, nodePort: 30080}
+  - {name: prices, port: 5300, targetPort: 5300, nodePort: 30053, protocol: UDP}
+status: {loadBalancer: {ingress: [{ip: 203.0.113.90}, {ip: \"2001:db8:50::90\"}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: counter, namespace: shop}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  healthCheckNodePort: 30991
+  clusterIP: 10.96.0.91
+  clusterIPs: [10.96.0.91, \"fd00:10:96::91\"]
+  selector: {app: counter}
+  ports:
+  - {name: http, port: 80, targetPort: 8080, nodePort: 30081}
+status: {loadBalancer: {ingress: [{ip: 203.0.113.91}, {ip: \"2001:db8:50::91\"}]}}
+";
+/// Pod, Service, node.
+const PODS: [(&str, &str, usize); 3] =
+    [("outlet-1", "outlet", 1), ("outlet-2", "outlet", 2), ("counter-1", "counter", 2)];
+/// TCP by nginx and UDP by socat, in each pod.
+const PORTS: [(u64, bool); 2] = [(8080, false), (5300, true)];
+
+/// Two nodes with servers and agents. Everything ends with the value.
+pub struct Outside {
+    _agents: [Agent; 2],
+    _servers: Servers,
+    world: TwoNodes,
+}
+
+impl Outside {
+    /// Builds it, with agents that have these flags besides.
+    ///
+    /// # Errors
+    /// A server does not start.
+    pub fn start(flags: &[&str]) -> Result<Self> {
+        let mut world = TwoNodes::new();
+        let (mut servers, mut text) = (Servers::default(), SERVICES.to_owned());
+        for (name, app, node) in PODS {
+            let pod = world.pod(node, name);
+            let [v4, v6] = pod.addresses();
+            text += &manifest::pod_on(&format!("node-{node}"), name, app, &[&v4, &v6]);
+            for (port, udp) in PORTS {
+                servers.add(&pod, port, udp, &world.node(node).folder().join(name))?;
+            }
+        }
+        world.apply("outside", &text);
+        let agents = [1, 2].map(|node| world.node(node).agent_with(flags));
+        Ok(Self { _agents: agents, _servers: servers, world })
+    }
+
+    /// Nodes, pods, the client.
+    pub const fn world(&self) -> &TwoNodes {
+        &self.world
+    }
+
+    /// Takes it down from another thread.
+    pub fn remover(&self) -> Remover {
+        self.world.remover()
+    }
+
+    /// Dials from `pod`, which may be the client, a node's host or a pod, as the other part of the demo does.
+    ///
+    /// # Errors
+    /// The client program does not start.
+    pub fn dial(&self, pod: &Pod, protocol: Protocol, to: &str) -> Result<Dialled> {
+        dial::dial(pod, protocol, to, ("/", "a: b"))
+    }
+}
