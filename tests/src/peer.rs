@@ -3,7 +3,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     process::{Child, ChildStdin, ChildStdout},
 };
 
@@ -120,6 +120,17 @@ pub struct Answer {
     pub client: String,
     /// getpeername of the socket, or the source of the datagram for unconnected ones.
     pub peer: Option<SocketAddr>,
+}
+
+impl Answer {
+    /// Who the server saw: a pod, the client itself, or the node that stands for it.
+    ///
+    /// # Panics
+    /// Nobody was asked.
+    pub fn client_ip(&self) -> IpAddr {
+        // A server on all addresses sees IPv4 clients mapped.
+        address(&self.client).ip().to_canonical()
+    }
 }
 
 /// What [`Command::Measure`] found, carried in [`Answer::by`] as JSON.

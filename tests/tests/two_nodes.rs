@@ -5,7 +5,7 @@
 use sluice_tests::{
     demo::{Outside, Protocol},
     manifest,
-    peer::{Answer, Outcome, address},
+    peer::{Outcome, address},
     world::TwoNodes,
 };
 
@@ -17,14 +17,9 @@ fn at(addresses: &[String; 2], port: u16) -> [String; 2] {
     [format!("{v4}:{port}"), format!("[{v6}]:{port}")]
 }
 
-/// Who the server saw; dual-stack servers see IPv4 clients as mapped.
-fn client_of(answer: &Answer) -> String {
-    address(&answer.client).ip().to_canonical().to_string()
-}
-
 fn assert_seen(case: &str, outcome: &Outcome, server: &str, client: &str) {
     let answer = outcome.as_ref().unwrap_or_else(|error| panic!("{case}: {error}"));
-    assert_eq!((answer.by.as_str(), client_of(answer).as_str()), (server, client), "{case}");
+    assert_eq!((answer.by.as_str(), answer.client_ip().to_string().as_str()), (server, client), "{case}");
 }
 
 #[test]
