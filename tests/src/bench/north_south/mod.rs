@@ -109,7 +109,7 @@ pub fn north_south(names: &[String], mut say: impl FnMut(&str)) -> Result<Result
         }
         ways.iter().for_each(|way| report(way, services, &measures, &mut results));
     }
-    for way in ways.iter_mut().filter(|way| matches!(way.kind, Kind::Sluice(_))) {
+    for way in ways.iter_mut().filter(|way| matches!(way.kind, Kind::Sluice(_) | Kind::EmptyXdp)) {
         programs(way, &mut results)?;
     }
     targets::add(&measures, &mut results);
