@@ -97,6 +97,10 @@ reasons! {
     LeftToPackets = 33, "left_to_packets";
     /// SCTP whose port would have to change: refused, for its checksum covers the whole packet.
     SctpPort = 34, "sctp_port";
+    /// A client's packet was sent to a pod's node in a tunnel; counted besides the translation.
+    TunnelSent = 35, "tunnel_sent";
+    /// A client's packet was taken out of a tunnel from another node; counted besides the translation.
+    TunnelReceived = 36, "tunnel_received";
 }
 
 /// Size of `REASONS`: room for growth without a change of layout.

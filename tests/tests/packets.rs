@@ -222,3 +222,30 @@ fn the_node_without_hooks_reaches_services_by_packets() {
     let _refused = until("no endpoints", || client.tcp("10.96.0.1:80"), refused);
     assert!(refused(&client.udp_connected("[fd00:10:96::1]:53")), "node -> ClusterIP/udp");
 }
+
+#[test]
+fn with_direct_server_return_pods_of_other_nodes_see_the_client_and_answer_it_themselves() {
+    for (mode, xdp, udp_too) in [("dsr", "off", true), ("hybrid", "off", false), ("dsr", "native", true)] {
+        let mut outside = Outside::new(&[2], &["--forwarding", mode, "--xdp", xdp]);
+        for [tcp, udp] in outside.dialled(1) {
+            let own = outside.own_address(&tcp);
+            for (outcome, keeps_source) in
+                [(outside.client.tcp(&tcp), true), (outside.client.udp(&udp), udp_too)]
+            {
+                let answer = outcome.unwrap_or_else(|error| panic!("{mode} {xdp} {tcp}: {error}"));
+                assert_eq!(answer.by, "far", "{tcp}");
+                assert_eq!(seen(&answer) == own, keeps_source, "{mode} {xdp} {tcp}: {answer:?}");
+            }
+            outside
+                .client
+                .tcp_echo(&tcp, 1 << 20)
+                .unwrap_or_else(|error| panic!("{mode} {xdp} {tcp}: {error}"));
+            for bytes in [64, 1400, 1430, 1472] {
+                wait::until(&udp, || outside.client.udp_echo(&udp, bytes));
+            }
+        }
+        let reasons = outside.world.node(2).json(&["reasons"]);
+        let received = reasons.as_array().unwrap().iter().find(|row| row["name"] == "tunnel_received");
+        assert!(received.unwrap()["count"].as_u64() > Some(0), "{reasons}");
+    }
+}

@@ -146,6 +146,10 @@ struct RunArgs {
     /// Look at packets by XDP, before the stack: connections to pods of other nodes go on at once
     #[arg(long, value_enum, default_value_t = devices::Xdp::Off)]
     xdp: devices::Xdp,
+    /// How packets reach pods of other nodes: in this node's name and back by it (`snat`), or in a tunnel, the reply going
+    /// straight to the client (`dsr`; `hybrid` for TCP only)
+    #[arg(long, value_enum, default_value_t = run::Forwarding::Snat)]
+    forwarding: run::Forwarding,
     /// Answer pings of Services' addresses
     #[arg(long, action = clap::ArgAction::Set, default_value_t = true)]
     vip_ping: bool,
@@ -265,6 +269,7 @@ fn agent(args: RunArgs) -> anyhow::Result<()> {
             node_devices: args.devices,
             pod_devices: args.pod_devices,
             xdp: args.xdp,
+            forwarding: args.forwarding,
             vip_ping: args.vip_ping,
         },
         sizes: args.sizes,

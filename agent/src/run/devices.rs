@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use sluice_common::{
     Addr,
-    layout::{ANY_DEVICE, DEVICE_TAKES_RAW, DeviceValue, OPTION_VIP_PING},
+    layout::{ANY_DEVICE, DEVICE_TAKES_RAW, DeviceValue, OPTION_DSR_TCP, OPTION_DSR_UDP, OPTION_VIP_PING},
 };
 
 use super::Options;
@@ -22,6 +22,30 @@ use crate::{
     model::{Change, Family},
 };
 
+/// `--forwarding`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Forwarding {
+    /// In this node's name, and back by it.
+    Snat,
+    /// In a tunnel; the reply goes straight to the client.
+    Dsr,
+    /// TCP as with `dsr`, the rest as with `snat`.
+    Hybrid,
+}
+
+impl Packets {
+    /// As `CONFIG` has them.
+    const fn bits(&self) -> u64 {
+        let ping = if self.vip_ping { OPTION_VIP_PING } else { 0 };
+        let tunnels = match self.forwarding {
+            Forwarding::Snat => 0,
+            Forwarding::Dsr => OPTION_DSR_TCP | OPTION_DSR_UDP,
+            Forwarding::Hybrid => OPTION_DSR_TCP,
+        };
+        ping | tunnels
+    }
+}
+
 /// Flags of the packet path.
 #[derive(Clone, Debug)]
 pub struct Packets {
@@ -31,6 +55,8 @@ pub struct Packets {
     pub pod_devices: PodDevices,
     /// `--xdp`.
     pub xdp: Xdp,
+    /// `--forwarding`.
+    pub forwarding: Forwarding,
     /// `--vip-ping`.
     pub vip_ping: bool,
 }
@@ -47,7 +73,7 @@ impl Devices {
     /// Nothing is attached yet.
     pub fn new(loaded: &Loaded, options: &Options) -> Result<Self> {
         let mut map = DeviceMap::open(loaded.pins())?;
-        map.set_options(if options.packets.vip_ping { OPTION_VIP_PING } else { 0 })?;
+        map.set_options(options.packets.bits())?;
         Ok(Self { flags: options.packets.clone(), map, attached: None, notes: Vec::new() })
     }
 

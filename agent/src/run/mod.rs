@@ -29,7 +29,7 @@ mod steering;
 mod supervisor;
 mod sweeper;
 
-pub use devices::Packets;
+pub use devices::{Forwarding, Packets};
 pub use nodeport::Selector;
 pub use probe::connect_from_cgroup;
 

@@ -1,6 +1,9 @@
 //! What a packet's headers say. Nothing is taken from a packet that its bytes do not show.
 
-use super::{Bytes, ICMP, ICMPV6};
+use super::{
+    Bytes, ICMP, ICMPV6,
+    reply::{TUNNEL_V4, TUNNEL_V6},
+};
 use crate::{
     Addr, Reason,
     layout::{FlowKey, SCTP, TCP, UDP},
@@ -24,6 +27,8 @@ pub enum Kind {
     Echo,
     /// An ICMP error, about a packet that it quotes.
     Error,
+    /// An IP packet of the same family in an IP packet.
+    Tunnel,
     /// Anything else.
     Other,
 }
@@ -115,6 +120,16 @@ pub fn inner<B: Bytes + ?Sized>(bytes: &B, outer: &Packet, packet: &mut Packet) 
         return Err(Reason::Malformed);
     }
     transport(bytes, packet, true)
+}
+
+/// Reads the packet in a tunnel.
+#[inline(always)]
+pub fn inner_of_tunnel<B: Bytes + ?Sized>(
+    bytes: &B,
+    outer: &Packet,
+    packet: &mut Packet,
+) -> Result<(), Reason> {
+    parse(bytes, outer.l4_at, outer.is_v6, packet)
 }
 
 #[inline(always)]
@@ -240,6 +255,8 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet, quoted: bool) ->
                 _ => Kind::Other,
             };
         }
+        TUNNEL_V4 if !packet.is_v6 => packet.kind = Kind::Tunnel,
+        TUNNEL_V6 if packet.is_v6 => packet.kind = Kind::Tunnel,
         _ => {}
     }
     Ok(())

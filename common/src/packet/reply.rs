@@ -38,24 +38,27 @@ impl Trouble {
 /// less than the smallest MTU of IPv4 (RFC 1812 §4.3.2.3).
 pub const MOST_QUOTED: u32 = 128;
 
-/// An IPv4 header without options, its checksum set. `length` is that of the whole packet, in bytes.
+/// An IPv4 header without options, from source to destination, its checksum set. `length` is that of the whole packet, in
+/// bytes; `id_be` its identification.
 #[inline(always)]
-pub fn ipv4_header(src: &Addr, dst: &Addr, protocol: u8, length: u16) -> [u8; 20] {
+pub fn ipv4_header((src, dst): (&Addr, &Addr), protocol: u8, length: u16, id_be: u16) -> [u8; 20] {
     let (src, dst, length) = (src.v4_be().to_ne_bytes(), dst.v4_be().to_ne_bytes(), length.to_be_bytes());
+    let id = id_be.to_ne_bytes();
     let mut header = [
-        0x45, 0, length[0], length[1], 0, 0, 0x40, 0, 64, protocol, 0, 0, src[0], src[1], src[2], src[3],
-        dst[0], dst[1], dst[2], dst[3],
+        0x45, 0, length[0], length[1], id[0], id[1], 0x40, 0, 64, protocol, 0, 0, src[0], src[1], src[2],
+        src[3], dst[0], dst[1], dst[2], dst[3],
     ];
     let check = (!fold(sum(0, &header))).to_ne_bytes();
     (header[10], header[11]) = (check[0], check[1]);
     header
 }
 
-/// The eight bytes before the addresses of an IPv6 header. `length` is that of what follows the header, in bytes.
+/// The eight bytes before the addresses of an IPv6 header. `length` is that of what follows the header, in bytes; `label_be`
+/// the lower 16 bits of the flow label.
 #[inline(always)]
-pub const fn ipv6_head(protocol: u8, length: u16) -> [u8; 8] {
-    let length = length.to_be_bytes();
-    [0x60, 0, 0, 0, length[0], length[1], protocol, 64]
+pub const fn ipv6_head(protocol: u8, length: u16, label_be: u16) -> [u8; 8] {
+    let (length, label) = (length.to_be_bytes(), label_be.to_ne_bytes());
+    [0x60, 0, label[0], label[1], length[0], length[1], protocol, 64]
 }
 
 /// The sum of the pseudo header (RFC 9293 §3.1, RFC 8200 §8.1). `length` is that of what it stands before.
@@ -123,6 +126,11 @@ pub fn reset(packet: &Packet, head: &[u8; 16], payload: u32) -> Option<[u8; 20]>
     Some(header)
 }
 
+/// Protocol number of IPv4 in IPv4 (RFC 2003).
+pub const TUNNEL_V4: u8 = 4;
+/// Protocol number of IPv6 in IPv6 (RFC 2473).
+pub const TUNNEL_V6: u8 = 41;
+
 /// The protocol number of ICMP errors of that family.
 #[inline(always)]
 pub const fn icmp(is_v6: bool) -> u8 {
@@ -184,7 +192,7 @@ mod tests {
     #[test]
     fn headers_made_here_can_be_read() {
         let (src, dst) = (addr("192.0.2.1"), addr("192.0.2.2"));
-        let header = ipv4_header(&src, &dst, ICMP, 20 + 8);
+        let header = ipv4_header((&src, &dst), ICMP, 20 + 8, 0);
         assert_eq!(fold(sum(0, &header)), 0xffff);
         let mut bytes = [0; 28];
         bytes[..20].copy_from_slice(&header);

@@ -18,31 +18,37 @@ use crate::{
 
 /// Tells whoever sent the packet that nobody serves what it dials: a reset, or ICMP port unreachable.
 #[inline(never)]
-pub fn refuse<F: Frame>(frame: F, work: &mut Work) -> Result<Verdict, Reason> {
+pub fn refuse<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+    work.verdict = Verdict::Drop;
     if matches!(work.packet.fragment, Fragment::Later) {
-        return Ok(Verdict::Drop);
+        return Ok(());
     }
     if !flows::may_answer(work.now_ns) {
         return Err(Reason::AnswersExhausted);
     }
-    if work.packet.key.protocol == TCP {
-        return Ok(reset(frame, work).unwrap_or(Verdict::Drop));
-    }
-    Ok(error(frame, work, Trouble::PortUnreachable).unwrap_or(Verdict::Drop))
+    // What cannot be answered is dropped.
+    let _answered = if work.packet.key.protocol == TCP {
+        reset(frame, work)
+    } else {
+        error(frame, work, Trouble::PortUnreachable)
+    };
+    Ok(())
 }
 
 /// Tells whoever sent the packet that it does not fit.
 #[inline(never)]
-pub fn too_big<F: Frame>(frame: F, work: &mut Work, mtu: u32) -> Result<Verdict, Reason> {
+pub fn too_big<F: Frame>(frame: F, work: &mut Work, mtu: u32) -> Result<(), Reason> {
+    work.verdict = Verdict::Drop;
     raw::count(Reason::TooBig);
     if !flows::may_answer(work.now_ns) {
         return Err(Reason::AnswersExhausted);
     }
-    Ok(error(frame, work, Trouble::TooBig(mtu)).unwrap_or(Verdict::Drop))
+    let _answered = error(frame, work, Trouble::TooBig(mtu));
+    Ok(())
 }
 
 #[inline(never)]
-fn reset<F: Frame>(frame: F, work: &mut Work) -> Option<Verdict> {
+fn reset<F: Frame>(frame: F, work: &mut Work) -> Option<()> {
     let packet = &work.packet;
     let head: [u8; 16] = frame.load(packet.l4_at)?;
     let header_length = u32::from(head[12] >> 4) * 4;
@@ -52,26 +58,26 @@ fn reset<F: Frame>(frame: F, work: &mut Work) -> Option<Verdict> {
     let (src, dst) = (&packet.key.dst, &packet.key.src);
     if packet.is_v6 {
         frame.resize(at + 40 + 20)?;
-        frame.store(at, &reply::ipv6_head(TCP, 20))?;
+        frame.store(at, &reply::ipv6_head(TCP, 20, 0))?;
         frame.store::<16>(at + 8, &bytemuck::must_cast(src.words_be))?;
         frame.store::<16>(at + 24, &bytemuck::must_cast(dst.words_be))?;
         frame.store(at + 40, &header)?;
     } else {
         frame.resize(at + 20 + 20)?;
-        frame.store(at, &reply::ipv4_header(src, dst, TCP, 40))?;
+        frame.store(at, &reply::ipv4_header((src, dst), TCP, 40, 0))?;
         frame.store(at + 20, &header)?;
     }
-    turn_round(frame, work.hook)
+    turn_round(frame, work)
 }
 
 /// An ICMP error about the packet; quotes its IP header and the first eight bytes behind it.
 #[inline(always)]
-fn error<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<Verdict> {
+fn error<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<()> {
     if work.packet.is_v6 { error_v6(frame, work, trouble) } else { error_v4(frame, work, trouble) }
 }
 
 #[inline(never)]
-fn error_v4<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<Verdict> {
+fn error_v4<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<()> {
     let packet = &work.packet;
     const QUOTED: u32 = 28;
     let at = packet.ip_at;
@@ -86,13 +92,14 @@ fn error_v4<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<Ver
     frame.resize(at + QUOTED)?;
     frame.insert(28)?;
     let length = 20 + 8 + QUOTED as u16;
-    frame.store(at, &reply::ipv4_header(&packet.key.dst, &packet.key.src, reply::icmp(false), length))?;
+    frame
+        .store(at, &reply::ipv4_header((&packet.key.dst, &packet.key.src), reply::icmp(false), length, 0))?;
     frame.store(at + 20, &header)?;
-    turn_round(frame, work.hook)
+    turn_round(frame, work)
 }
 
 #[inline(never)]
-fn error_v6<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<Verdict> {
+fn error_v6<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<()> {
     let packet = &work.packet;
     const QUOTED: u32 = 48;
     let at = packet.ip_at;
@@ -109,27 +116,27 @@ fn error_v6<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<Ver
     (header[2], header[3]) = (check[0], check[1]);
     frame.resize(at + QUOTED)?;
     frame.insert(48)?;
-    frame.store(at, &reply::ipv6_head(key.protocol, length as u16))?;
+    frame.store(at, &reply::ipv6_head(key.protocol, length as u16, 0))?;
     frame.store::<16>(at + 8, &bytemuck::must_cast(key.src.words_be))?;
     frame.store::<16>(at + 24, &bytemuck::must_cast(key.dst.words_be))?;
     frame.store(at + 40, &header)?;
-    turn_round(frame, work.hook)
+    turn_round(frame, work)
 }
 
 /// Answers a ping of a Service's address.
 #[inline(never)]
-pub fn echo<F: Frame>(frame: F, work: &mut Work) -> Result<(Verdict, Reason), Reason> {
+pub fn echo<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     let kind = raw::get(&ADDRESSES, &work.packet.key.dst).ok_or(Reason::NotOurs)?;
     let wanted = CONFIG.get(CONFIG_OPTIONS).is_some_and(|options| options & OPTION_VIP_PING != 0);
     if kind & (ADDRESS_CLUSTER_IP | ADDRESS_VIP) == 0 || !wanted {
         return Err(Reason::NotOurs);
     }
-    let verdict = pong(frame, work).ok_or(Reason::Malformed)?;
-    Ok((verdict, Reason::EchoAnswered))
+    pong(frame, work).ok_or(Reason::Malformed)?;
+    Ok(Reason::EchoAnswered)
 }
 
 #[inline(always)]
-fn pong<F: Frame>(frame: F, work: &mut Work) -> Option<Verdict> {
+fn pong<F: Frame>(frame: F, work: &mut Work) -> Option<()> {
     let packet = &work.packet;
     let (src, dst) = (&packet.key.dst, &packet.key.src);
     // The sums over addresses stay the same when the two change places.
@@ -145,12 +152,12 @@ fn pong<F: Frame>(frame: F, work: &mut Work) -> Option<Verdict> {
     let by = Difference::NONE.word(word(was), word(now));
     frame.fix_transport(packet.l4_at + 2, by, Sum::Header, packet.key.protocol, packet.is_v6)?;
     frame.store(packet.l4_at, &now)?;
-    turn_round(frame, work.hook)
+    turn_round(frame, work)
 }
 
 /// Sends the packet back over the link that it came by.
 #[inline(always)]
-fn turn_round<F: Frame>(frame: F, hook: u8) -> Option<Verdict> {
+fn turn_round<F: Frame>(frame: F, work: &mut Work) -> Option<()> {
     let macs: [u8; 12] = frame.load(0)?;
     frame.store(
         0,
@@ -159,14 +166,17 @@ fn turn_round<F: Frame>(frame: F, hook: u8) -> Option<Verdict> {
             macs[4], macs[5],
         ],
     )?;
-    Some(frame.send_back(hook == HOOK_TO_NETWORK))
+    work.verdict = frame.send_back(work.hook == HOOK_TO_NETWORK);
+    Some(())
 }
 
 /// Hands the packet to the node as if it had come in by that device.
 #[inline(always)]
-pub fn to_node<F: Frame>(frame: F, ifindex: u32) -> Result<Verdict, Reason> {
+pub fn to_node<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+    let ifindex = work.flow.ifindex;
     // Only what is addressed to the device itself is taken for the node's.
     let device = raw::get(&DEVICES, &ifindex).ok_or(Reason::NoRoute)?;
     frame.store(0, &device.mac).ok_or(Reason::Malformed)?;
-    Ok(frame.hand_over(ifindex, true))
+    work.verdict = frame.hand_over(ifindex, true);
+    Ok(())
 }

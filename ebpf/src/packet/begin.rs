@@ -10,7 +10,7 @@ use sluice_common::{
     packet::flow,
 };
 
-use super::{Frame, Verdict, Work, answer, known, remember::remember};
+use super::{Frame, Work, answer, known, remember::remember};
 use crate::{
     affinity,
     maps::{ADDRESSES, CONFIG, SLOTS},
@@ -20,16 +20,16 @@ use crate::{
 
 /// Leads the packet to a backend and remembers the connection, or refuses it.
 #[inline(never)]
-pub fn begin<F: Frame>(frame: F, work: &mut Work) -> Result<(Verdict, Reason), Reason> {
+pub fn begin<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     match find(frame, work) {
         Ok(()) => {}
         Err(reason @ (Reason::UnknownPort | Reason::NoEndpoints)) => {
-            return answer::refuse(frame, work).map(|verdict| (verdict, reason));
+            return answer::refuse(frame, work).map(|()| reason);
         }
         Err(reason) => return Err(reason),
     }
     remember(frame, work)?;
-    known::lead(frame, work).map(|verdict| (verdict, Reason::PacketTranslated))
+    known::lead(frame, work).map(|()| Reason::PacketTranslated)
 }
 
 /// Finds frontend, slot and backend.

@@ -24,19 +24,22 @@ pub fn handle_early<F: Frame>(frame: F) -> Verdict {
         return Verdict::Pass;
     };
     work.hook = HOOK_FROM_NETWORK;
-    let (verdict, reason) = match decide(frame, is_v6, work) {
-        Ok(decided) => decided,
-        Err(reason) => (of_failure(reason), reason),
+    let reason = match decide(frame, is_v6, work) {
+        Ok(reason) => reason,
+        Err(reason) => {
+            work.verdict = of_failure(reason);
+            reason
+        }
     };
     // What is left to tc is counted there.
-    if !matches!(verdict, Verdict::Pass) {
+    if !matches!(work.verdict, Verdict::Pass) {
         raw::count(reason);
     }
-    verdict
+    work.verdict
 }
 
 #[inline(always)]
-fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<(Verdict, Reason), Reason> {
+fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Reason> {
     read(frame, is_v6, work)?;
     if !matches!(work.packet.kind, Kind::Ports) || !matches!(work.packet.fragment, Fragment::Whole) {
         return Err(Reason::NotOurs);
@@ -56,5 +59,5 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<(Verdict, 
     if work.flow.flags & FLOW_REDIRECT == 0 {
         return Err(Reason::NotOurs);
     }
-    known::lead(frame, work).map(|verdict| (verdict, Reason::PacketTranslated))
+    known::lead(frame, work).map(|()| Reason::PacketTranslated)
 }

@@ -3,35 +3,40 @@
 
 use sluice_common::{
     Reason,
-    layout::FLOW_SNAT,
+    layout::{FLOW_SNAT, FLOW_TUNNEL},
     packet::{checksum::Difference, inner},
 };
 
 use super::{
-    Frame, Sum, Verdict, Work, known,
+    Frame, Sum, Work, known,
     rewrite::{port_pair, v4_pair},
+    tunnel,
 };
 use crate::raw::flows;
 
 /// Translates the error if what it quotes is ours.
 #[inline(never)]
-pub fn error<F: Frame>(frame: F, work: &mut Work) -> Result<(Verdict, Reason), Reason> {
+pub fn error<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     read(frame, work).map_err(|_| Reason::NotOurs)?;
     work.reply = work.quoted.key.reversed();
     work.flow = flows::flow(&work.reply).ok_or(Reason::NotOurs)?;
     if work.flow.hooks & work.hook == 0 {
         return Err(Reason::NotOurs);
     }
+    if work.flow.flags & FLOW_TUNNEL != 0 {
+        // The pod's node knows what it is about.
+        return tunnel::wrap(frame, work).map(|()| Reason::IcmpTranslated);
+    }
     requote(frame, work).ok_or(Reason::Malformed)?;
     // From whom it comes matters less than that it comes: in the node's name where the connection goes in it.
     if work.flow.flags & FLOW_SNAT == 0 {
         work.flow.src = work.packet.key.src;
     }
-    known::lead(frame, work).map(|verdict| (verdict, Reason::IcmpTranslated))
+    known::lead(frame, work).map(|()| Reason::IcmpTranslated)
 }
 
 #[inline(never)]
-fn read<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+pub fn read<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     inner(&frame, &work.packet, &mut work.quoted)
 }
 

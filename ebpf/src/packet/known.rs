@@ -2,11 +2,11 @@
 
 use sluice_common::{
     Reason,
-    layout::{FLOW_REDIRECT, FLOW_REPLY, FLOW_TO_NODE, HOOK_TO_NETWORK, TCP},
+    layout::{FLOW_REDIRECT, FLOW_REPLY, FLOW_TO_NODE, FLOW_TUNNEL, HOOK_TO_NETWORK, STATE_REPLIED, TCP},
     packet::flow,
 };
 
-use super::{Frame, Verdict, Work, answer, rewrite::rewrite};
+use super::{Frame, Verdict, Work, answer, rewrite::rewrite, tunnel};
 use crate::raw::{
     fib::{self, Unroutable},
     flows,
@@ -14,7 +14,7 @@ use crate::raw::{
 
 /// Leads the packet on if its connection is known at this hook; else [`Reason::NotOurs`].
 #[inline(always)]
-pub fn known<F: Frame>(frame: F, work: &mut Work) -> Result<(Verdict, Reason), Reason> {
+pub fn known<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     work.flow = flows::flow(&work.packet.key).ok_or(Reason::NotOurs)?;
     let flow = &work.flow;
     let of_backend = flow.flags & FLOW_REPLY != 0;
@@ -26,11 +26,12 @@ pub fn known<F: Frame>(frame: F, work: &mut Work) -> Result<(Verdict, Reason), R
     }
     if !F::ANSWERS && flow.flags & FLOW_REDIRECT == 0 {
         // Not even looked at: the hook that leads it on will see it.
-        return Ok((Verdict::Pass, Reason::NotOurs));
+        work.verdict = Verdict::Pass;
+        return Ok(Reason::NotOurs);
     }
     refresh(work);
-    let verdict = lead(frame, work)?;
-    Ok((verdict, if of_backend { Reason::PacketReply } else { Reason::PacketKnown }))
+    lead(frame, work)?;
+    Ok(if of_backend { Reason::PacketReply } else { Reason::PacketKnown })
 }
 
 /// Notes what the packet says of the connection's state, in both of its entries.
@@ -38,7 +39,10 @@ pub fn known<F: Frame>(frame: F, work: &mut Work) -> Result<(Verdict, Reason), R
 fn refresh(work: &mut Work) {
     let flow = &work.flow;
     let flags = if work.packet.key.protocol == TCP { work.packet.tcp_flags } else { 0 };
-    let state = flow::after(flow.state, flow.flags & FLOW_REPLY != 0, flags);
+    // The backend's answers to packets in a tunnel do not pass here: the client's own show that it got them.
+    let answered = flow.flags & FLOW_TUNNEL != 0 && flags & (flow::SYN | flow::ACK) != flow::SYN;
+    let answered = if answered { STATE_REPLIED } else { 0 };
+    let state = flow::after(flow.state, flow.flags & FLOW_REPLY != 0, flags) | answered;
     if state != flow.state || work.now_ns.saturating_sub(flow.last_seen_ns) > flow::REFRESH_NS {
         work.flow.state = state;
         touch_both(work);
@@ -54,15 +58,18 @@ fn touch_both(work: &mut Work) {
 
 /// Gives the packet its new ends, those of `work.flow`, and sends it where the flow says.
 #[inline(never)]
-pub fn lead<F: Frame>(frame: F, work: &mut Work) -> Result<Verdict, Reason> {
+pub fn lead<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+    work.verdict = Verdict::Pass;
     let flags = work.flow.flags;
+    if flags & FLOW_TUNNEL != 0 {
+        return tunnel::wrap(frame, work);
+    }
     if flags & FLOW_TO_NODE != 0 {
         rewrite(frame, work, 0)?;
-        return answer::to_node(frame, work.flow.ifindex);
+        return answer::to_node(frame, work);
     }
     if flags & FLOW_REDIRECT == 0 {
-        rewrite(frame, work, 0)?;
-        return Ok(Verdict::Pass);
+        return rewrite(frame, work, 0);
     }
     if work.packet.ttl <= 1 {
         return Err(Reason::HopsExceeded);
@@ -70,12 +77,13 @@ pub fn lead<F: Frame>(frame: F, work: &mut Work) -> Result<Verdict, Reason> {
     match fib::route(frame, work) {
         Ok(()) => {}
         Err(Unroutable::NoRoute) => return Err(Reason::NoRoute),
-        Err(Unroutable::TooBig(_)) if !F::ANSWERS => return Ok(Verdict::Pass),
+        Err(Unroutable::TooBig(_)) if !F::ANSWERS => return Ok(()),
         Err(Unroutable::TooBig(mtu)) => return answer::too_big(frame, work, mtu),
     }
     if !frame.can_forward(&work.route) {
-        return Ok(Verdict::Pass);
+        return Ok(());
     }
     rewrite(frame, work, 1)?;
-    Ok(frame.forward(&work.route, work.hook == HOOK_TO_NETWORK))
+    work.verdict = frame.forward(&work.route, work.hook == HOOK_TO_NETWORK);
+    Ok(())
 }

@@ -25,6 +25,7 @@ mod error;
 mod known;
 mod remember;
 mod rewrite;
+mod tunnel;
 
 pub use early::handle_early;
 
@@ -74,6 +75,12 @@ pub trait Frame: Bytes + Copy {
     fn insert(&self, length: u32) -> Option<()>;
     /// Whether [`Self::forward`] can go that way.
     fn can_forward(&self, route: &Route) -> bool;
+    /// Length of the longest IP packet that it is cut into, if it is many in one; its own length else.
+    fn segment_length(&self, packet: &Packet) -> u32;
+    /// Makes room for a tunnel's header.
+    fn insert_tunnel(&self, length: u32, is_v6: bool) -> Option<()>;
+    /// Takes bytes from between Ethernet and IP header.
+    fn remove(&self, length: u32) -> Option<()>;
     /// Sends it on its way to the route's next hop; `is_routed`: the node has routed it elsewhere before.
     fn forward(&self, route: &Route, is_routed: bool) -> Verdict;
     /// Sends it back to where it came from; `to_node`: to the node itself, if it was on its way out.
@@ -104,8 +111,13 @@ pub struct Work {
     pub backend: BackendValue,
     /// Where packets to it go.
     pub route: Route,
+    /// Bytes that will stand before the packet when it is sent.
+    pub overhead: u16,
     /// Where a part of the packet is copied to.
     pub bytes: [u8; 48],
+    /// What becomes of the packet, once that is decided. Here and not in return values, parts of which LLVM leaves unset when
+    /// nobody reads them, which the verifier does not take ("R3 !read_ok").
+    pub verdict: Verdict,
     /// Ns of `CLOCK_MONOTONIC`.
     pub now_ns: u64,
     /// One of `HOOK_*`.
@@ -132,12 +144,15 @@ pub fn handle<F: Frame>(frame: F, ethertype: u16, hook: u8) -> Verdict {
         return Verdict::Pass;
     };
     work.hook = hook;
-    let (verdict, reason) = match decide(frame, is_v6, work) {
-        Ok(decided) => decided,
-        Err(reason) => (of_failure(reason), reason),
+    let reason = match decide(frame, is_v6, work) {
+        Ok(reason) => reason,
+        Err(reason) => {
+            work.verdict = of_failure(reason);
+            reason
+        }
     };
     raw::count(reason);
-    verdict
+    work.verdict
 }
 
 /// What becomes of a packet for which something failed.
@@ -150,15 +165,10 @@ const fn of_failure(reason: Reason) -> Verdict {
 }
 
 #[inline(always)]
-fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<(Verdict, Reason), Reason> {
+fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Reason> {
     read(frame, is_v6, work)?;
     work.now_ns = raw::now_ns();
-    match work.packet.fragment {
-        Fragment::Whole => {}
-        Fragment::First if matches!(work.packet.kind, Kind::Ports) => remember_fragment(&work.packet),
-        Fragment::First => {}
-        Fragment::Later => recall_fragment(&mut work.packet)?,
-    }
+    give_ports(&mut work.packet)?;
     match work.packet.kind {
         Kind::Ports => match known::known(frame, work) {
             Err(Reason::NotOurs) if work.hook == HOOK_TO_POD => Err(Reason::NotOurs),
@@ -166,6 +176,7 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<(Verdict, 
             done => done,
         },
         Kind::Error => error::error(frame, work),
+        Kind::Tunnel => tunnel::unwrap(frame, work),
         Kind::Echo if work.hook != HOOK_TO_POD => answer::echo(frame, work),
         Kind::Echo | Kind::Other => Err(Reason::NotOurs),
     }
@@ -187,6 +198,17 @@ fn fragment_key(packet: &Packet) -> FragmentKey {
         protocol: packet.key.protocol,
         pad: [0; 3],
     }
+}
+
+/// Ports to pieces of datagrams: the first one has them, and the others get them from it.
+#[inline(always)]
+pub fn give_ports(packet: &mut Packet) -> Result<(), Reason> {
+    match packet.fragment {
+        Fragment::First if matches!(packet.kind, Kind::Ports) => remember_fragment(packet),
+        Fragment::Whole | Fragment::First => {}
+        Fragment::Later => return recall_fragment(packet),
+    }
+    Ok(())
 }
 
 #[inline(never)]

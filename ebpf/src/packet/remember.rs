@@ -3,13 +3,13 @@
 use sluice_common::{
     Addr, Reason,
     layout::{
-        ADDRESS_NODE, ADDRESS_OWN, ANY_DEVICE, FLOW_REDIRECT, FLOW_REPLY, FLOW_SNAT, FLOW_TO_NODE, FlowValue,
-        HOOK_FROM_NETWORK, HOOK_FROM_POD, HOOK_TO_NETWORK, HOOK_TO_POD, SCTP,
+        ADDRESS_NODE, ADDRESS_OWN, ANY_DEVICE, FLOW_REDIRECT, FLOW_REPLY, FLOW_SNAT, FLOW_TO_NODE,
+        FLOW_TUNNEL, FlowValue, HOOK_FROM_NETWORK, HOOK_FROM_POD, HOOK_TO_NETWORK, HOOK_TO_POD, SCTP,
     },
     packet::flow,
 };
 
-use super::{Frame, Work};
+use super::{Frame, Work, tunnel};
 use crate::{
     maps::{ADDRESSES, DEVICES, FLOWS},
     raw::{
@@ -34,6 +34,9 @@ fn way(work: &Work) -> Result<Way, Reason> {
     match (hook, is_local) {
         // A pod of this node gets packets through the node's stack, and answers through it.
         (HOOK_FROM_NETWORK, true) => way(0, 0, HOOK_TO_NETWORK),
+        (HOOK_FROM_NETWORK, false) if tunnel::is_wanted(work.packet.key.protocol) => {
+            way(FLOW_TUNNEL | FLOW_REDIRECT, 0, 0)
+        }
         (HOOK_FROM_NETWORK, false) => way(IN_OUR_NAME, IN_OUR_NAME, HOOK_FROM_NETWORK),
         // A pod that is its own backend must not see its own address as the source.
         (HOOK_FROM_POD, _) if work.backend.addr == work.packet.key.src => {
@@ -79,7 +82,9 @@ pub fn remember<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
         flags: way.back | FLOW_REPLY,
         ..work.flow
     };
-    if way.there & FLOW_SNAT != 0 {
+    if way.there & FLOW_TUNNEL != 0 {
+        // The replies do not come by here.
+    } else if way.there & FLOW_SNAT != 0 {
         take_source(frame, work)?;
         claim_port(frame, work)?;
     } else {

@@ -43,7 +43,10 @@ pub fn route<F: Frame>(frame: F, work: &mut Work) -> Result<(), Unroutable> {
     fib.family = if work.packet.is_v6 { AF_INET6 } else { AF_INET } as u8;
     fib.l4_protocol = work.packet.key.protocol;
     fib.ifindex = frame.ifindex();
-    fib.__bindgen_anon_1.tot_len = frame.length_for_routes(&work.packet);
+    fib.__bindgen_anon_1.tot_len = match work.overhead {
+        0 => frame.length_for_routes(&work.packet),
+        more => frame.segment_length(&work.packet) as u16 + more,
+    };
     if work.packet.is_v6 {
         fib.__bindgen_anon_3.ipv6_src = work.flow.src.words_be;
         fib.__bindgen_anon_4.ipv6_dst = work.flow.dst.words_be;

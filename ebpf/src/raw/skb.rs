@@ -3,7 +3,10 @@
 use core::{mem::MaybeUninit, ptr::addr_of};
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh},
+    bindings::{
+        __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
+        BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh,
+    },
     helpers::generated::{
         bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
         bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
@@ -11,7 +14,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use sluice_common::{
-    layout::UDP,
+    layout::{TCP, UDP},
     packet::{Bytes, Packet, checksum::Difference},
 };
 
@@ -152,6 +155,34 @@ impl Frame for Skb {
     fn insert(&self, length: u32) -> Option<()> {
         // SAFETY: the helper takes the program's own context.
         let result = unsafe { bpf_skb_adjust_room(self.0, length as i32, BPF_ADJ_ROOM_MAC, 0) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn segment_length(&self, packet: &Packet) -> u32 {
+        let payload = read!(self, gso_size);
+        if payload == 0 {
+            return packet.length;
+        }
+        let words = self.load::<2>(packet.l4_at + 12).map_or(5, |bytes| u32::from(bytes[0] >> 4));
+        let header = if packet.key.protocol == TCP { words * 4 } else { 8 };
+        packet.l4_at - packet.ip_at + header + payload
+    }
+
+    #[inline(always)]
+    fn insert_tunnel(&self, length: u32, is_v6: bool) -> Option<()> {
+        let kind = if is_v6 { BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 } else { BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 };
+        let flags = u64::from(kind | BPF_F_ADJ_ROOM_FIXED_GSO);
+        // SAFETY: the helper takes the program's own context.
+        let result = unsafe { bpf_skb_adjust_room(self.0, length as i32, BPF_ADJ_ROOM_MAC, flags) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn remove(&self, length: u32) -> Option<()> {
+        let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO);
+        // SAFETY: the helper takes the program's own context.
+        let result = unsafe { bpf_skb_adjust_room(self.0, -(length as i32), BPF_ADJ_ROOM_MAC, flags) };
         (result == 0).then_some(())
     }
 

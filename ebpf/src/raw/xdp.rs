@@ -127,6 +127,22 @@ impl Frame for Raw<'_> {
     }
 
     #[inline(always)]
+    fn segment_length(&self, packet: &Packet) -> u32 {
+        packet.length
+    }
+
+    #[inline(always)]
+    fn insert_tunnel(&self, length: u32, _is_v6: bool) -> Option<()> {
+        self.insert(length)
+    }
+
+    #[inline(always)]
+    fn remove(&self, _length: u32) -> Option<()> {
+        // Left to tc: `ANSWERS` is false.
+        None
+    }
+
+    #[inline(always)]
     fn can_forward(&self, route: &Route) -> bool {
         route.is_resolved && (route.ifindex == self.ifindex() || super::takes_raw_packets(route.ifindex))
     }

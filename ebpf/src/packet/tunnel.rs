@@ -1,0 +1,191 @@
+//! Direct server return: packets go to a pod's node inside of another IP packet, whose destination is the pod. The pod's node
+//! takes them out, and answers the client itself in the name of the address that was dialled.
+
+use bytemuck::Zeroable as _;
+use sluice_common::{
+    Addr, Reason,
+    layout::{
+        ANY_DEVICE, CONFIG_OPTIONS, FLOW_TUNNEL, FrontendKey, HOOK_FROM_NETWORK, OPTION_DSR_TCP,
+        OPTION_DSR_UDP, SlotValue, TCP, UDP,
+    },
+    packet::{ETHERNET, Kind, checksum::Difference, inner_of_tunnel, reply},
+};
+
+use super::{Frame, Verdict, Work, answer, error, give_ports, known, remember::remember};
+use crate::{
+    maps::{CONFIG, DEVICES},
+    raw::{
+        self,
+        fib::{self, Unroutable},
+        flows,
+    },
+    socket,
+};
+
+/// Whether connections of this protocol go to other nodes in tunnels.
+#[inline(always)]
+pub fn is_wanted(protocol: u8) -> bool {
+    let options = CONFIG.get(CONFIG_OPTIONS).copied().unwrap_or(0);
+    (protocol == TCP && options & OPTION_DSR_TCP != 0) || (protocol == UDP && options & OPTION_DSR_UDP != 0)
+}
+
+/// Bytes that a tunnel takes.
+#[inline(always)]
+const fn overhead(is_v6: bool) -> u32 {
+    if is_v6 { 40 } else { 20 }
+}
+
+/// Where the outer header has the pod's port: in the identification, which nobody needs where fragments are forbidden
+/// (RFC 6864), or in the flow label.
+#[inline(always)]
+const fn port_at(is_v6: bool) -> u32 {
+    if is_v6 { 2 } else { 4 }
+}
+
+/// Sends the packet, as it is, to the node of the pod `work.flow.dst`.
+#[inline(never)]
+pub fn wrap<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+    work.verdict = Verdict::Pass;
+    if work.packet.ttl <= 1 {
+        return Err(Reason::HopsExceeded);
+    }
+    work.overhead = overhead(work.packet.is_v6) as u16;
+    let found = fib::route(frame, work);
+    work.overhead = 0;
+    match found {
+        Ok(()) => {}
+        Err(Unroutable::NoRoute) => return Err(Reason::NoRoute),
+        Err(Unroutable::TooBig(_)) if !F::ANSWERS => return Ok(()),
+        Err(Unroutable::TooBig(mtu)) => {
+            return answer::too_big(frame, work, mtu.saturating_sub(overhead(work.packet.is_v6)));
+        }
+    }
+    if !frame.can_forward(&work.route) {
+        return Ok(());
+    }
+    take_own_address(work)?;
+    put_header(frame, work).ok_or(Reason::Malformed)?;
+    raw::count(Reason::TunnelSent);
+    work.verdict = frame.forward(&work.route, false);
+    Ok(())
+}
+
+/// The outer source: the node's address on the device by which the pod is reached.
+#[inline(never)]
+fn take_own_address(work: &mut Work) -> Result<(), Reason> {
+    let is_v4 = work.packet.key.src.is_v4();
+    let address = |index: u32| {
+        let device = raw::get(&DEVICES, &index)?;
+        let address = if is_v4 { device.v4 } else { device.v6 };
+        (address != Addr::UNSPECIFIED).then_some(address)
+    };
+    work.flow.src = address(work.route.ifindex).or_else(|| address(ANY_DEVICE)).ok_or(Reason::NoRoute)?;
+    Ok(())
+}
+
+#[inline(never)]
+fn put_header<F: Frame>(frame: F, work: &Work) -> Option<()> {
+    let (packet, flow) = (&work.packet, &work.flow);
+    let length = overhead(packet.is_v6);
+    lose_a_hop(frame, work)?;
+    frame.insert_tunnel(length, packet.is_v6)?;
+    let at = packet.ip_at;
+    if packet.is_v6 {
+        frame.store(at, &reply::ipv6_head(reply::TUNNEL_V6, packet.length as u16, flow.dst_port_be))?;
+        frame.store::<16>(at + 8, &bytemuck::must_cast(flow.src.words_be))?;
+        frame.store::<16>(at + 24, &bytemuck::must_cast(flow.dst.words_be))
+    } else {
+        let whole = (packet.length + length) as u16;
+        frame
+            .store(at, &reply::ipv4_header((&flow.src, &flow.dst), reply::TUNNEL_V4, whole, flow.dst_port_be))
+    }
+}
+
+#[inline(always)]
+fn lose_a_hop<F: Frame>(frame: F, work: &Work) -> Option<()> {
+    let (packet, at) = (&work.packet, work.packet.ip_at);
+    let left = packet.ttl - 1;
+    if packet.is_v6 {
+        let [next, _]: [u8; 2] = frame.load(at + 6)?;
+        return frame.store(at + 6, &[next, left]);
+    }
+    let protocol = packet.key.protocol;
+    let word = |ttl: u8| u32::from(u16::from_ne_bytes([ttl, protocol]));
+    frame.store(at + 8, &[left, protocol])?;
+    frame.fix_header(at + 10, Difference::NONE.word(word(packet.ttl), word(left)))
+}
+
+/// Takes a packet of one of our tunnels out of it and leads it on. Other tunnels are [`Reason::NotOurs`].
+#[inline(never)]
+pub fn unwrap<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
+    if work.hook != HOOK_FROM_NETWORK || !F::ANSWERS {
+        return Err(Reason::NotOurs);
+    }
+    let outer_length = overhead(work.packet.is_v6);
+    if work.packet.l4_at != work.packet.ip_at + outer_length {
+        return Err(Reason::NotOurs);
+    }
+    read_inner(frame, work)?;
+    // From here on `packet` is what was inside, and `backend` what it is for.
+    work.backend.addr = work.packet.key.dst;
+    let port: [u8; 2] = frame.load(work.packet.ip_at + port_at(work.packet.is_v6)).ok_or(Reason::NotOurs)?;
+    work.backend.port_be = u16::from_ne_bytes(port);
+    work.packet = work.quoted;
+    give_ports(&mut work.packet)?;
+    match work.packet.kind {
+        Kind::Ports => {}
+        Kind::Error => return relayed_error(frame, work, outer_length),
+        _ => return Err(Reason::NotOurs),
+    }
+    let is_known = flows::flow(&work.packet.key)
+        .is_some_and(|flow| flow.dst == work.backend.addr && flow.flags & FLOW_TUNNEL == 0);
+    if !is_known {
+        find(work)?;
+    }
+    take_out(frame, work, outer_length)?;
+    raw::count(Reason::TunnelReceived);
+    if is_known {
+        match known::known(frame, work) {
+            Err(Reason::NotOurs) => find(work)?,
+            done => return done,
+        }
+    }
+    remember(frame, work)?;
+    known::lead(frame, work).map(|()| Reason::PacketTranslated)
+}
+
+#[inline(never)]
+fn read_inner<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+    inner_of_tunnel(&frame, &work.packet, &mut work.quoted).map_err(|_| Reason::NotOurs)
+}
+
+/// An ICMP error about what the pod sent, on its way to the pod's node.
+#[inline(always)]
+fn relayed_error<F: Frame>(frame: F, work: &mut Work, outer_length: u32) -> Result<Reason, Reason> {
+    error::read(frame, work).map_err(|_| Reason::NotOurs)?;
+    let about = work.quoted.key.reversed();
+    flows::flow(&about).filter(|flow| flow.dst == work.backend.addr).ok_or(Reason::NotOurs)?;
+    take_out(frame, work, outer_length)?;
+    error::error(frame, work)
+}
+
+#[inline(always)]
+fn take_out<F: Frame>(frame: F, work: &mut Work, outer_length: u32) -> Result<(), Reason> {
+    frame.remove(outer_length).ok_or(Reason::Malformed)?;
+    work.packet.l4_at -= outer_length;
+    work.packet.ip_at = ETHERNET;
+    Ok(())
+}
+
+/// Finds the frontend that the client dialled. Which pod of it, and which port of that, says the tunnel: its sender chose, and
+/// could as well have sent the packet to the pod itself.
+#[inline(never)]
+fn find(work: &mut Work) -> Result<(), Reason> {
+    let packet = &work.packet.key;
+    let key =
+        FrontendKey { addr: packet.dst, port_be: packet.dst_port_be, protocol: packet.protocol, scope: 0 };
+    let found = socket::entry(&key).or_else(|| socket::entry(&key.on_any_node_address()));
+    work.frontend = found.ok_or(Reason::NotOurs)?;
+    work.slot = SlotValue { local: 1, service_id: work.frontend.service_id, ..SlotValue::zeroed() };
+    if work.backend.port_be == 0 { Err(Reason::NotOurs) } else { Ok(()) }
+}
