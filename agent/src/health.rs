@@ -8,6 +8,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+/// Topics of problems in spite of which the node forwards.
+const IN_SPITE_OF: [&str; 4] = ["source/", "service/", "full/", "redirector"];
+
 /// A source of objects.
 #[derive(Clone, Serialize, Deserialize, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -88,6 +91,13 @@ impl State {
     pub fn is_healthy(&self) -> bool {
         self.programmed && self.probed_s.is_some() && self.problems.is_empty()
     }
+
+    /// Whether this node forwards as it should. An API server that is away or a Service that does not fit is for
+    /// `sluice status` to tell: taking the node out of every load balancer would not mend it.
+    pub fn is_forwarding(&self) -> bool {
+        let serious = |topic: &str| !IN_SPITE_OF.iter().any(|prefix| topic.starts_with(prefix));
+        self.programmed && self.probed_s.is_some() && !self.problems.keys().any(|topic| serious(topic))
+    }
 }
 
 /// The state, shared among the agent's threads.
@@ -110,6 +120,11 @@ impl Shared {
     /// A copy.
     pub fn get(&self) -> State {
         self.lock().clone()
+    }
+
+    /// Whether this node forwards as it should: see [`State::is_forwarding`].
+    pub fn is_forwarding(&self) -> bool {
+        self.lock().is_forwarding()
     }
 
     /// Notes whether a source is complete.

@@ -3,17 +3,10 @@
 use std::{fmt::Write as _, net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use http_body_util::Full;
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    header::{CONTENT_TYPE, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore};
+use hyper::{Method, StatusCode};
+use tokio::net::TcpListener;
 
+use super::http::{self, Answer, json, text};
 use crate::{
     health::{Shared, State},
     maps::{Pins, bpf::BpfMaps},
@@ -28,15 +21,9 @@ pub enum Role {
     Health,
 }
 
-/// Long enough for any scrape; a place is not held for ever.
-const LONGEST_CONNECTION: std::time::Duration = std::time::Duration::from_secs(300);
-/// Open connections at once; more wait.
-const MOST_CONNECTIONS: usize = 64;
-
 /// A listener with what it serves.
 pub struct Server {
     role: Role,
-    room: Arc<Semaphore>,
     listener: TcpListener,
     shared: Arc<Shared>,
     pins: Pins,
@@ -51,8 +38,7 @@ impl Server {
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("cannot listen on {address}; choose another address with --admin or --healthz")
         })?;
-        let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-        Ok(Self { role, room, listener, shared: Arc::clone(shared), pins: Pins::at(bpffs) })
+        Ok(Self { role, listener, shared: Arc::clone(shared), pins: Pins::at(bpffs) })
     }
 
     /// Answers requests for ever.
@@ -60,61 +46,34 @@ impl Server {
     /// # Errors
     /// Never by itself; a connection that fails concerns only its client.
     pub async fn serve(self) -> Result<()> {
-        let server = Arc::new(self);
-        loop {
-            let place = Arc::clone(&server.room).acquire_owned().await?;
-            let Ok((stream, _)) = server.listener.accept().await else {
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                continue;
-            };
-            let server = Arc::clone(&server);
-            tokio::spawn(async move {
-                let answer = service_fn(|request: Request<Incoming>| {
-                    let response = server.answer(request.method(), request.uri().path());
-                    async move { Ok::<_, std::convert::Infallible>(response) }
-                });
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(std::time::Duration::from_secs(5))
-                    .serve_connection(TokioIo::new(stream), answer);
-                match tokio::time::timeout(LONGEST_CONNECTION, connection).await {
-                    Ok(Ok(())) | Err(_) => {}
-                    Ok(Err(error)) => tracing::debug!(%error, "an admin connection ended early"),
-                }
-                drop(place);
-            });
-        }
-    }
-
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        if method != Method::GET && method != Method::HEAD {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n".to_owned());
-        }
-        let state = self.shared.get();
-        let admin = self.role == Role::Admin;
-        match path {
-            "/healthz" => health(&state),
-            "/livez" => text(StatusCode::OK, "ok\n".to_owned()),
-            _ if !admin => text(StatusCode::NOT_FOUND, "not found; there are /healthz /livez\n".to_owned()),
-            "/state" => json(StatusCode::OK, serde_json::to_string(&state).unwrap_or_default()),
-            "/proxyMode" => text(StatusCode::OK, "ebpf".to_owned()),
-            "/metrics" => text(StatusCode::OK, metrics(&state, &self.pins)),
-            _ => text(
-                StatusCode::NOT_FOUND,
-                "not found; there are /state /metrics /healthz /livez /proxyMode\n".to_owned(),
-            ),
-        }
+        let Self { role, listener, shared, pins } = self;
+        let answer = move |method: &Method, path: &str| answer(role, &shared, &pins, method, path);
+        http::serve(listener, Arc::new(answer)).await
     }
 }
 
-/// Whether this node forwards as it should. An API server that is away or a Service that does not fit is for
-/// `sluice status` to tell: taking the node out of every load balancer would not mend it.
-fn health(state: &State) -> Response<Full<Bytes>> {
-    let serious = |topic: &str| {
-        !["source/", "service/", "full/", "redirector"].iter().any(|prefix| topic.starts_with(prefix))
-    };
-    let healthy =
-        state.programmed && state.probed_s.is_some() && !state.problems.keys().any(|topic| serious(topic));
+fn answer(role: Role, shared: &Shared, pins: &Pins, method: &Method, path: &str) -> Answer {
+    if method != Method::GET && method != Method::HEAD {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n".to_owned());
+    }
+    let state = shared.get();
+    let admin = role == Role::Admin;
+    match path {
+        "/healthz" => health(&state),
+        "/livez" => text(StatusCode::OK, "ok\n".to_owned()),
+        _ if !admin => text(StatusCode::NOT_FOUND, "not found; there are /healthz /livez\n".to_owned()),
+        "/state" => json(StatusCode::OK, serde_json::to_string(&state).unwrap_or_default()),
+        "/proxyMode" => text(StatusCode::OK, "ebpf".to_owned()),
+        "/metrics" => text(StatusCode::OK, metrics(&state, pins)),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "not found; there are /state /metrics /healthz /livez /proxyMode\n".to_owned(),
+        ),
+    }
+}
+
+fn health(state: &State) -> Answer {
+    let healthy = state.is_forwarding();
     let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(status, serde_json::json!({ "healthy": healthy }).to_string())
 }
@@ -164,19 +123,4 @@ fn metrics(state: &State, pins: &Pins) -> String {
         family("sluice_map_capacity", "gauge", "Entries that a map can hold.", samples.collect());
     }
     out
-}
-
-fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    respond(status, "text/plain; charset=utf-8", body)
-}
-
-fn json(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    respond(status, "application/json", body)
-}
-
-fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
 }

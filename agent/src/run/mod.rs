@@ -21,6 +21,7 @@ use crate::{
 mod admin;
 mod devices;
 mod feed;
+mod http;
 mod nodeport;
 mod opt_outs;
 mod probe;
