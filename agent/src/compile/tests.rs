@@ -17,6 +17,7 @@ fn service_named(name: &str) -> Service {
         internal_local: false,
         external_local: false,
         source_ranges: Default::default(),
+        health_check_node_port: 0,
         affinity_timeout_s: None,
         translate_headless_port: true,
         per_request: false,

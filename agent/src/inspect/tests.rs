@@ -36,6 +36,7 @@ fn tables(states: &[EndpointState], internal_local: bool) -> Tables {
         internal_local,
         external_local: false,
         source_ranges: Default::default(),
+        health_check_node_port: 0,
         affinity_timeout_s: None,
         translate_headless_port: true,
         per_request: false,

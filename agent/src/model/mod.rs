@@ -117,6 +117,8 @@ pub struct Service {
     pub external_local: bool,
     /// `spec.loadBalancerSourceRanges`.
     pub source_ranges: SourceRanges,
+    /// `spec.healthCheckNodePort` of a LoadBalancer with `externalTrafficPolicy: Local`; 0 when there is none.
+    pub health_check_node_port: u16,
     /// `spec.sessionAffinity: ClientIP` with its timeout in seconds (1..=86400).
     pub affinity_timeout_s: Option<u32>,
     /// Annotation `sluice.dev/headless-port-translation`, on unless "false".

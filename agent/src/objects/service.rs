@@ -86,6 +86,7 @@ pub fn service(object: &core::Service) -> Converted<ServiceWithSelector> {
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
         source_ranges: source_ranges(spec, &mut complaints),
+        health_check_node_port: health_check_node_port(spec, kind, &mut complaints),
         affinity_timeout_s: affinity(spec, &mut complaints),
         translate_headless_port: annotation(HEADLESS_ANNOTATION) != Some("false"),
         per_request: annotation(PER_REQUEST_ANNOTATION) == Some("true"),
@@ -165,6 +166,21 @@ fn source_ranges(spec: &core::ServiceSpec, complaints: &mut Complaints) -> Sourc
         }
     }
     ranges
+}
+
+/// Load balancers ask it which nodes have endpoints: only they do, and only if it matters.
+fn health_check_node_port(spec: &core::ServiceSpec, kind: ServiceKind, complaints: &mut Complaints) -> u16 {
+    let local = spec.external_traffic_policy.as_deref() == Some("Local");
+    match spec.health_check_node_port.filter(|_| local && kind == ServiceKind::LoadBalancer) {
+        None | Some(0) => 0,
+        Some(number) => parse_port(number).unwrap_or_else(|| {
+            complaints.add(
+                "spec.healthCheckNodePort",
+                format!("{number} is not within 1 to 65535; no health check is served"),
+            );
+            0
+        }),
+    }
 }
 
 fn ports(

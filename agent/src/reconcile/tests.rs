@@ -69,9 +69,8 @@ impl World {
     }
 
     fn with_sizes(sizes: Sizes) -> Self {
-        let store = Store::new(Node { name: "here".into(), zone: None, addresses: Vec::new() });
         Self {
-            store,
+            store: Store::new(Node { name: "here".into(), zone: None, addresses: Vec::new() }),
             reconciler: Reconciler::new(Tables::default(), sizes),
             table: Table::default(),
             now_ns: 0,
@@ -138,6 +137,7 @@ fn service(name: &str, address: [u8; 4], created_s: i64) -> Change {
             internal_local: false,
             external_local: false,
             source_ranges: Default::default(),
+            health_check_node_port: 0,
             affinity_timeout_s: None,
             translate_headless_port: true,
             per_request: false,

@@ -21,6 +21,7 @@ use crate::{
 mod admin;
 mod devices;
 mod feed;
+mod health_ports;
 mod http;
 mod nodeport;
 mod opt_outs;
@@ -82,6 +83,7 @@ pub fn run(options: Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
         let (news, inbox) = mpsc::channel();
+        let (health_ports, health_table) = tokio::sync::watch::channel(health_ports::Table::default());
         let (need_pods, pods_needed) = tokio::sync::watch::channel(false);
         // What can be wrong with flags and ports shows before anything in the kernel is touched.
         let client = match &manifests {
@@ -97,8 +99,15 @@ pub fn run(options: Options) -> Result<()> {
         })?;
         devices::watch(news.clone())?;
         let feed = Arc::new(feed::Feed::new(&options.run_dir, news.clone(), Arc::clone(&shared)));
-        let programmer =
-            programmer::spawn(loaded, &options, Arc::clone(&shared), inbox, need_pods, Arc::clone(&feed))?;
+        let programmer = programmer::spawn(
+            loaded,
+            &options,
+            Arc::clone(&shared),
+            inbox,
+            need_pods,
+            Arc::clone(&feed),
+            health_ports,
+        )?;
         let supervisor = async {
             if options.external_redirector {
                 std::future::pending().await
@@ -120,6 +129,7 @@ pub fn run(options: Options) -> Result<()> {
             result = source => result,
             result = admin.serve() => result,
             result = health.serve() => result,
+            result = health_ports::serve(health_table, Arc::clone(&shared)) => result,
             result = programmer => bail!("the programming thread ended: {result:?}"),
             result = Arc::clone(&feed).serve() => result,
             result = supervisor => result,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Arc, mpsc},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -11,7 +12,13 @@ use sluice_common::layout::{FLAG_REDIRECTED, ServiceValue};
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    Options, Selector, devices::Devices, feed::Feed, nodeport, opt_outs, probe, steering::Steering, sweeper,
+    Options, Selector,
+    devices::Devices,
+    feed::Feed,
+    health_ports::{self, Check, Checks},
+    nodeport, opt_outs, probe,
+    steering::Steering,
+    sweeper,
 };
 use crate::{
     compile,
@@ -44,6 +51,9 @@ struct Programmer {
     attached: bool,
     nodeport_addresses: Selector,
     node_ports: BTreeSet<u16>,
+    checks: Checks,
+    /// The node's addresses that NodePorts are served on, as far as its interfaces have them.
+    here: Vec<IpAddr>,
     sweeper: mpsc::Sender<Vec<Gone>>,
     opt_outs: mpsc::Sender<Vec<OptOut>>,
     need_pods: watch::Sender<bool>,
@@ -63,6 +73,7 @@ pub fn spawn(
     inbox: mpsc::Receiver<Vec<Change>>,
     need_pods: watch::Sender<bool>,
     feed: Arc<Feed>,
+    health_ports: watch::Sender<health_ports::Table>,
 ) -> Result<oneshot::Receiver<()>> {
     let mut maps = loaded.maps()?;
     maps.set_host_netns(loader::netns_cookie()?)?;
@@ -95,6 +106,8 @@ pub fn spawn(
         attached: false,
         nodeport_addresses: options.nodeport_addresses.clone(),
         node_ports: BTreeSet::new(),
+        checks: Checks::new(health_ports),
+        here: Vec::new(),
         failed: BTreeMap::new(),
     };
     // What is steered stays so until the rules are known.
@@ -155,6 +168,7 @@ impl Programmer {
         let rules = self.steer();
         let complete = self.program() && addresses && services && rules;
         self.steering.check(self.loaded.pins(), &self.shared);
+        self.checks.publish(&self.here);
         if complete && !self.first_round_done && !self.store.is_partial() {
             match self.reconciler.purge(&mut self.maps) {
                 Ok(()) => self.first_round_done = true,
@@ -204,7 +218,14 @@ impl Programmer {
         let compiled: BTreeMap<ObjectName, _> =
             names.iter().map(|name| (name.clone(), compile::service(&self.store, name))).collect();
         let now_ns = self.now_ns();
+        let check = |(name, ports): (&ObjectName, &Vec<_>)| {
+            (name.clone(), self.store.service(name).and_then(|service| Check::of(service, ports)))
+        };
+        let checks: Vec<_> = compiled.iter().map(check).collect();
         let outcome = self.reconciler.reconcile(&mut self.maps, compiled, now_ns);
+        // What is not in the maps is not told to load balancers either.
+        let in_maps = checks.into_iter().filter(|(name, _)| !outcome.failed.contains_key(name));
+        in_maps.for_each(|(name, check)| self.checks.set(name, check));
         self.collect_at = self.collect_at.or(Some(Instant::now() + COLLECT_EVERY));
         tracing::debug!(services = names.len(), writes = outcome.writes, took = ?start.elapsed(), "programmed");
         for name in &outcome.looked_at {
@@ -261,6 +282,8 @@ impl Programmer {
     fn serve_node_ports(&mut self) -> bool {
         let interfaces = nodeport::interfaces();
         let wanted = nodeport::addresses(&self.nodeport_addresses, &self.store.node().addresses, &interfaces);
+        self.here = wanted.keys().map(|address| IpAddr::from(*address)).collect();
+        self.here.retain(|address| interfaces.contains(address));
         let result = self.reconciler.set_node_addresses(&mut self.maps, &wanted);
         let problem = result.as_ref().err().map(|error| format!("addresses: {}", describe(error)));
         self.shared.problem("nodeport", problem);
@@ -276,7 +299,8 @@ impl Programmer {
 
     /// Again with each probe, for others change these settings too.
     fn reserve_ports(&self) {
-        let result = reserved::reserve(self.loaded.pins(), &self.node_ports);
+        let ports = self.checks.ports().chain(self.node_ports.iter().copied()).collect();
+        let result = reserved::reserve(self.loaded.pins(), &ports);
         self.shared.clear("reserved-ports");
         if let Err(error) = result {
             let text = format!("NodePorts are not kept out of the node's ephemeral range: {error:#}");

@@ -113,6 +113,7 @@ fn service(name: ObjectName, number: u32) -> Service {
         internal_local: false,
         external_local: false,
         source_ranges: sluice::model::SourceRanges::default(),
+        health_check_node_port: 0,
         affinity_timeout_s: None,
         translate_headless_port: true,
         per_request: false,
