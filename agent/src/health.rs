@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
@@ -84,6 +85,18 @@ pub struct State {
     /// Sockets that were told that their backend is gone, since the start.
     #[serde(default)]
     pub sockets_destroyed: u64,
+    /// This node is about to go: load balancers are told not to use it.
+    #[serde(default)]
+    pub node_leaving: bool,
+    /// Since when the programming thread has been at work on what it was told.
+    #[serde(skip)]
+    pub busy_since: Option<Instant>,
+    /// How long it may be.
+    #[serde(skip)]
+    pub sync_timeout: Duration,
+    /// When it last had done everything.
+    #[serde(skip)]
+    pub updated: Option<SystemTime>,
 }
 
 impl State {
@@ -92,11 +105,17 @@ impl State {
         self.programmed && self.probed_s.is_some() && self.problems.is_empty()
     }
 
-    /// Whether this node forwards as it should. An API server that is away or a Service that does not fit is for
-    /// `sluice status` to tell: taking the node out of every load balancer would not mend it.
+    /// Whether this node forwards as it should, as far as it knows: while it starts, what an earlier agent left does. An
+    /// API server that is away or a Service that does not fit is for `sluice status` to tell: taking the node out of every
+    /// load balancer would not mend it.
     pub fn is_forwarding(&self) -> bool {
         let serious = |topic: &str| !IN_SPITE_OF.iter().any(|prefix| topic.starts_with(prefix));
-        self.programmed && self.probed_s.is_some() && !self.problems.keys().any(|topic| serious(topic))
+        self.stuck().is_none() && !self.problems.keys().any(|topic| serious(topic))
+    }
+
+    /// How long the programming thread has been at one thing, if that is too long.
+    fn stuck(&self) -> Option<Duration> {
+        self.busy_since.map(|since| since.elapsed()).filter(|busy| *busy > self.sync_timeout)
     }
 }
 
@@ -106,20 +125,25 @@ pub struct Shared(Mutex<State>);
 
 impl Shared {
     /// The state of an agent that has done nothing yet.
-    pub fn new(node: &str, cgroup: &Path) -> Self {
+    pub fn new(node: &str, cgroup: &Path, sync_timeout: Duration) -> Self {
         Self(Mutex::new(State {
             node: node.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             cgroup: cgroup.to_owned(),
-
+            sync_timeout,
             ..State::default()
         }))
     }
 
     /// A copy.
     pub fn get(&self) -> State {
-        self.lock().clone()
+        let mut state = self.lock().clone();
+        if let Some(busy) = state.stuck() {
+            let text = format!("an update has not reached the maps for {} s", busy.as_secs());
+            state.problems.insert("sync".to_owned(), text);
+        }
+        state
     }
 
     /// Whether this node forwards as it should: see [`State::is_forwarding`].

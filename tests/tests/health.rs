@@ -1,14 +1,15 @@
-//! What load balancers ask a node: health check ports of Services.
+//! What load balancers, the kubelet and monitoring ask a node: health, metrics, health check ports of Services.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sluice_tests::{
+    cluster::Cluster,
     http::{Response, curl},
     manifest,
     peer::Peer,
     wait,
-    world::{Pod, World, ip},
+    world::{Pod, World, ip, sluice_binary},
 };
 
 /// shop/cart, a LoadBalancer with a health check, in both IP families.
@@ -191,4 +192,125 @@ fn a_node_that_does_not_forward_says_so_in_its_health_checks() {
     assert_eq!(node.wait_status(503).body, body(1, false));
     ip(&format!("-n {netns} link set lo up"));
     assert_eq!(node.wait_status(200).body, body(1, true));
+}
+
+/// What the node says of itself at this port and path: status and body.
+fn node_says(world: &World, port: u16, path: &str) -> (u16, Value) {
+    let response = curl(world.node(), &[&format!("http://127.0.0.1:{port}{path}")]);
+    (response.status, serde_json::from_str(&response.body).unwrap_or(Value::Null))
+}
+
+fn wait_says(world: &World, path: &str, status: u16) -> Value {
+    wait::until(&format!("{status} of {path}"), || {
+        let (got, body) = node_says(world, 10256, path);
+        if got == status { Ok(body) } else { Err((got, body, world.log())) }
+    })
+}
+
+#[test]
+fn the_urls_that_kube_proxy_serves_are_served() {
+    let world = World::new();
+    let _agent = world.agent();
+    for (port, path, status) in [
+        (10256, "/healthz", 200),
+        (10256, "/livez", 200),
+        (10256, "/metrics", 404),
+        (10256, "/state", 404),
+        (10249, "/healthz", 200),
+        (10249, "/livez", 200),
+        (10249, "/metrics", 200),
+        (10249, "/proxyMode", 200),
+        (10249, "/state", 200),
+        (10249, "/other", 404),
+    ] {
+        assert_eq!(node_says(&world, port, path).0, status, "{port}{path}");
+    }
+    let keys = |body: &Value| body.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let (_, health) = node_says(&world, 10256, "/healthz");
+    assert_eq!(keys(&health), ["currentTime", "lastUpdated", "nodeEligible"], "{health}");
+    assert_eq!((&health["lastUpdated"], &health["nodeEligible"]), (&health["currentTime"], &json!(true)));
+    assert!(health["currentTime"].as_str().unwrap().ends_with('Z'), "{health}");
+    assert_eq!(keys(&node_says(&world, 10256, "/livez").1), ["currentTime", "lastUpdated"]);
+    let says = |words: &[&str]| curl(world.node(), words);
+    assert_eq!(says(&["http://127.0.0.1:10249/proxyMode"]).body, "ebpf");
+    assert_eq!(says(&["-X", "POST", "http://127.0.0.1:10256/healthz"]).status, 405);
+    let metrics = says(&["http://127.0.0.1:10249/metrics"]).body;
+    for line in [
+        "sluice_healthy 1",
+        "sluice_forwarding 1",
+        "sluice_node_eligible 1",
+        "sluice_source_synced{source=\"manifests\"} 1",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
+    }
+}
+
+#[test]
+fn an_agent_that_starts_is_healthy_and_a_node_that_leaves_is_alive_but_not_eligible() {
+    let cluster = Cluster::new();
+    let node = |metadata: &str, taint: &str| {
+        let spec = format!("{{taints: [{{key: {taint}, effect: NoSchedule}}]}}");
+        cluster.api.apply(&format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: node-1{metadata}}}\nspec: {spec}\n"
+        ));
+    };
+    cluster.cart(1);
+    cluster.api.stall("Service", true);
+    let _agent = cluster.spawn();
+    wait_says(&cluster.world, "/healthz", 200);
+    wait::until("status knows better", || {
+        let text = cluster.world.json(&["status"])["problems"].to_string();
+        if text.contains("not listed completely yet: services") { Ok(()) } else { Err(text) }
+    });
+    assert_eq!(node_says(&cluster.world, 10256, "/healthz").0, 200, "still");
+    cluster.api.stall("Service", false);
+    cluster.world.wait_healthy();
+    let gone = ", deletionTimestamp: 2026-01-01T00:00:00Z";
+    for (case, metadata, taint, eligible) in [
+        ("the autoscaler's taint", "", "ToBeDeletedByClusterAutoscaler", false),
+        ("another taint", "", "node.kubernetes.io/unschedulable", true),
+        ("being deleted", gone, "a", false),
+        ("neither", "", "a", true),
+    ] {
+        node(metadata, taint);
+        let body = wait_says(&cluster.world, "/healthz", if eligible { 200 } else { 503 });
+        assert_eq!(body["nodeEligible"], eligible, "{case}");
+        assert_eq!(node_says(&cluster.world, 10256, "/livez").0, 200, "{case}: alive");
+        let warnings = cluster.world.json(&["status"])["warnings"].to_string();
+        assert_eq!(warnings.contains("this node is about to be deleted"), !eligible, "{case}: {warnings}");
+        assert!(cluster.world.sluice(&["status"]).status.success(), "{case}: nothing is wrong");
+    }
+}
+
+#[test]
+fn an_agent_that_is_stuck_is_neither_healthy_nor_alive() {
+    let world = World::new();
+    // From outside the cgroup of the sockets, it probes them by a child, which can be frozen.
+    let place = Pod { cgroup: sluice::loader::find_cgroup(None).unwrap(), ..world.node().clone() };
+    let mut command = place.command(&sluice_binary().display().to_string());
+    command
+        .args(["run", "--node-name", "node-1", "--sync-timeout", "1", "--manifests"])
+        .arg(world.manifests());
+    command.arg("--cgroup").arg(world.cgroup()).arg("--bpffs").arg(world.bpffs());
+    command.arg("--run-dir").arg(world.folder().join("run")).stderr(std::process::Stdio::null());
+    let mut agent = command.spawn().unwrap();
+    world.wait_healthy();
+    let leaf = world.cgroup().join(format!("sluice-probe-{}", agent.id()));
+    wait::until("a probe that is frozen", || {
+        // The agent removes it after each probe.
+        let _there_already = std::fs::create_dir(&leaf);
+        std::fs::write(leaf.join("cgroup.freeze"), "1").map_err(|error| error.to_string())?;
+        match std::fs::read_to_string(leaf.join("cgroup.procs")) {
+            Ok(processes) if !processes.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let body = wait_says(&world, "/healthz", 503);
+    assert_ne!(body["lastUpdated"], body["currentTime"]);
+    assert_eq!(node_says(&world, 10256, "/livez").0, 503, "the kubelet should start it anew");
+    let problems = world.json(&["status"])["problems"].to_string();
+    assert!(problems.contains("an update has not reached the maps for "), "{problems}");
+    std::fs::write(leaf.join("cgroup.freeze"), "0").unwrap();
+    wait_says(&world, "/healthz", 200);
+    sluice_tests::world::kill(&mut agent);
 }

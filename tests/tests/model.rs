@@ -101,7 +101,7 @@ fn random_clusters_behave_as_the_reference_model_says() {
         ip(&format!("-n {} route add unreachable {network}", client_pod.netns));
     }
     let maps = loaded.maps().unwrap();
-    let node = Node { name: NODE.to_owned(), zone: Some(ZONE.to_owned()), addresses: Vec::new() };
+    let node = Node { name: NODE.to_owned(), zone: Some(ZONE.to_owned()), ..Node::default() };
     let reconciler = Reconciler::new(Tables::default(), Sizes::default());
     let mut node = Node1 { store: Store::new(node), reconciler, maps, now_ns: 0 };
     let (mut cluster, mut random) = (Cluster::default(), Random::new(seed));

@@ -122,6 +122,9 @@ struct RunArgs {
     /// Address for health checks
     #[arg(long, default_value = "0.0.0.0:10256")]
     healthz: SocketAddr,
+    /// Seconds that an update may take to reach the maps before health checks fail
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..=3_600))]
+    sync_timeout: u16,
     /// Serve NodePorts on these addresses of the node: `primary`, or networks such as 10.0.0.0/8,fd00::/8
     #[arg(long, default_value = "primary")]
     nodeport_addresses: run::Selector,
@@ -261,6 +264,7 @@ fn agent(args: RunArgs) -> anyhow::Result<()> {
         bpffs: args.bpffs,
         admin: args.admin,
         healthz: args.healthz,
+        sync_timeout: Duration::from_secs(args.sync_timeout.into()),
         nodeport_addresses: args.nodeport_addresses,
         run_dir: args.run_dir,
         external_redirector: args.redirector == RedirectorMode::External,

@@ -90,13 +90,17 @@ pub fn status(reading: &Reading) -> Result<bool> {
             problems.push("the self-probe has not passed yet".to_owned());
         }
     }
+    let mut warnings: Vec<String> = state
+        .as_ref()
+        .map(|state| state.warnings.values().map(|warning| warning.text.clone()).collect())
+        .unwrap_or_default();
+    if state.as_ref().is_some_and(|state| state.node_leaving) {
+        warnings.push("this node is about to be deleted: load balancers are told not to use it".to_owned());
+    }
     let status = Status {
         healthy: problems.is_empty(),
         problems,
-        warnings: state
-            .as_ref()
-            .map(|state| state.warnings.values().map(|warning| warning.text.clone()).collect())
-            .unwrap_or_default(),
+        warnings,
         node: state.as_ref().map(|state| state.node.clone()),
         version: state.as_ref().map_or(env!("CARGO_PKG_VERSION"), |state| &state.version).to_owned(),
         agent_pid: state.as_ref().map(|state| state.pid).or(holder),

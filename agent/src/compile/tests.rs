@@ -46,7 +46,7 @@ fn slice(name: &str, endpoints: Vec<Endpoint>, port: Option<u16>) -> EndpointSli
 }
 
 fn store(service: Service, slices: Vec<EndpointSlice>) -> Store {
-    let mut store = Store::new(Node { name: "here".into(), zone: Some("z1".into()), addresses: Vec::new() });
+    let mut store = Store::new(Node { name: "here".into(), zone: Some("z1".into()), ..Node::default() });
     store.apply(Change::AllServices(vec![service]));
     store.apply(Change::AllSlices(slices));
     store.apply(Change::AllPods(Vec::new()));

@@ -55,7 +55,7 @@ fn tables(states: &[EndpointState], internal_local: bool) -> Tables {
         ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: Some(8080) }],
         endpoints: states.iter().enumerate().map(endpoint).collect(),
     };
-    let mut store = Store::new(Node { name: "here".into(), zone: None, addresses: Vec::new() });
+    let mut store = Store::new(Node { name: "here".into(), ..Node::default() });
     store.apply(Change::AllServices(vec![service]));
     store.apply(Change::AllSlices(vec![slice]));
     let mut table = Table(Tables::default());

@@ -220,6 +220,8 @@ pub struct Node {
     pub zone: Option<String>,
     /// `status.addresses`: internal ones first, then external ones.
     pub addresses: Vec<IpAddr>,
+    /// It is being deleted, or the cluster autoscaler is about to: load balancers should forget it (KEP-3836).
+    pub leaving: bool,
 }
 
 /// A port that a pod says it listens on: keeps headless port translation off that address and port.

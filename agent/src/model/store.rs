@@ -112,10 +112,11 @@ impl Store {
             Change::Partial(partial) => self.partial = partial,
             Change::Node(node) => {
                 self.node_looked_up = true;
-                if node != self.node {
-                    self.node = node;
+                let leaving = self.node.leaving;
+                if (Node { leaving, ..node.clone() }) != self.node {
                     self.dirty.extend(self.services.keys().cloned());
                 }
+                self.node = node;
             }
         }
     }

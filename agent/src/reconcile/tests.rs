@@ -70,7 +70,7 @@ impl World {
 
     fn with_sizes(sizes: Sizes) -> Self {
         Self {
-            store: Store::new(Node { name: "here".into(), zone: None, addresses: Vec::new() }),
+            store: Store::new(Node { name: "here".into(), ..Node::default() }),
             reconciler: Reconciler::new(Tables::default(), sizes),
             table: Table::default(),
             now_ns: 0,
@@ -264,7 +264,7 @@ fn a_restart_keeps_ids_and_writes_nothing() {
     world.settle();
     let before = world.table.tables.clone();
     world.reconciler = Reconciler::new(before.clone(), Sizes::default());
-    world.store = Store::new(Node { name: "here".into(), zone: None, addresses: Vec::new() });
+    world.store = Store::new(Node { name: "here".into(), ..Node::default() });
     let mut list = changes();
     list[1] = slice("cart", &[2, 3]);
     assert_eq!(world.round(list).writes, 0);

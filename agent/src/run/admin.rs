@@ -1,9 +1,10 @@
 //! The admin endpoints: `/state`, `/metrics`, `/healthz`, `/livez`, `/proxyMode`.
 
-use std::{fmt::Write as _, net::SocketAddr, path::Path, sync::Arc};
+use std::{fmt::Write as _, net::SocketAddr, path::Path, sync::Arc, time::SystemTime};
 
 use anyhow::{Context as _, Result};
 use hyper::{Method, StatusCode};
+use serde::Serialize;
 use tokio::net::TcpListener;
 
 use super::http::{self, Answer, json, text};
@@ -59,8 +60,8 @@ fn answer(role: Role, shared: &Shared, pins: &Pins, method: &Method, path: &str)
     let state = shared.get();
     let admin = role == Role::Admin;
     match path {
-        "/healthz" => health(&state),
-        "/livez" => text(StatusCode::OK, "ok\n".to_owned()),
+        "/healthz" => health(&state, true),
+        "/livez" => health(&state, false),
         _ if !admin => text(StatusCode::NOT_FOUND, "not found; there are /healthz /livez\n".to_owned()),
         "/state" => json(StatusCode::OK, serde_json::to_string(&state).unwrap_or_default()),
         "/proxyMode" => text(StatusCode::OK, "ebpf".to_owned()),
@@ -72,10 +73,33 @@ fn answer(role: Role, shared: &Shared, pins: &Pins, method: &Method, path: &str)
     }
 }
 
-fn health(state: &State) -> Answer {
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Health {
+    /// When what we were told was in the maps: now, if all is well.
+    last_updated: String,
+    current_time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_eligible: Option<bool>,
+}
+
+/// kube-proxy's words. A node that is about to go is still alive, but should not be used (KEP-3836).
+fn health(state: &State, for_load_balancers: bool) -> Answer {
+    let now = SystemTime::now();
     let healthy = state.is_forwarding();
-    let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json(status, serde_json::json!({ "healthy": healthy }).to_string())
+    let updated = if healthy { now } else { state.updated.unwrap_or(SystemTime::UNIX_EPOCH) };
+    let body = Health {
+        last_updated: rfc3339(updated),
+        current_time: rfc3339(now),
+        node_eligible: for_load_balancers.then_some(!state.node_leaving),
+    };
+    let well = healthy && !(for_load_balancers && state.node_leaving);
+    let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json(status, serde_json::to_string(&body).unwrap_or_default())
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).unwrap_or_default().to_string()
 }
 
 fn metrics(state: &State, pins: &Pins) -> String {
@@ -96,6 +120,10 @@ fn metrics(state: &State, pins: &Pins) -> String {
         "1 when programs run, the self-probe passes and nothing is wrong.",
         healthy,
     );
+    let forwarding = vec![(String::new(), u64::from(state.is_forwarding()))];
+    family("sluice_forwarding", "gauge", "1 when this node forwards: what /livez says.", forwarding);
+    let eligible = vec![(String::new(), u64::from(!state.node_leaving))];
+    family("sluice_node_eligible", "gauge", "0 when the node is about to be deleted (KEP-3836).", eligible);
     let synced = state.sources.iter();
     let synced = synced.map(|s| (format!("{{source=\"{}\"}}", s.name), u64::from(s.synced))).collect();
     family("sluice_source_synced", "gauge", "1 when the source was listed completely.", synced);

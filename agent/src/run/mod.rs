@@ -55,6 +55,8 @@ pub struct Options {
     pub admin: SocketAddr,
     /// Health.
     pub healthz: SocketAddr,
+    /// How long an update may take before the node counts as unhealthy.
+    pub sync_timeout: Duration,
     /// On which addresses NodePorts are served.
     pub nodeport_addresses: Selector,
     /// Folder of the socket that the redirector reads, and of the last snapshot.
@@ -79,7 +81,7 @@ pub fn run(options: Options) -> Result<()> {
         paths => Some(Manifests::new(paths.to_vec(), options.node_name.clone())?),
     };
     let claim = loader::claim(&options.bpffs, options.cgroup.as_deref())?;
-    let shared = Arc::new(Shared::new(&options.node_name, claim.cgroup()));
+    let shared = Arc::new(Shared::new(&options.node_name, claim.cgroup(), options.sync_timeout));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
         let (news, inbox) = mpsc::channel();

@@ -93,7 +93,7 @@ pub fn spawn(
         steering: Steering::new(feed),
         devices: Devices::new(&loaded, options)?,
         pod_askers: BTreeSet::new(),
-        store: Store::new(Node { name: options.node_name.clone(), zone: None, addresses: Vec::new() }),
+        store: Store::new(Node { name: options.node_name.clone(), ..Node::default() }),
         reconciler: Reconciler::new(adopted, options.sizes),
         maps,
         loaded,
@@ -143,10 +143,16 @@ impl Programmer {
         while let Ok(changes) = inbox.try_recv() {
             self.take(changes);
         }
+        let leaving = self.store.node().leaving;
+        self.shared.update(|state| {
+            state.busy_since = Some(Instant::now());
+            state.node_leaving = leaving;
+        });
         // Before the first complete listing nothing is known to be gone, so that nothing is touched.
         if self.store.is_listed() {
             self.work();
         }
+        self.shared.update(|state| state.busy_since = None);
         true
     }
 
@@ -183,10 +189,11 @@ impl Programmer {
                 .to_owned();
             self.shared.problem("attach", Some(text));
         }
-        self.schedule_retry(
-            now,
-            complete && (self.first_round_done || self.store.is_partial()) && self.attached,
-        );
+        let done = complete && (self.first_round_done || self.store.is_partial()) && self.attached;
+        self.schedule_retry(now, done);
+        if done {
+            self.shared.update(|state| state.updated = Some(SystemTime::now()));
+        }
         if let Some(ports) = self.reconciler.take_node_ports() {
             self.node_ports = ports;
             self.reserve_ports();
