@@ -3,6 +3,7 @@
 
 pub mod apiserver;
 pub mod bench;
+pub mod canonical;
 pub mod cluster;
 pub mod demo;
 pub mod echo;

@@ -1,0 +1,182 @@
+//! All that an agent writes into the pinned maps, in a form that does not depend on how it came there. Reads the maps by
+//! itself, not by the agent's code.
+//!
+//! Which id a service, a backend, a node or a range of slots got depends on what came first, so that ids are replaced by
+//! what they stand for, and the slots of a range, which are sorted by the ids of their backends, are sorted by name.
+//! Everything else is compared byte for byte: flags, checks, padding. Left out: slots that no service names (nothing
+//! reads them) and the self-probe's entries, which come and go.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData},
+};
+use bytemuck::must_cast;
+use sluice::maps::{Pins, SPECS};
+use sluice_common::layout::{
+    BackendValue, CONFIG_CAPACITY, CONFIG_WORKERS, FrontendKey, FrontendValue, NodeValue, PROBE_ID,
+    ServiceValue, SlotValue,
+};
+
+/// Maps that this module compares, and those that others write. A new map must be put into one of them.
+const COMPARED: [&str; 9] =
+    ["FRONTENDS", "SLOTS", "BACKENDS", "SERVICES", "NODES", "ADDRESSES", "CONFIG", "OPT_OUTS", "RESERVED"];
+const OTHERS: [&str; 6] = ["UDP_REVNAT", "AFFINITY", "SOCKETS", "LISTENERS", "HEARTBEAT", "REASONS"];
+
+/// The contents as lines, in order.
+///
+/// # Errors
+/// A map cannot be read, or something in it is damaged, or rests, or leaked: an id that leads nowhere, a backend or a
+/// node that nothing names, slots that are out of order.
+pub fn contents(bpffs: &Path) -> Result<Vec<String>> {
+    for spec in SPECS {
+        let known = COMPARED.contains(&spec.name) || OTHERS.contains(&spec.name);
+        ensure!(known, "{}: nobody said whether the agent writes it", spec.name);
+    }
+    let maps = Raw::read(&Pins::at(bpffs))?;
+    let mut lines = Vec::new();
+    let mut ranges: BTreeSet<(u32, u32)> = BTreeSet::new();
+    for (id, service) in &maps.services {
+        let range = (service.range_start, service.range_count);
+        ranges.insert(range);
+        let bytes = ServiceValue { range_start: 0, ..*service };
+        let slots = maps.slots(*id, range.0, range.1)?;
+        lines.push(format!("service {} {:?} {slots:#?}", maps.service(*id)?, bytemuck::bytes_of(&bytes)));
+    }
+    for (key, value) in &maps.frontends {
+        let cluster = maps.slots(value.service_id, value.cluster_start, value.cluster_count)?;
+        let local = maps.slots(value.service_id, value.local_start, value.local_count)?;
+        let bytes = FrontendValue { service_id: 0, cluster_start: 0, local_start: 0, ..*value };
+        lines.push(format!(
+            "frontend {:?} {} {:?} cluster {cluster:#?} local {local:#?}",
+            bytemuck::bytes_of(key),
+            maps.service(value.service_id)?,
+            bytemuck::bytes_of(&bytes)
+        ));
+    }
+    maps.nothing_unused(&ranges)?;
+    for id in maps.backends.keys() {
+        lines.push(format!("backend {}", maps.backend(*id)?));
+    }
+    lines.extend(maps.nodes.values().map(|node| format!("node {:?}", bytemuck::bytes_of(node))));
+    lines.extend(maps.addresses.iter().map(|(address, kind)| format!("address {address:?} is {kind}")));
+    lines.extend(maps.config.iter().enumerate().map(|(index, value)| format!("config {index} is {value}")));
+    lines.extend(maps.opt_outs.iter().map(|(cookie, pod)| format!("opt-out {cookie} {pod:?}")));
+    lines.extend(maps.reserved.keys().map(|port| format!("reserved {port}")));
+    lines.sort();
+    Ok(lines)
+}
+
+/// The maps as they are.
+struct Raw {
+    frontends: Vec<(FrontendKey, FrontendValue)>,
+    services: BTreeMap<u32, ServiceValue>,
+    slots: Array<MapData, [u8; 16]>,
+    backends: BTreeMap<u32, BackendValue>,
+    nodes: BTreeMap<u32, NodeValue>,
+    addresses: BTreeMap<[u8; 16], u32>,
+    opt_outs: BTreeMap<u64, [u8; 128]>,
+    reserved: BTreeMap<u32, u32>,
+    config: Vec<u64>,
+}
+
+fn hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<Vec<(K, V)>> {
+    let data = MapData::from_pin(pins.map(name)).with_context(|| name.to_owned())?;
+    let map: HashMap<MapData, K, V> = Map::HashMap(data).try_into()?;
+    map.iter().collect::<Result<_, _>>().with_context(|| name.to_owned())
+}
+
+fn array<V: Pod>(pins: &Pins, name: &str) -> Result<Array<MapData, V>> {
+    let data = MapData::from_pin(pins.map(name)).with_context(|| name.to_owned())?;
+    Ok(Map::Array(data).try_into()?)
+}
+
+impl Raw {
+    fn read(pins: &Pins) -> Result<Self> {
+        let frontends = hash::<[u8; 20], [u8; 32]>(pins, "FRONTENDS")?;
+        let frontends = frontends.into_iter().map(|(key, value)| (must_cast(key), must_cast(value)));
+        let services = hash::<u32, [u8; 208]>(pins, "SERVICES")?;
+        let nodes = hash::<u32, [u8; 128]>(pins, "NODES")?;
+        let backends = array::<[u8; 24]>(pins, "BACKENDS")?;
+        let backend = |id: u32| Ok((id, must_cast::<_, BackendValue>(backends.get(&id, 0)?)));
+        let backends: Vec<(u32, BackendValue)> = (0..backends.len()).map(backend).collect::<Result<_>>()?;
+        let config = array::<u64>(pins, "CONFIG")?;
+        // How many listeners there are is the redirector's business.
+        let agents = (0..CONFIG_CAPACITY).filter(|index| *index != CONFIG_WORKERS);
+        let config: Vec<u64> = agents.map(|index| config.get(&index, 0)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            frontends: frontends
+                .filter(|(_, value): &(FrontendKey, FrontendValue)| value.service_id != PROBE_ID)
+                .collect(),
+            services: services.into_iter().map(|(id, value)| (id, must_cast(value))).collect(),
+            slots: array(pins, "SLOTS")?,
+            backends: backends
+                .into_iter()
+                .filter(|(id, value)| *id != PROBE_ID && *value != bytemuck::Zeroable::zeroed())
+                .collect(),
+            nodes: nodes.into_iter().map(|(id, value)| (id, must_cast(value))).collect(),
+            addresses: hash(pins, "ADDRESSES")?.into_iter().collect(),
+            opt_outs: hash(pins, "OPT_OUTS")?.into_iter().collect(),
+            reserved: hash(pins, "RESERVED")?.into_iter().collect(),
+            config,
+        })
+    }
+
+    /// What a service's id stands for.
+    fn service(&self, id: u32) -> Result<String> {
+        let value = self.services.get(&id).with_context(|| format!("service {id} has no names"))?;
+        let [namespace, name, port] =
+            [value.namespace, value.name, value.port_name].map(|name| name.as_str().to_owned());
+        Ok(format!("{namespace}/{name}:{port} IPv{}", value.family))
+    }
+
+    fn backend(&self, id: u32) -> Result<String> {
+        let value = self.backends.get(&id).with_context(|| format!("backend {id} is not there"))?;
+        let address = SocketAddr::new(IpAddr::from(value.addr), u16::from_be(value.port_be));
+        let node = match value.node_id {
+            0 => "nowhere".to_owned(),
+            id => {
+                let node = self.nodes.get(&id).with_context(|| format!("node {id} is not there"))?;
+                format!("{} in zone {:?}", node.name.as_str(), node.zone.as_str())
+            }
+        };
+        Ok(format!("{address} on {node}, pad {}", value.pad))
+    }
+
+    /// The slots of a range of the service `id`.
+    fn slots(&self, id: u32, start: u32, count: u32) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        for index in start..start + count {
+            let slot: SlotValue = must_cast(self.slots.get(&index, 0)?);
+            ensure!(slot.service_id == id, "slot {index} of service {id} belongs to {}", slot.service_id);
+            let bytes = SlotValue { backend_id: 0, service_id: 0, ..slot };
+            lines.push(format!("{} {:?}", self.backend(slot.backend_id)?, bytemuck::bytes_of(&bytes)));
+        }
+        lines.sort();
+        Ok(lines)
+    }
+
+    /// Fails if a backend or a node is there that nothing names, or if two services share a slot.
+    fn nothing_unused(&self, ranges: &BTreeSet<(u32, u32)>) -> Result<()> {
+        let (mut backends, mut nodes, mut seen) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for index in ranges.iter().flat_map(|(start, count)| *start..start + count) {
+            ensure!(seen.insert(index), "slot {index} is in two ranges");
+            let slot: SlotValue = must_cast(self.slots.get(&index, 0)?);
+            backends.insert(slot.backend_id);
+            nodes.extend(self.backends.get(&slot.backend_id).map(|backend| backend.node_id));
+        }
+        if let Some(id) = self.backends.keys().find(|id| !backends.contains(id)) {
+            bail!("no slot names the backend {}", self.backend(*id)?);
+        }
+        if let Some(id) = self.nodes.keys().find(|id| !nodes.contains(id)) {
+            bail!("no backend names the node {id}");
+        }
+        Ok(())
+    }
+}

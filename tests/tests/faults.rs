@@ -1,0 +1,330 @@
+//! Whatever happened before, the maps say what a fresh start would have written. `SLUICE_SEED` repeats a run (as far as
+//! time allows: what the agent is at when it is killed is chance), `SLUICE_BATCHES` makes it longer.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+use sluice::maps::{Pins, SPECS};
+use sluice_tests::{
+    canonical,
+    cluster::Cluster,
+    manifest,
+    reference::{self, Random, ZONE, mutate, random::PODS},
+    wait,
+    world::Agent,
+};
+
+/// Small enough for a flood to overflow every one of them.
+const SIZES: [&str; 10] = [
+    "--max-frontends",
+    "64",
+    "--max-slots",
+    "160",
+    "--max-backends",
+    "32",
+    "--max-services",
+    "48",
+    "--max-nodes",
+    "16",
+];
+const ROUNDS: u32 = 12;
+const BATCHES: u32 = 2;
+/// A frozen API server is given up after some seconds only.
+const PATIENCE: Duration = Duration::from_secs(60);
+const FLOOD: u32 = 60;
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// Watches are ended, and what happened is forgotten: 410, a new listing.
+    Compact,
+    /// Watches are ended.
+    Drop,
+    /// Lists of one kind hang.
+    Stall(&'static str),
+    /// The API server is away.
+    Down,
+    /// It takes connections and says nothing.
+    Freeze,
+    /// It says 429.
+    Throttle,
+    /// The agent is killed, at whatever it does.
+    Kill,
+    /// The agent is killed, and a map's pin is removed.
+    LoseMap,
+    /// The agent is killed, and every pin is removed.
+    LoseAll,
+    /// A link is removed under the running agent.
+    LoseLink,
+    /// The agent is killed; the next one has larger maps, so that all of them are made anew.
+    Resize,
+    /// More objects than the maps hold: writes fail.
+    Flood,
+}
+
+const FAULTS: [Fault; 13] = [
+    Fault::Compact,
+    Fault::Drop,
+    Fault::Stall("Service"),
+    Fault::Stall("EndpointSlice"),
+    Fault::Down,
+    Fault::Freeze,
+    Fault::Throttle,
+    Fault::Kill,
+    Fault::LoseMap,
+    Fault::LoseAll,
+    Fault::LoseLink,
+    Fault::Resize,
+    Fault::Flood,
+];
+
+/// Objects beside those of the reference model: every kind of address, claims to another's, a node that moves.
+fn extras(cluster: &Cluster) -> Vec<(&'static str, &'static str, String)> {
+    let service = |name: &str, ip: &str, spec: &str| {
+        let text = manifest::service(name, &[ip], &["http:80:8080"]);
+        text.replace("spec:\n", &format!("spec:\n{spec}"))
+    };
+    let node_port = service(
+        "ports",
+        "10.96.9.1",
+        "  type: NodePort\n  externalTrafficPolicy: Local\n  externalIPs: [192.0.2.1, 10.96.0.1]\n",
+    );
+    let vip = "  type: LoadBalancer\n  externalIPs: [192.0.2.1]\n";
+    let status = "status: {loadBalancer: {ingress: [{ip: 192.0.2.1}, {ip: 192.0.2.2}]}}\n";
+    let node = |zone: &str| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: node-1, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n"
+        )
+    };
+    vec![
+        ("Service", "shop/ports", node_port.replace("port: 80,", "port: 80, nodePort: 50080,")),
+        ("Service", "shop/vip", service("vip", "10.96.9.2", vip) + status),
+        ("Service", "shop/bare", manifest::headless("bare", &["http:80:8080"])),
+        ("EndpointSlice", "shop/ports-1", cluster.slice("ports", 2, &[])),
+        ("EndpointSlice", "shop/vip-1", cluster.slice("vip", 1, &[ZONE])),
+        ("EndpointSlice", "shop/bare-1", cluster.slice("bare", 2, &[])),
+        ("Node", "node-1", node("elsewhere")),
+        ("Node", "node-1", node(ZONE)),
+    ]
+}
+
+/// What happens, and what there is of it.
+struct Story {
+    cluster: Cluster,
+    agent: Option<Agent>,
+    random: Random,
+    model: reference::Cluster,
+    known: BTreeSet<(&'static str, String)>,
+    sizes: Vec<String>,
+    markers: u32,
+}
+
+impl Story {
+    fn put(&mut self, kind: &'static str, name: &str, text: &str) {
+        self.known.insert((kind, name.to_owned()));
+        self.cluster.api.apply(text);
+    }
+
+    fn delete(&mut self, kind: &'static str, name: &str) {
+        if self.known.remove(&(kind, name.to_owned())) {
+            self.cluster.api.delete(kind, name);
+        }
+    }
+
+    fn change(&mut self) {
+        let pods = |octet: u8| (0..PODS as u8).map(move |pod| [10, 244, octet, pod + 1]);
+        let v4: Vec<IpAddr> = pods(100).map(IpAddr::from).collect();
+        let v6: Vec<IpAddr> = (0..PODS).map(|pod| format!("fd00:10::{}", pod + 1).parse().unwrap()).collect();
+        for number in mutate(&mut self.model, &mut self.random) {
+            let service = self.model.services.iter().find(|service| service.number == number).cloned();
+            let name = format!("random/service-{number}");
+            let Some(service) = service else {
+                self.delete("Service", &name);
+                continue;
+            };
+            self.put("Service", &name, &service.object().to_string());
+            for slice in service.slices(&v4, &v6) {
+                let name = format!("random/{}", slice["metadata"]["name"].as_str().unwrap());
+                self.put("EndpointSlice", &name, &slice.to_string());
+            }
+        }
+        let extras = extras(&self.cluster);
+        let (kind, name, text) = &extras[self.random.below(extras.len() as u64) as usize];
+        if *kind != "Node" && self.random.once_in(3) {
+            self.delete(kind, name);
+        } else {
+            self.put(kind, name, text);
+        }
+    }
+
+    fn start(&mut self) {
+        let flags: Vec<&str> = self.sizes.iter().map(String::as_str).collect();
+        let kubeconfig = self.cluster.api.kubeconfig();
+        let flags = [&["--kubeconfig", &kubeconfig, "--api-silence", "2"], flags.as_slice()].concat();
+        self.agent = Some(self.cluster.world.spawn_agent(&flags));
+    }
+
+    fn restart(&mut self) {
+        drop(self.agent.take());
+        self.start();
+    }
+
+    fn begin(&mut self, fault: Fault) {
+        let pins = Pins::at(&self.cluster.world.bpffs());
+        match fault {
+            Fault::Compact => {
+                self.cluster.api.drop_watches();
+                self.cluster.api.compact();
+            }
+            Fault::Drop => self.cluster.api.drop_watches(),
+            Fault::Stall(kind) => {
+                self.cluster.api.stall(kind, true);
+                self.cluster.api.compact();
+            }
+            Fault::Down => self.cluster.api.down(),
+            Fault::Freeze => self.cluster.api.freeze(true),
+            Fault::Throttle => {
+                self.cluster.api.drop_watches();
+                self.cluster.api.throttle(5);
+            }
+            Fault::Flood => {
+                for index in 0..FLOOD {
+                    let (name, ip) = (format!("flood-{index}"), format!("10.98.0.{}", index + 1));
+                    self.cluster.api.apply(&manifest::service(&name, &[&ip], &["http:80:8080"]));
+                    let slice = self.cluster.slice(&name, 1, &[]);
+                    let pod = self.cluster.pods[0].0.v4.to_string();
+                    let slice = slice.replace(&pod, &format!("10.244.98.{}", index + 1));
+                    self.cluster.api.apply(&slice.replace("node-1", &format!("node-{index}")));
+                }
+            }
+            Fault::Kill => self.restart(),
+            Fault::LoseMap => {
+                drop(self.agent.take());
+                let spec = SPECS[self.random.below(SPECS.len() as u64) as usize];
+                // An earlier fault may have been faster.
+                let _gone_already = std::fs::remove_file(pins.map(spec.name));
+                self.start();
+            }
+            Fault::LoseAll => {
+                drop(self.agent.take());
+                for folder in ["maps", "links"] {
+                    let _not_there_yet = std::fs::remove_dir_all(pins.root().join(folder));
+                }
+                self.start();
+            }
+            Fault::Resize => {
+                self.sizes[3] = (160 + 8 * self.random.below(4)).to_string();
+                self.restart();
+            }
+            Fault::LoseLink => {
+                let hook = self.random.of(&sluice::loader::HOOKS);
+                let _not_there_yet = std::fs::remove_file(pins.link(hook));
+            }
+        }
+    }
+
+    /// Takes back what lasts.
+    fn end(&mut self, fault: Fault) {
+        match fault {
+            Fault::Stall(kind) => self.cluster.api.stall(kind, false),
+            Fault::Down => self.cluster.api.up(),
+            Fault::Freeze => self.cluster.api.freeze(false),
+            Fault::Flood => {
+                wait::until_within(PATIENCE, "writes that fail", || {
+                    let problems = self.cluster.world.json(&["status"])["problems"].to_string();
+                    if problems.contains("is full (") { Ok(()) } else { Err(problems) }
+                });
+                for index in 0..FLOOD {
+                    self.cluster.api.delete("Service", &format!("shop/flood-{index}"));
+                    self.cluster.api.delete("EndpointSlice", &format!("shop/flood-{index}-1"));
+                }
+            }
+            Fault::Compact
+            | Fault::Drop
+            | Fault::Throttle
+            | Fault::Kill
+            | Fault::LoseMap
+            | Fault::LoseAll
+            | Fault::LoseLink
+            | Fault::Resize => {}
+        }
+    }
+
+    /// Waits until the agent has seen everything up to now: events of a kind come in order.
+    fn catch_up(&mut self) {
+        self.markers += 1;
+        let ip = format!("10.99.0.{}", self.markers);
+        self.put("Service", "shop/marker", &manifest::service("marker", &[&ip], &["http:80:8080"]));
+        let slice = self.cluster.slice("marker", 1 + (self.markers as usize % 2), &[]);
+        self.put("EndpointSlice", "shop/marker-1", &slice);
+        let wanted = 1 + (self.markers as usize % 2);
+        wait::until_within(PATIENCE, "the marker", || {
+            let output = self.cluster.world.sluice(&["explain", &format!("{ip}:80"), "-o", "json"]);
+            let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let right = answer["endpoints"].as_array().map(Vec::len) == Some(wanted);
+            if right { Ok(()) } else { Err((answer, self.cluster.world.log())) }
+        });
+        wait::until_within(PATIENCE, "a healthy agent", || {
+            let status = self.cluster.world.json(&["status"]);
+            if status["healthy"] == true { Ok(()) } else { Err((status, self.cluster.world.log())) }
+        });
+    }
+
+    /// The contents, once nothing rests any more.
+    fn contents(&self) -> Vec<String> {
+        wait::until("maps at rest", || {
+            canonical::contents(&self.cluster.world.bpffs()).map_err(|error| format!("{error:#}"))
+        })
+    }
+}
+
+#[test]
+fn after_any_changes_and_faults_the_maps_are_those_of_a_fresh_start() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u32>().expect("a number"));
+    let seed = number("SLUICE_SEED").unwrap_or_else(std::process::id);
+    let batches = number("SLUICE_BATCHES").unwrap_or(BATCHES);
+    println!("SLUICE_SEED={seed} SLUICE_BATCHES={batches}");
+    let mut story = Story {
+        cluster: Cluster::new(),
+        agent: None,
+        random: Random::new(seed.into()),
+        model: reference::Cluster::default(),
+        known: BTreeSet::new(),
+        sizes: SIZES.map(str::to_owned).to_vec(),
+        markers: 0,
+    };
+    story.start();
+    for batch in 0..batches {
+        let mut faults = Vec::new();
+        for _ in 0..ROUNDS {
+            let fault = story.random.of(&FAULTS);
+            faults.push(fault);
+            story.change();
+            story.begin(fault);
+            story.change();
+            story.end(fault);
+            if story.random.once_in(3) {
+                story.catch_up();
+            }
+        }
+        story.catch_up();
+        let after = story.contents();
+        drop(story.agent.take());
+        let cleanup = story.cluster.world.sluice(&["cleanup"]);
+        assert!(cleanup.status.success(), "{cleanup:?}");
+        story.start();
+        story.cluster.world.wait_healthy();
+        let fresh = story.contents();
+        let (only_after, only_fresh) = (without(&after, &fresh), without(&fresh, &after));
+        assert!(
+            only_after.is_empty() && only_fresh.is_empty() && after.len() == fresh.len(),
+            "SLUICE_SEED={seed}, batch {batch}, {faults:?}\nonly after these faults: {only_after:#?}\nonly of a fresh \
+             start: {only_fresh:#?}"
+        );
+        println!("batch {batch}: {} entries, {faults:?}", after.len());
+    }
+}
+
+fn without<'l>(lines: &'l [String], others: &[String]) -> Vec<&'l String> {
+    lines.iter().filter(|line| !others.contains(line)).collect()
+}
