@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use sluice_tests::{
     manifest,
@@ -277,6 +280,51 @@ fn sockets_are_told_when_their_backend_is_gone_and_not_before() {
         shop.client.command(&Command::AskAgain { id: direct }).is_ok(),
         "a direct connection is nobody's business"
     );
+}
+
+#[test]
+fn namespaces_and_processes_that_vanish_in_the_middle_keep_nobody_from_being_told() {
+    let mut shop = shop(2);
+    let (client, gone) = (shop.world.find("client").clone(), shop.pods[1].0.name.clone());
+    let other = shop.world.pod("other");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Short lives: processes in the client's namespace, and some that take a namespace with them.
+        for (pod, script) in [
+            (&client, "sleep 0.01"),
+            (&client, "true"),
+            (&other, "exec unshare --net sleep 0.01"),
+            (&other, "exec unshare --net true"),
+        ] {
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let status = pod.command("sh").args(["-c", script]).status();
+                    assert!(status.is_ok_and(|status| status.success()), "{script}");
+                }
+            });
+        }
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 0..8 {
+                let id = wait::until("a connection to the one that goes", || {
+                    let id = shop.client.id();
+                    let to = sluice_tests::peer::address("10.96.0.1:80");
+                    let by = shop.client.command(&Command::Tcp { id, to }).map(|answer| answer.by);
+                    if by == Ok(gone.clone()) { Ok(id) } else { Err(by) }
+                });
+                shop.scale(1);
+                wait::until(&format!("it is told, round {round}"), || {
+                    let answer = shop.client.command(&Command::AskAgain { id });
+                    if answer.is_err() { Ok(()) } else { Err((answer, shop.world.log())) }
+                });
+                shop.scale(2);
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
+    });
 }
 
 #[test]

@@ -34,8 +34,7 @@ pub fn spawn(pins: Pins, cgroup: PathBuf, shared: Arc<Shared>) -> Result<mpsc::S
     std::thread::Builder::new().name("sweeper".to_owned()).spawn(move || {
         while let Ok(mut gone) = receiver.recv() {
             gone.extend(receiver.try_iter().flatten());
-            let result = SocketMemory::open(&pins).and_then(|memory| sweep(&cgroup, &gone, &Maps(memory)));
-            match result {
+            match SocketMemory::open(&pins).map(|memory| sweep(&cgroup, &gone, &Maps(memory))) {
                 Ok(0) => {}
                 Ok(count) => {
                     tracing::info!(sockets = count, "told sockets that their backend is gone");

@@ -47,30 +47,46 @@ pub trait Memory {
 /// Destroys the sockets that hold a backend of `gone`, in every network namespace in which a process of `cgroup`
 /// lives. Returns how many there were. The calling thread is in another network namespace afterwards.
 ///
-/// # Errors
-/// Sockets cannot be listed at all. A namespace or a socket that disappears meanwhile is none.
-pub fn sweep(cgroup: &Path, gone: &[Gone], memory: &impl Memory) -> Result<usize> {
+/// A namespace or a socket that disappears meanwhile is no failure; one whose sockets cannot be listed is logged, and
+/// keeps nobody else's from being told.
+pub fn sweep(cgroup: &Path, gone: &[Gone], memory: &impl Memory) -> usize {
+    let told = |files: &Vec<PathBuf>| match enter_first(files) {
+        Ok(true) => sweep_here(gone, memory),
+        Ok(false) => Ok(0),
+        Err(error) => Err(error),
+    };
     let mut destroyed = 0;
-    for (_, file) in namespaces(cgroup) {
-        // A namespace can go between two looks at it: then its sockets are gone too.
-        let Ok(netns) = File::open(&file) else { continue };
-        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
-            .with_context(|| format!("cannot enter the network namespace {}", file.display()))?;
-        destroyed += sweep_here(gone, memory)?;
+    for files in namespaces(cgroup).values() {
+        match told(files) {
+            Ok(count) => destroyed += count,
+            Err(error) => tracing::warn!(
+                "sockets of deleted backends were not told in the network namespace {}: {error:#}",
+                files.first().map_or_else(String::new, |file| file.display().to_string())
+            ),
+        }
     }
-    Ok(destroyed)
+    destroyed
 }
 
-/// Network namespaces by inode number, each with a file that leads to it.
-fn namespaces(cgroup: &Path) -> HashMap<u64, PathBuf> {
-    let mut found = HashMap::new();
+/// Enters the namespace behind the first of `files` that still leads to one; false if none does: then its sockets are
+/// gone too. A process can end between two looks at it, while the namespace lives on with another.
+fn enter_first(files: &[PathBuf]) -> Result<bool> {
+    let Some(netns) = files.iter().find_map(|file| File::open(file).ok()) else { return Ok(false) };
+    move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+        .context("cannot enter the network namespace")?;
+    Ok(true)
+}
+
+/// Network namespaces by inode number, each with the files that lead to it.
+fn namespaces(cgroup: &Path) -> HashMap<u64, Vec<PathBuf>> {
+    let mut found: HashMap<u64, Vec<PathBuf>> = HashMap::new();
     let mut folders = vec![cgroup.to_owned()];
     while let Some(folder) = folders.pop() {
         let processes = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
         for pid in processes.lines() {
             let file = PathBuf::from(format!("/proc/{pid}/ns/net"));
             if let Ok(meta) = fs::metadata(&file) {
-                found.entry(meta.ino()).or_insert(file);
+                found.entry(meta.ino()).or_default().push(file);
             }
         }
         let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
@@ -112,4 +128,23 @@ fn sweep_here(gone: &[Gone], memory: &impl Memory) -> Result<usize> {
         }
     }
     Ok(destroyed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_entered_by_whichever_of_its_processes_is_still_there() {
+        let gone = PathBuf::from("/proc/4194305/ns/net");
+        let here = PathBuf::from(format!("/proc/{}/ns/user", std::process::id()));
+        for (case, files, want) in [
+            ("all are gone", vec![gone.clone(), gone.clone()], Some(false)),
+            ("nobody", vec![], Some(false)),
+            // Of another kind, so that the attempt to enter it shows as an error.
+            ("the second is there", vec![gone, here], None),
+        ] {
+            assert_eq!(enter_first(&files).ok(), want, "{case}");
+        }
+    }
 }
