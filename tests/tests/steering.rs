@@ -173,3 +173,69 @@ fn the_redirector_outlives_the_agent_and_serves_on_without_it() {
     wait_path(&shop.world, "redirector");
     dial_all(&shop.world, &mut shop.client, "pod, next agent");
 }
+
+/// A redirector that the test runs itself.
+fn redirector(world: &World) -> std::process::Child {
+    let mut command = world.node().command(&sluice_tests::world::sluice_binary().display().to_string());
+    command.arg("redirector").arg("--run-dir").arg(world.folder().join("run"));
+    let log = std::fs::File::options().create(true).append(true).open(world.folder().join("agent.log"));
+    command.arg("--bpffs").arg(world.bpffs()).stderr(log.unwrap()).spawn().unwrap()
+}
+
+#[test]
+fn while_the_redirector_is_away_connections_are_refused_or_balanced_as_the_flag_says() {
+    for (case, flags, refused) in [
+        ("fail closed", &["--l7-fail-closed"][..], true),
+        ("fail open", &[][..], false),
+        ("said", &["--l7-fail-open"][..], false),
+    ] {
+        let mut shop = shop(2);
+        shop.kill_agent();
+        let manifests = shop.world.manifests().display().to_string();
+        let flags = [&["--manifests", &manifests, "--redirector", "external"], flags].concat();
+        let agent = shop.world.spawn_agent(&flags);
+        shop.world.wait_healthy();
+        shop.world.apply("shop", &service());
+        shop.world.apply("rules", RULES);
+        let mut child = redirector(&shop.world);
+        wait_path(&shop.world, "redirector");
+        dial_all(&shop.world, &mut shop.client, case);
+        sluice_tests::world::kill(&mut child);
+        let before = count(&shop.world, "no_redirector");
+        // Its last heartbeat counts for three seconds; until then connections go to it, and are refused.
+        wait::until("the kernel notices", || {
+            let answer = shop.client.tcp("10.96.0.1:80").map(|answer| answer.by);
+            let noticed = count(&shop.world, "no_redirector") - before;
+            if noticed > 0 { Ok(()) } else { Err(answer) }
+        });
+        let before = count(&shop.world, "no_redirector");
+        for to in addresses(&shop.world) {
+            let outcome = shop.client.tcp(&to);
+            if refused {
+                assert_eq!(outcome, Err("ECONNREFUSED".to_owned()), "{case}: {to}");
+            } else {
+                assert!(outcome.is_ok_and(|answer| answer.by.starts_with("cart-")), "{case}: {to}");
+            }
+        }
+        let noticed = count(&shop.world, "no_redirector") - before;
+        assert_eq!(noticed, addresses(&shop.world).len() as u64, "{case}");
+        assert!(shop.client.udp("10.96.0.1:53").is_ok(), "{case}: what needs no redirector is served");
+        assert!(shop.client.tcp("192.0.2.9:80").is_ok(), "{case}: what needs no redirector is served");
+        wait::until("status says so", || {
+            let problems = shop.world.json(&["status"])["problems"].to_string();
+            if problems.contains("the redirector is away") { Ok(()) } else { Err(problems) }
+        });
+        let mut child = redirector(&shop.world);
+        wait_path(&shop.world, "redirector");
+        dial_all(&shop.world, &mut shop.client, case);
+        // Without the agent too: the programs know what to do.
+        drop(agent);
+        sluice_tests::world::kill(&mut child);
+        let before = count(&shop.world, "no_redirector");
+        wait::until("the kernel notices without an agent", || {
+            let answer = shop.client.tcp("10.96.0.1:80").map(|answer| answer.by);
+            if count(&shop.world, "no_redirector") > before { Ok(()) } else { Err(answer) }
+        });
+        assert_eq!(shop.client.tcp("10.96.0.1:80").is_err(), refused, "{case}: without an agent");
+    }
+}
