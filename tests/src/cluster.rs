@@ -89,6 +89,16 @@ impl Cluster {
         (other, agent)
     }
 
+    /// Waits until the agent has seen everything up to now: events of one kind come in order.
+    pub fn catch_up(&self) {
+        self.api.apply(&manifest::service("marker", &["10.99.99.99"], &["http:80:8080"]));
+        self.api.apply(&self.slice("marker", 1, &[]));
+        self.world.wait_verdict("10.99.99.99:80", "translate", 1);
+        self.api.delete("Service", "shop/marker");
+        self.api.delete("EndpointSlice", "shop/marker-1");
+        self.world.wait_verdict("10.99.99.99:80", "pass", 0);
+    }
+
     /// Dials until told to stop by `during`'s return; every connection must succeed.
     pub fn never_fails(&mut self, during: impl FnOnce(&ApiServer, &World)) {
         let (done, client, api, world) =

@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use sluice_tests::{cluster::Cluster, wait};
+use sluice_tests::{
+    cluster::Cluster,
+    http::curl,
+    peer::{Command, address},
+    wait,
+};
 
 #[test]
 fn lists_are_streamed_where_the_server_does_and_read_in_pages_where_not() {
@@ -63,4 +68,48 @@ fn a_server_that_says_nothing_any_more_is_given_up() {
     });
     cluster.world.wait_healthy();
     cluster.api.freeze(false);
+}
+
+#[test]
+fn without_an_api_server_for_long_the_node_serves_on_and_says_so() {
+    let mut cluster = Cluster::new();
+    cluster.cart(1);
+    let agent = cluster.agent();
+    let open = cluster.client.id();
+    let to = address("10.96.0.1:80");
+    let by = cluster.client.command(&Command::Tcp { id: open, to }).unwrap();
+    cluster.api.down();
+    let mut host = cluster.world.peer(cluster.world.node());
+    let kubeconfig = cluster.api.kubeconfig();
+    let mut next = Some(agent);
+    cluster.never_fails(|_, world| {
+        let said = |text: &str| {
+            wait::until("status says what is missing", || {
+                let status = world.json(&["status"]);
+                let found = status["problems"].to_string().contains(text);
+                if found { Ok(()) } else { Err(status) }
+            });
+        };
+        let mut healthy_meanwhile = || {
+            for round in 0..500 {
+                assert!(host.tcp("10.96.0.1:80").is_ok(), "{round}");
+            }
+            let health = curl(world.node(), &["http://127.0.0.1:10256/healthz"]);
+            assert_eq!(health.status, 200, "no load balancer should give this node up: {health:?}");
+            assert!(!world.sluice(&["status"]).status.success(), "but something is wrong");
+        };
+        said("the API server does not give services");
+        healthy_meanwhile();
+        // The next agent has never seen the API server at all.
+        drop(next.take());
+        next = Some(world.spawn_agent(&["--kubeconfig", &kubeconfig]));
+        said("not listed completely yet: ");
+        said("the API server does not give services");
+        healthy_meanwhile();
+    });
+    assert_eq!(cluster.client.command(&Command::AskAgain { id: open }), Ok(by), "an open connection goes on");
+    cluster.cart(2);
+    cluster.api.up();
+    cluster.world.wait_verdict("10.96.0.1:80", "translate", 2);
+    cluster.world.wait_healthy();
 }
