@@ -3,11 +3,20 @@
 use serde_json::json;
 
 use crate::{
-    apiserver::ApiServer,
+    apiserver::{ApiServer, assets},
     manifest,
     peer::Peer,
     world::{Agent, Pod, World},
 };
+
+/// Runs a test on our own API server and, if `KUBEBUILDER_ASSETS` names one, on a real one too.
+pub fn on_every_api_server(test: impl Fn(Cluster)) {
+    test(Cluster::new());
+    if let Some(assets) = assets() {
+        println!("and again, on the kube-apiserver in {}", assets.display());
+        test(Cluster::on(|world| ApiServer::start_real(world, &assets)));
+    }
+}
 
 /// A node whose agent learns from an API server, with two pods that serve TCP 8080 and a client.
 pub struct Cluster {
@@ -30,11 +39,15 @@ impl Default for Cluster {
 impl Cluster {
     /// No objects, no agent.
     pub fn new() -> Self {
+        Self::on(ApiServer::start)
+    }
+
+    fn on(start: impl FnOnce(&World) -> ApiServer) -> Self {
         let mut world = World::new();
         let pods = (1..=2).map(|index| world.server(&format!("cart-{index}"), &[(8080, false)])).collect();
         let client_pod = world.pod("client");
         let client = world.peer(&client_pod);
-        let api = ApiServer::start(&world);
+        let api = start(&world);
         Self { world, api, pods, client }
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use sluice_tests::{
     canonical,
-    cluster::Cluster,
+    cluster::{Cluster, on_every_api_server},
     manifest,
     peer::{Command, address},
     reference::{Random, ZONE},
@@ -124,9 +124,12 @@ fn whatever_the_order_in_which_objects_come_and_go_the_maps_say_the_same() {
     let seed =
         std::env::var("SLUICE_SEED").map_or(u64::from(std::process::id()), |seed| seed.parse().unwrap());
     println!("SLUICE_SEED={seed}");
+    on_every_api_server(|cluster| in_any_order(&cluster, seed));
+}
+
+fn in_any_order(cluster: &Cluster, seed: u64) {
     let mut random = Random::new(seed);
-    let cluster = Cluster::new();
-    let mut objects = entangled(&cluster);
+    let mut objects = entangled(cluster);
     for (_, _, text) in &objects {
         cluster.api.apply(text);
     }

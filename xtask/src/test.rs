@@ -23,6 +23,11 @@ pub fn run(toolchain: &Toolchain, args: &Args) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("the tests load eBPF programs and make network namespaces: run them as root");
     }
+    if std::env::var_os("KUBEBUILDER_ASSETS").is_none() {
+        eprintln!(
+            "KUBEBUILDER_ASSETS names no folder with kube-apiserver and etcd: only the test API server is used"
+        );
+    }
     let binary = build::all(toolchain, false)?;
     let mut command = cargo();
     command

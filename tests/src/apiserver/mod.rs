@@ -1,10 +1,11 @@
-//! A small API server that speaks the real protocol: lists in pages, watches with bookmarks, compacts (410), drops
-//! connections, stalls and goes away on command. Objects are what tests put in; nothing is validated.
+//! API servers. Ours is a small one that speaks the real protocol: lists in pages, watches with bookmarks, compacts (410), drops
+//! connections, stalls and goes away on command. Objects are what tests put in; nothing is validated. A real one takes
+//! objects, goes away and comes back, and none of the other faults.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,6 +15,9 @@ use tokio::sync::watch;
 use crate::world::World;
 
 mod http;
+mod real;
+
+pub use real::assets;
 
 /// The resources served: path, kind of the list.
 const RESOURCES: [(&str, &str); 6] = [
@@ -95,6 +99,7 @@ pub struct ApiServer {
     netns: String,
     address: SocketAddr,
     running: Option<http::Running>,
+    real: Option<real::Real>,
     kubeconfig: PathBuf,
 }
 
@@ -107,19 +112,36 @@ impl ApiServer {
     /// The same at another port, for a second one.
     pub fn start_at(world: &World, port: u16) -> Self {
         let address = SocketAddr::from((world.node().v4, port));
-        let kubeconfig = world.folder().join(format!("kubeconfig-{port}"));
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{"name": "test", "cluster": {"server": format!("http://{address}")}}],
             "users": [{"name": "test", "user": {}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         });
-        std::fs::write(&kubeconfig, config.to_string()).expect("a kubeconfig can be written");
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: watch::channel(0).0 });
-        let netns = world.node().netns.clone();
-        let mut server = Self { shared, netns, address, running: None, kubeconfig };
+        let mut server = Self::new(world, address, &config);
         server.up();
         server
+    }
+
+    /// A real one, from the programs in `assets`.
+    pub fn start_real(world: &World, assets: &Path) -> Self {
+        let address = SocketAddr::from((world.node().v4, 6443));
+        let real = real::Real::start(world, assets, address.port());
+        let server = Self::new(world, address, &real.kubeconfig());
+        Self { real: Some(real), ..server }
+    }
+
+    fn new(world: &World, address: SocketAddr, config: &Value) -> Self {
+        let kubeconfig = world.folder().join(format!("kubeconfig-{}", address.port()));
+        std::fs::write(&kubeconfig, config.to_string()).expect("a kubeconfig can be written");
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: watch::channel(0).0 });
+        Self { shared, netns: world.node().netns.clone(), address, running: None, real: None, kubeconfig }
+    }
+
+    /// Our own server's state.
+    fn shared(&self) -> &Shared {
+        assert!(self.real.is_none(), "a real API server does not do that on command");
+        &self.shared
     }
 
     /// The kubeconfig that leads here.
@@ -129,17 +151,23 @@ impl ApiServer {
 
     /// Where it is.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.real.as_ref().map_or_else(|| format!("http://{}", self.address), |real| real.url().to_owned())
     }
 
     /// Starts serving, with what it knew before.
     pub fn up(&mut self) {
+        if let Some(real) = &mut self.real {
+            return real.up();
+        }
         self.running = Some(http::serve(&self.netns, self.address, Arc::clone(&self.shared)));
     }
 
     /// Stops serving: connections end, new ones are refused. Objects and versions stay.
     pub fn down(&mut self) {
         self.running = None;
+        if let Some(real) = &mut self.real {
+            real.down();
+        }
     }
 
     /// Puts the objects of a YAML text in.
@@ -147,9 +175,12 @@ impl ApiServer {
     /// # Panics
     /// The text is not YAML, or of a kind that is not served.
     pub fn apply(&self, text: &str) {
-        for document in text.split("---\n").filter(|document| !document.trim().is_empty()) {
-            let object: Value = serde_saphyr::from_str(document).expect("objects are YAML");
-            self.put(object);
+        let documents = text.split("---\n").filter(|document| !document.trim().is_empty());
+        let objects: Vec<Value> =
+            documents.map(|document| serde_saphyr::from_str(document).expect("objects are YAML")).collect();
+        match &self.real {
+            Some(real) => real.apply_all(&objects),
+            None => objects.into_iter().for_each(|object| self.put(object)),
         }
     }
 
@@ -170,6 +201,9 @@ impl ApiServer {
     /// # Panics
     /// It is not there.
     pub fn delete(&self, kind: &str, name: &str) {
+        if let Some(real) = &self.real {
+            return real.delete(kind, name);
+        }
         let path = path_of(&json!({ "kind": kind }));
         self.shared.edit(|state| {
             let object = state.objects.remove(&(path, name.to_owned())).expect("a known object");
@@ -178,8 +212,11 @@ impl ApiServer {
         });
     }
 
-    /// Sends every watch a bookmark with the current version.
+    /// Sends every watch a bookmark with the current version, as a real server does by itself.
     pub fn bookmark(&self) {
+        if self.real.is_some() {
+            return;
+        }
         self.shared.edit(|state| {
             state.version += 1;
             for (path, _) in RESOURCES {
@@ -192,7 +229,7 @@ impl ApiServer {
 
     /// Forgets all events: whoever watches from before now is told 410.
     pub fn compact(&self) {
-        self.shared.edit(|state| {
+        self.shared().edit(|state| {
             state.version += 1;
             state.oldest = state.version;
             state.events.clear();
@@ -201,43 +238,43 @@ impl ApiServer {
 
     /// Becomes a server of this minor version, which streams lists or refuses to, as far as its version knows of them.
     pub fn version(&self, minor: u32, refuses_streams: bool) {
-        self.shared.edit(|state| (state.minor, state.refuses_streams) = (minor, refuses_streams));
+        self.shared().edit(|state| (state.minor, state.refuses_streams) = (minor, refuses_streams));
     }
 
     /// Installs the definitions of rule objects, in an older version.
     pub fn serve_rules(&self) {
-        self.shared.edit(|state| state.serves_rules = true);
+        self.shared().edit(|state| state.serves_rules = true);
     }
 
     /// How many lists were streamed.
     pub fn streams(&self) -> u32 {
-        self.shared.lock().streams
+        self.shared().lock().streams
     }
 
     /// Keeps connections and takes new ones, but says nothing any more, as a server behind a broken path.
     pub fn freeze(&self, frozen: bool) {
-        self.shared.edit(|state| state.frozen = frozen);
+        self.shared().edit(|state| state.frozen = frozen);
     }
 
     /// Answers the next `count` requests with 429.
     pub fn throttle(&self, count: u32) {
-        self.shared.edit(|state| state.throttled = count);
+        self.shared().edit(|state| state.throttled = count);
     }
 
     /// How many requests are still to be answered with 429.
     pub fn throttled(&self) -> u32 {
-        self.shared.lock().throttled
+        self.shared().lock().throttled
     }
 
     /// Ends every open watch.
     pub fn drop_watches(&self) {
-        self.shared.edit(|state| state.generation += 1);
+        self.shared().edit(|state| state.generation += 1);
     }
 
     /// Makes lists of a kind wait, or go on.
     pub fn stall(&self, kind: &str, stalled: bool) {
         let path = path_of(&json!({ "kind": kind }));
-        self.shared.edit(|state| match stalled {
+        self.shared().edit(|state| match stalled {
             true => drop(state.stalled.insert(path)),
             false => drop(state.stalled.remove(path)),
         });
@@ -246,7 +283,7 @@ impl ApiServer {
     /// How often a kind was listed from the start.
     pub fn lists(&self, kind: &str) -> u32 {
         let path = path_of(&json!({ "kind": kind }));
-        self.shared.lock().lists.get(path).copied().unwrap_or(0)
+        self.shared().lock().lists.get(path).copied().unwrap_or(0)
     }
 }
 
