@@ -73,6 +73,20 @@ pub fn contents(bpffs: &Path) -> Result<Vec<String>> {
     Ok(lines)
 }
 
+/// What only one of two contents has; empty if they are equal.
+pub fn difference(left: &[String], right: &[String]) -> String {
+    let without = |lines: &[String], others: &[String], whose: &str| {
+        let only = lines.iter().filter(|line| !others.contains(line));
+        only.map(|line| format!("only {whose}: {line}\n")).collect::<String>()
+    };
+    let text = without(left, right, "left") + &without(right, left, "right");
+    if text.is_empty() && left.len() != right.len() {
+        "some entries are there twice".to_owned()
+    } else {
+        text
+    }
+}
+
 /// The maps as they are.
 struct Raw {
     frontends: Vec<(FrontendKey, FrontendValue)>,

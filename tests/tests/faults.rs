@@ -315,16 +315,11 @@ fn after_any_changes_and_faults_the_maps_are_those_of_a_fresh_start() {
         story.start();
         story.cluster.world.wait_healthy();
         let fresh = story.contents();
-        let (only_after, only_fresh) = (without(&after, &fresh), without(&fresh, &after));
+        let difference = canonical::difference(&after, &fresh);
         assert!(
-            only_after.is_empty() && only_fresh.is_empty() && after.len() == fresh.len(),
-            "SLUICE_SEED={seed}, batch {batch}, {faults:?}\nonly after these faults: {only_after:#?}\nonly of a fresh \
-             start: {only_fresh:#?}"
+            difference.is_empty(),
+            "SLUICE_SEED={seed}, batch {batch}, {faults:?}; left after these, right of a fresh start\n{difference}"
         );
         println!("batch {batch}: {} entries, {faults:?}", after.len());
     }
-}
-
-fn without<'l>(lines: &'l [String], others: &[String]) -> Vec<&'l String> {
-    lines.iter().filter(|line| !others.contains(line)).collect()
 }
