@@ -88,6 +88,9 @@ pub struct State {
     /// This node is about to go: load balancers are told not to use it.
     #[serde(default)]
     pub node_leaving: bool,
+    /// This node's pods, once they are known: `namespace/name`.
+    #[serde(default)]
+    pub pods: Option<Vec<String>>,
     /// Since when the programming thread has been at work on what it was told.
     #[serde(skip)]
     pub busy_since: Option<Instant>,

@@ -142,11 +142,11 @@ fn every_golden_holds_in_any_order_and_with_failing_writes() {
                         Change::AllSlices(slices) => slices.reverse(),
                         Change::AllPods(pods) => pods.reverse(),
                         Change::AllRules(_, rules) => rules.reverse(),
-                        Change::AllOptOuts(pods) => pods.reverse(),
+                        Change::AllOwnPods(pods) => pods.reverse(),
                         Change::Pod(..)
                         | Change::Rule(..)
                         | Change::NoPods
-                        | Change::OptOut(..)
+                        | Change::OwnPod(..)
                         | Change::Service(..)
                         | Change::Slice(..)
                         | Change::Node(_)

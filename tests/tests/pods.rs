@@ -9,7 +9,7 @@ use sluice_tests::{
     peer::Peer,
     shop::{Dial, WAYS, assert_peer, shop},
     wait,
-    world::{Pod, World, ip},
+    world::{Pod, World, ip, text},
 };
 
 const UID: &str = "0f0e0d0c-1111-2222-3333-444455556666";
@@ -25,8 +25,9 @@ fn annotated(pod: &Pod, socket_lb: &str) -> String {
 
 fn wait_reason(world: &World, from: &str, reason: &str) {
     wait::until(reason, || {
-        let answer = world.json(&["explain", "--from", from, "10.96.0.1:80"]);
-        if answer["reason"] == reason { Ok(()) } else { Err(answer) }
+        let output = world.sluice(&["explain", "--from", from, "10.96.0.1:80", "-o", "json"]);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        if answer["reason"] == reason { Ok(()) } else { Err(text(&output)) }
     });
 }
 
@@ -70,6 +71,41 @@ fn a_pod_that_asks_to_be_left_alone_sees_the_services_address_itself() {
     shop.world.apply("mesh", &annotated(&pod, "true"));
     wait_reason(&shop.world, "mesh", "connect_translated");
     assert_ways(&mut mesh, "the annotation taken back", false);
+}
+
+#[test]
+fn who_dials_is_a_pod_that_this_node_has_where_pods_are_known() {
+    let mut shop = shop(1);
+    let explain = |world: &World, from: &str| {
+        let output = world.sluice(&["explain", "--from", from, "10.96.0.1:80"]);
+        (output.status.code(), text(&output))
+    };
+    let strangers = manifest::pod("away", "away", &["10.244.9.9"]).replace("node-1", "node-2")
+        + &manifest::pod("twin", "twin", &["10.244.0.98"])
+        + &manifest::pod("twin", "twin", &["10.244.0.99"]).replace("namespace: shop", "namespace: yard");
+    shop.world.apply("strangers", &strangers);
+    wait::until("pods are known", || {
+        let (code, printed) = explain(&shop.world, "yard/twin");
+        if code == Some(0) { Ok(()) } else { Err(printed) }
+    });
+    for (from, code, want) in [
+        ("host", 0, "translate"),
+        ("10.244.0.2", 0, "translate"),
+        ("203.0.113.1", 0, "translate"),
+        ("cart-1", 0, "translate"),
+        ("shop/cart-1", 0, "translate"),
+        ("nobody", 1, "this node has no pod nobody"),
+        ("yard/cart-1", 1, "this node has no pod yard/cart-1"),
+        ("away", 1, "this node has no pod away"),
+        ("twin", 1, "twin may be any of the pods shop/twin, yard/twin"),
+        ("No-Body", 2, "write a pod's name, NAMESPACE/NAME, an address, or host"),
+    ] {
+        let (got, printed) = explain(&shop.world, from);
+        assert_eq!(got, Some(code), "{from}: {printed}");
+        assert!(printed.contains(want), "{from}: {printed}");
+    }
+    shop.kill_agent();
+    assert_eq!(explain(&shop.world, "nobody").0, Some(0), "without an agent nobody can know");
 }
 
 #[test]
@@ -139,6 +175,8 @@ fn on_an_api_server_too_a_pod_is_left_alone_by_its_annotation() {
     assert_eq!(mesh.tcp("10.96.0.1:80").unwrap().by, "cart-1", "a pod of another node has no say");
     cluster.api.apply(&annotated(&pod, "false"));
     wait_reason(&cluster.world, "mesh", "opted_out");
+    let nobody = text(&cluster.world.sluice(&["explain", "--from", "nobody", "10.96.0.1:80"]));
+    assert!(nobody.contains("this node has no pod nobody"), "{nobody}");
     cluster.api.delete("Pod", "shop/mesh");
     wait_reason(&cluster.world, "mesh", "connect_translated");
     assert_eq!(mesh.tcp("10.96.0.1:80").unwrap().by, "cart-1");

@@ -102,7 +102,7 @@ fn weights_split_requests_over_subsets() {
     let plain = canary.spread(40, &["http://10.96.0.2"]);
     assert_eq!(plain.len(), 2, "a Service without rules has none of it: {plain:?}");
     assert_eq!(canary.world.json(&["explain", "10.96.0.2:80"])["path"], "kernel");
-    let explained = canary.explain(&["--from", "client", "http://reviews.shop/"]);
+    let explained = canary.explain(&["--from", &canary.client.v4.to_string(), "http://reviews.shop/"]);
     let route = &explained["route"];
     assert_eq!(route["virtualService"], "shop/reviews", "{explained}");
     assert_eq!(route["destination"].as_array().unwrap().len(), 2);

@@ -144,9 +144,10 @@ fn node_ports_are_served_on_the_nodes_addresses_and_on_its_own_loopback() {
     }
     let unspecified = shop.client.tcp("0.0.0.0:30080");
     assert!(unspecified.is_err(), "0.0.0.0 is the pod's own loopback too: {unspecified:?}");
-    assert_eq!(shop.world.json(&["explain", "--from", "client", "127.0.0.1:30080"])["verdict"], "pass");
+    let client = shop.world.find("client").v4.to_string();
+    assert_eq!(shop.world.json(&["explain", "--from", &client, "127.0.0.1:30080"])["verdict"], "pass");
     assert_eq!(
-        shop.world.json(&["explain", "--from", "client", &format!("{}:30080", node.v4)])["verdict"],
+        shop.world.json(&["explain", "--from", &client, &format!("{}:30080", node.v4)])["verdict"],
         "translate"
     );
     let rows = shop.world.json(&["service", "shop/cart"]);

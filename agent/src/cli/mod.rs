@@ -49,8 +49,8 @@ enum Command {
     Reasons(Reading),
     /// The decision for one connection, step by step
     Explain {
-        /// Who dials: a pod's name, an address, or `host`
-        #[arg(long, default_value = "host")]
+        /// Who dials: a pod of this node (`[NAMESPACE/]NAME`), an address, or `host`
+        #[arg(long, default_value = "host", value_parser = request::client)]
         from: String,
         /// `ADDRESS:PORT[/udp]`, `NAMESPACE/NAME[:PORT]` or `NAME.NAMESPACE[:PORT]`, or a request:
         /// `http://ADDRESS[:PORT]/PATH` or `http://NAME.NAMESPACE[:PORT]/PATH`

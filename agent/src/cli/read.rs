@@ -196,6 +196,12 @@ pub fn explain(
     reading: &Reading,
 ) -> Result<()> {
     let tables = tables(reading)?;
+    // Only the agent knows the pods; where there is none, nobody can say that a name is wrong.
+    if request::is_pod(&from)
+        && let Ok(state) = super::status::ask(reading.admin)
+    {
+        request::check_client(&from, state.pods.as_deref())?;
+    }
     let left_alone = OptOuts::open(&Pins::at(&reading.bpffs))?.all()?.values().any(|pod| {
         from == pod.name.as_str() || from == format!("{}/{}", pod.namespace.as_str(), pod.name.as_str())
     });

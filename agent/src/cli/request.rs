@@ -1,8 +1,13 @@
 //! `sluice explain http://…` and `sluice route`: what the redirector would do, from the snapshot that it has.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    str::FromStr,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
@@ -37,6 +42,44 @@ impl FromStr for Asked {
         let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         let host = if has_port { authority.to_owned() } else { format!("{authority}:80") };
         Ok(Self::Request(host.parse()?, authority.to_owned(), path.to_owned()))
+    }
+}
+
+/// Who dials: `host`, an address, or a pod's name, with or without its namespace. Whether there is such a pod is asked
+/// later, and of the agent only.
+pub fn client(text: &str) -> Result<String, String> {
+    let is_label = |label: &str| {
+        let inner = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+        !label.is_empty() && label.chars().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
+    if is_address(text) || (is_label(namespace) && name.split('.').all(is_label)) {
+        return Ok(text.to_owned());
+    }
+    Err("write a pod's name, NAMESPACE/NAME, an address, or host".to_owned())
+}
+
+fn is_address(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok()
+}
+
+/// Whether it is a pod that dials.
+pub fn is_pod(from: &str) -> bool {
+    from != "host" && !is_address(from)
+}
+
+/// Whether `from` may dial: not when it is a pod that this node, whose pods are `known`, does not have.
+pub fn check_client(from: &str, known: Option<&[String]>) -> Result<()> {
+    let Some(known) = known.filter(|_| is_pod(from)) else { return Ok(()) };
+    let is_it =
+        |pod: &&String| pod.as_str() == from || pod.split_once('/').is_some_and(|(_, name)| name == from);
+    let found: Vec<&str> = known.iter().filter(is_it).map(String::as_str).collect();
+    match found.as_slice() {
+        [_] => Ok(()),
+        [] => {
+            bail!("this node has no pod {from}; write NAMESPACE/NAME of one that it has, an address, or host")
+        }
+        several => bail!("{from} may be any of the pods {}; write one of these", several.join(", ")),
     }
 }
 
@@ -185,6 +228,34 @@ pub fn route(reading: &Reading, run_dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_is_the_host_an_address_or_a_pod_that_this_node_has() {
+        let pods = ["shop/visitor", "shop/web-1", "other/web-1"].map(str::to_owned);
+        for (text, well_formed, known, unknown) in [
+            ("host", true, true, true),
+            ("10.0.0.1", true, true, true),
+            ("fd00::1", true, true, true),
+            ("shop/visitor", true, true, true),
+            ("visitor", true, true, true),
+            ("other/visitor", true, false, true),
+            ("nobody", true, false, true),
+            ("web-1", true, false, true),
+            ("other/web-1", true, true, true),
+            ("a.b", true, false, true),
+            ("", false, false, true),
+            ("Visitor", false, false, true),
+            ("shop/", false, false, true),
+            ("a/b/c", false, false, true),
+            ("10.0.0.1:80", false, false, true),
+        ] {
+            assert_eq!(client(text).is_ok(), well_formed, "{text}");
+            assert_eq!(check_client(text, Some(&pods)).is_ok(), known, "{text}, pods are known");
+            assert_eq!(check_client(text, None).is_ok(), unknown, "{text}, pods are not known");
+        }
+        let ambiguous = check_client("web-1", Some(&pods)).unwrap_err().to_string();
+        assert!(ambiguous.contains("shop/web-1, other/web-1"), "{ambiguous}");
+    }
 
     #[test]
     fn requests_and_connections_are_told_apart() {

@@ -7,7 +7,7 @@ use kube::{Resource, ResourceExt as _, core::PartialObjectMeta};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    model::{Change, EndpointSlice, Node, ObjectName, OptOut, Pod, Service},
+    model::{Change, EndpointSlice, Node, ObjectName, OwnPod, Pod, Service},
     objects::{self, Converted},
 };
 
@@ -78,20 +78,20 @@ impl Followed for core::Node {
     }
 }
 
-/// The pods of this node: whether they want to be left alone, which their metadata tells.
+/// The pods of this node: their names, and whether they want to be left alone, which their metadata tells.
 impl Followed for PartialObjectMeta<core::Pod> {
-    type Value = OptOut;
+    type Value = OwnPod;
 
-    fn convert(&self) -> Converted<OptOut> {
-        objects::pod_opt_out(&self.metadata)
+    fn convert(&self) -> Converted<OwnPod> {
+        objects::own_pod(&self.metadata)
     }
 
-    fn all(values: Vec<OptOut>) -> Change {
-        Change::AllOptOuts(values)
+    fn all(values: Vec<OwnPod>) -> Change {
+        Change::AllOwnPods(values)
     }
 
-    fn one(name: ObjectName, value: Option<OptOut>) -> Option<Change> {
-        Some(Change::OptOut(name, value))
+    fn one(name: ObjectName, value: Option<OwnPod>) -> Option<Change> {
+        Some(Change::OwnPod(name, value))
     }
 }
 

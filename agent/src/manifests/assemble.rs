@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{FileContents, Finding, Object, Placed, Severity};
 use crate::{
-    model::{Change, EndpointSlice, Node, ObjectName, RuleKind, ServiceKind},
+    model::{Change, EndpointSlice, Node, ObjectName, OwnPod, RuleKind, ServiceKind},
     objects::{PodFacts, ServiceWithSelector, slices_from_pods},
 };
 
@@ -35,12 +35,13 @@ pub fn assemble<'c>(
     all.slices.extend(made);
     let pods = all.pods.iter().map(PodFacts::pod).collect();
     let own = all.pods.iter().filter(|pod| pod.node.as_deref() == Some(node_name));
-    let opt_outs = own.filter_map(|pod| pod.opt_out.clone()).collect();
+    let own_pod = |pod: &PodFacts| OwnPod { name: pod.name.clone(), left_alone: pod.left_alone.clone() };
+    let own_pods = own.map(own_pod).collect();
     let services = all.services.into_iter().map(|service| service.service).collect();
     let changes = vec![
         Change::Node(all.node),
         Change::AllPods(pods),
-        Change::AllOptOuts(opt_outs),
+        Change::AllOwnPods(own_pods),
         Change::AllRules(RuleKind::VirtualService, all.virtual_services),
         Change::AllRules(RuleKind::DestinationRule, all.destination_rules),
         Change::AllSlices(all.slices),

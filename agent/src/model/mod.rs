@@ -10,7 +10,7 @@ mod pods;
 mod rules;
 mod store;
 
-pub use pods::{OptOut, Pod, Pods};
+pub use pods::{OptOut, OwnPod, Pod, Pods};
 pub use rules::{RuleKind, Rules};
 pub use store::{Change, Store};
 

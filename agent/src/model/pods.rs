@@ -17,6 +17,15 @@ pub struct OptOut {
     pub uid: String,
 }
 
+/// A pod of this node, as its metadata tells of it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct OwnPod {
+    /// Its name.
+    pub name: ObjectName,
+    /// `metadata.uid`, if it wants to be left alone.
+    pub left_alone: Option<String>,
+}
+
 /// A pod that has an address.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pod {

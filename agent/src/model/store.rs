@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    EndpointSlice, Node, ObjectName, OptOut, Pod, PodPort, Pods, Protocol, RuleKind, Rules, Service,
+    EndpointSlice, Node, ObjectName, OptOut, OwnPod, Pod, PodPort, Pods, Protocol, RuleKind, Rules, Service,
     ServiceKind,
 };
 
@@ -30,10 +30,10 @@ pub enum Change {
     AllRules(RuleKind, Vec<(ObjectName, Arc<Value>)>),
     /// A rule object is new or different; `None` when it is gone.
     Rule(RuleKind, ObjectName, Option<Arc<Value>>),
-    /// All pods of this node that want to be left alone: a complete listing.
-    AllOptOuts(Vec<OptOut>),
-    /// Whether one pod of this node wants to be left alone.
-    OptOut(ObjectName, Option<OptOut>),
+    /// All pods of this node: a complete listing.
+    AllOwnPods(Vec<OwnPod>),
+    /// A pod of this node is new or different; `None` when it is gone.
+    OwnPod(ObjectName, Option<OwnPod>),
     /// A Service is new or different; `None` when it is gone or needs no proxying any more.
     Service(ObjectName, Option<Box<Service>>),
     /// An EndpointSlice is new or different; `None` when it is gone.
@@ -62,7 +62,8 @@ pub struct Store {
     redirected: BTreeSet<(ObjectName, u16)>,
     /// Raised by whatever the redirector should know of.
     l7_changed: bool,
-    opt_outs: Option<BTreeMap<ObjectName, OptOut>>,
+    /// Pods of this node; the uid of those that want to be left alone.
+    own_pods: Option<BTreeMap<ObjectName, Option<String>>>,
     node: Node,
     dirty: BTreeSet<ObjectName>,
     services_listed: bool,
@@ -101,11 +102,10 @@ impl Store {
                 self.pods = None;
                 self.mark_headless();
             }
-            Change::AllOptOuts(pods) => {
-                self.opt_outs =
-                    Some(pods.into_iter().map(|opt_out| (opt_out.pod.clone(), opt_out)).collect());
+            Change::AllOwnPods(pods) => {
+                self.own_pods = Some(pods.into_iter().map(|pod| (pod.name, pod.left_alone)).collect());
             }
-            Change::OptOut(pod, opt_out) => self.set_opt_out(pod, opt_out),
+            Change::OwnPod(name, pod) => self.set_own_pod(name, pod),
             Change::Service(name, service) => self.set_service(name, service.map(|service| *service)),
             Change::Slice(name, slice) => self.set_slice(name, slice.map(|slice| *slice)),
             Change::NoNode => self.node_looked_up = true,
@@ -186,7 +186,15 @@ impl Store {
 
     /// The pods of this node that want to be left alone; `None` before they were listed.
     pub fn opt_outs(&self) -> Option<Vec<OptOut>> {
-        self.opt_outs.as_ref().map(|known| known.values().cloned().collect())
+        let wanting = |(pod, uid): (&ObjectName, &Option<String>)| {
+            uid.as_ref().map(|uid| OptOut { pod: pod.clone(), uid: uid.clone() })
+        };
+        self.own_pods.as_ref().map(|known| known.iter().filter_map(wanting).collect())
+    }
+
+    /// The names of this node's pods; `None` before they were listed.
+    pub fn own_pods(&self) -> Option<Vec<String>> {
+        self.own_pods.as_ref().map(|known| known.keys().map(ToString::to_string).collect())
     }
 
     /// Whether the translation of headless ports hangs on what pods declare: some headless Service's port differs from
@@ -277,11 +285,11 @@ impl Store {
         }
     }
 
-    fn set_opt_out(&mut self, pod: ObjectName, opt_out: Option<OptOut>) {
-        if let Some(known) = &mut self.opt_outs {
-            match opt_out {
-                Some(opt_out) => drop(known.insert(pod, opt_out)),
-                None => drop(known.remove(&pod)),
+    fn set_own_pod(&mut self, name: ObjectName, pod: Option<OwnPod>) {
+        if let Some(known) = &mut self.own_pods {
+            match pod {
+                Some(pod) => drop(known.insert(name, pod.left_alone)),
+                None => drop(known.remove(&name)),
             }
         }
     }

@@ -12,7 +12,7 @@ mod slice;
 
 pub use address::{parse_ip, parse_network, parse_port};
 pub use node::node;
-pub use pods::{PodFacts, pod_facts, pod_opt_out, slices_from_pods};
+pub use pods::{PodFacts, own_pod, pod_facts, slices_from_pods};
 pub use service::{ServiceWithSelector, service};
 pub use slice::slice;
 

@@ -11,7 +11,7 @@ use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::Obje
 
 use super::{Complaints, Converted, ServiceWithSelector, parse_port, service::TargetPort};
 use crate::model::{
-    Endpoint, EndpointSlice, EndpointState, Family, ObjectName, OptOut, Pod, Protocol, SlicePort,
+    Endpoint, EndpointSlice, EndpointState, Family, ObjectName, OwnPod, Pod, Protocol, SlicePort,
 };
 
 /// On a pod, "false" keeps the socket programs off its connections.
@@ -26,8 +26,8 @@ pub struct PodFacts {
     addresses: Vec<IpAddr>,
     /// Its node.
     pub node: Option<Arc<str>>,
-    /// Whether it wants to be left alone.
-    pub opt_out: Option<OptOut>,
+    /// Its uid, if it wants to be left alone.
+    pub left_alone: Option<String>,
     state: EndpointState,
     ports: Vec<(String, Protocol, u16)>,
 }
@@ -61,22 +61,23 @@ pub fn pod_facts(object: &core::Pod) -> Converted<PodFacts> {
     let ports = container_ports(&spec, &mut complaints);
     let node = spec.node_name.as_deref().map(Arc::from);
     let labels = meta.labels.clone().unwrap_or_default();
-    let opt_out = opt_out(meta, &mut complaints);
-    complaints.done(Some(PodFacts { name, labels, addresses, node, opt_out, state, ports }))
+    let left_alone = left_alone(meta, &mut complaints);
+    complaints.done(Some(PodFacts { name, labels, addresses, node, left_alone, state, ports }))
 }
 
-/// Whether the pod wants to be left alone, by its metadata alone.
-pub fn pod_opt_out(meta: &ObjectMeta) -> Converted<OptOut> {
+/// What a pod's metadata alone tells of it.
+pub fn own_pod(meta: &ObjectMeta) -> Converted<OwnPod> {
     let name = ObjectName::new(
         meta.namespace.as_deref().unwrap_or("default"),
         meta.name.as_deref().unwrap_or_default(),
     );
-    let mut complaints = Complaints::new("Pod", name);
-    let opt_out = opt_out(meta, &mut complaints);
-    complaints.done(opt_out)
+    let mut complaints = Complaints::new("Pod", name.clone());
+    let left_alone = left_alone(meta, &mut complaints);
+    complaints.done(Some(OwnPod { name, left_alone }))
 }
 
-fn opt_out(meta: &ObjectMeta, complaints: &mut Complaints) -> Option<OptOut> {
+/// The uid of a pod that wants to be left alone.
+fn left_alone(meta: &ObjectMeta, complaints: &mut Complaints) -> Option<String> {
     let path = format!("metadata.annotations[{SOCKET_LB}]");
     match meta.annotations.as_ref()?.get(SOCKET_LB)?.trim() {
         "true" => None,
@@ -88,7 +89,7 @@ fn opt_out(meta: &ObjectMeta, complaints: &mut Complaints) -> Option<OptOut> {
                     format!("is missing, and {SOCKET_LB} finds a pod's processes by it"),
                 );
             }
-            Some(OptOut { pod: complaints.object.clone(), uid: uid? })
+            uid
         }
         other => {
             complaints.add(path, format!("{other:?} is neither \"true\" nor \"false\"; taken as \"true\""));

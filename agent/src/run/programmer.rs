@@ -157,12 +157,15 @@ impl Programmer {
     }
 
     fn take(&mut self, changes: Vec<Change>) {
-        let pods = changes.iter().any(|change| matches!(change, Change::AllOptOuts(_) | Change::OptOut(..)));
+        let pods = changes.iter().any(|change| matches!(change, Change::AllOwnPods(_) | Change::OwnPod(..)));
         for change in changes {
             self.store.apply(change);
         }
         if pods && let Some(opt_outs) = self.store.opt_outs() {
             let _the_thread_lives_as_long_as_we = self.opt_outs.send(opt_outs);
+            // Files that name none say nothing about who lives here.
+            let pods = self.store.own_pods().filter(|pods| !pods.is_empty());
+            self.shared.update(|state| state.pods = pods);
         }
     }
 

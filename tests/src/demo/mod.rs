@@ -4,7 +4,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::{manifest, world::World};
 
 mod dial;
 mod outside;
@@ -60,11 +60,13 @@ impl Demo {
             world.apply(&name, &std::fs::read_to_string(&entry)?);
         }
         let servers = Servers::start(&mut world, manifests)?;
-        world.pod_at(
+        let visitor = world.pod_at(
             "visitor",
             Some([10, 244, 0, 200].into()),
             Some([0xfd00, 0x10, 0x244, 0, 0, 0, 0, 200].into()),
         );
+        let [v4, v6] = visitor.addresses();
+        world.apply("visitor", &manifest::pod("visitor", "visitor", &[&v4, &v6]));
         say("agent: eBPF programs loaded, attached, probed");
         let agent = world.agent();
         Ok((Self { world, _servers: servers, rows: Vec::new() }, agent))
@@ -155,7 +157,8 @@ impl Demo {
         let pod = if from == "host" { self.world.node().clone() } else { self.world.find("visitor").clone() };
         let outcome = dial::dial(&pod, protocol, to, request)?;
         let dialled = format!("{to}/{}", protocol.name());
-        let explained = self.world.json(&["explain", "--from", from, &dialled]);
+        let explained =
+            self.world.json(&["explain", "--from", if from == "host" { from } else { "visitor" }, &dialled]);
         let [verdict, path] =
             ["verdict", "path"].map(|key| explained[key].as_str().unwrap_or("?").to_owned());
         let ok = self.is_as_wanted(&outcome, &verdict, to, want);
