@@ -78,10 +78,12 @@ pub fn spawn(
     let mut maps = loaded.maps()?;
     maps.set_host_netns(loader::netns_cookie()?)?;
     maps.set_fail_closed(options.l7_fail_closed)?;
-    let adopted = maps.dump()?;
+    let start = Instant::now();
+    let adopted = maps.dump_with_leftovers()?;
     tracing::info!(
         services = adopted.services.len(),
         frontends = adopted.frontends.len(),
+        took = ?start.elapsed(),
         "adopted pinned maps"
     );
     let sweeper = sweeper::spawn(loaded.pins().clone(), loaded.cgroup().to_owned(), Arc::clone(&shared))?;
