@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use sluice_common::layout::{ServiceValue, SlotValue};
+use sluice_common::layout::{Name, NodeValue, ServiceValue, SlotValue};
 
 use super::{
     Placed, Reconciler, Unit,
@@ -43,6 +43,11 @@ pub fn adopt(actual: Tables, sizes: Sizes) -> Reconciler {
         reconciler.nodes.adopt(id, value);
     }
     for (id, value) in in_order(&reconciler.actual.backends) {
+        if value.node_id != 0 && !reconciler.nodes.has(value.node_id) {
+            // Its id stays taken as long as backends name it; no endpoint is on a node of such a name.
+            let name = Name::new(&format!("?{}", value.node_id));
+            reconciler.nodes.adopt(value.node_id, NodeValue { name, zone: Name::new("") });
+        }
         reconciler.backends.adopt(id, value);
     }
     for (service_id, value) in in_order(&reconciler.actual.services) {
@@ -118,4 +123,23 @@ fn placed(reconciler: &mut Reconciler, service_id: u32, range: Range) -> Placed 
 
 fn in_order<V: Copy>(map: &HashMap<u32, V>) -> BTreeMap<u32, V> {
     map.iter().map(|(id, value)| (*id, *value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_common::{Addr, layout::BackendValue};
+
+    use super::*;
+
+    #[test]
+    fn the_id_of_a_node_that_is_not_there_is_nobody_elses_while_backends_name_it() {
+        let addr = Addr::from(std::net::IpAddr::from([10, 0, 0, 1]));
+        let backend = BackendValue { addr, port_be: 80, pad: 0, node_id: 1 };
+        let tables = Tables { backends: HashMap::from([(1, backend)]), ..Tables::default() };
+        let mut reconciler = adopt(tables, Sizes::default());
+        let node = NodeValue { name: Name::new("node-1"), zone: Name::new("") };
+        assert_eq!(reconciler.nodes.id_of(node), Some(2));
+        let grace = super::super::GRACE_NS;
+        assert_eq!((reconciler.backends.expired(grace), reconciler.nodes.expired(grace)), (vec![1], vec![1]));
+    }
 }
