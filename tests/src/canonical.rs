@@ -18,16 +18,37 @@ use aya::{
     maps::{Array, HashMap, Map, MapData},
 };
 use bytemuck::must_cast;
-use sluice::maps::{Pins, SPECS};
+use sluice::maps::{Pins, SPECS, bpf::BpfMaps};
 use sluice_common::layout::{
     BackendValue, CONFIG_CAPACITY, CONFIG_WORKERS, FrontendKey, FrontendValue, NodeValue, PROBE_ID,
-    ServiceValue, SlotValue,
+    ServiceValue, SlotValue, SourceRangeKey,
 };
 
 /// Maps that this module compares, and those that others write. A new map must be put into one of them.
-const COMPARED: [&str; 9] =
-    ["FRONTENDS", "SLOTS", "BACKENDS", "SERVICES", "NODES", "ADDRESSES", "CONFIG", "OPT_OUTS", "RESERVED"];
-const OTHERS: [&str; 6] = ["UDP_REVNAT", "AFFINITY", "SOCKETS", "LISTENERS", "HEARTBEAT", "REASONS"];
+const COMPARED: [&str; 10] = [
+    "FRONTENDS",
+    "SLOTS",
+    "BACKENDS",
+    "SERVICES",
+    "NODES",
+    "ADDRESSES",
+    "CONFIG",
+    "OPT_OUTS",
+    "RESERVED",
+    "SOURCE_RANGES",
+];
+const OTHERS: [&str; 10] = [
+    "UDP_REVNAT",
+    "AFFINITY",
+    "SOCKETS",
+    "LISTENERS",
+    "HEARTBEAT",
+    "REASONS",
+    "FLOWS",
+    "FRAGMENTS",
+    "DEVICES",
+    "ANSWERS",
+];
 
 /// The contents as lines, in order.
 ///
@@ -67,6 +88,9 @@ pub fn contents(bpffs: &Path) -> Result<Vec<String>> {
     lines.extend(maps.nodes.values().map(|node| format!("node {:?}", bytemuck::bytes_of(node))));
     lines.extend(maps.addresses.iter().map(|(address, kind)| format!("address {address:?} is {kind}")));
     lines.extend(maps.config.iter().enumerate().map(|(index, value)| format!("config {index} is {value}")));
+    for (key, prefix) in &maps.source_ranges {
+        lines.push(format!("clients of {} from {:?}/{prefix}", maps.service(key.service_id)?, key.addr));
+    }
     lines.extend(maps.opt_outs.iter().map(|(cookie, pod)| format!("opt-out {cookie} {pod:?}")));
     lines.extend(maps.reserved.keys().map(|port| format!("reserved {port}")));
     lines.sort();
@@ -98,6 +122,7 @@ struct Raw {
     opt_outs: BTreeMap<u64, [u8; 128]>,
     reserved: BTreeMap<u32, u32>,
     config: Vec<u64>,
+    source_ranges: BTreeSet<(SourceRangeKey, u32)>,
 }
 
 fn hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<Vec<(K, V)>> {
@@ -139,6 +164,7 @@ impl Raw {
             opt_outs: hash(pins, "OPT_OUTS")?.into_iter().collect(),
             reserved: hash(pins, "RESERVED")?.into_iter().collect(),
             config,
+            source_ranges: BpfMaps::open(pins)?.dump()?.source_ranges,
         })
     }
 

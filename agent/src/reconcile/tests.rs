@@ -1,10 +1,7 @@
 //! What readers see while we write, what survives failures and restarts, and how many writes a change costs.
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_common::{
-    choose,
-    layout::{BackendValue, FrontendKey, FrontendValue},
-};
+use sluice_common::{choose, layout::FrontendValue};
 
 use super::*;
 use crate::{

@@ -4,10 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, mpsc},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::Result;
 use sluice_common::layout::{FLAG_REDIRECTED, ServiceValue};
 use tokio::sync::{oneshot, watch};
 
@@ -24,7 +24,7 @@ use crate::{
     compile,
     health::Shared,
     loader::{self, Loaded},
-    maps::{Tables, WriteError, bpf::BpfMaps},
+    maps::{Tables, bpf::BpfMaps},
     model::{Change, Node, ObjectName, OptOut, Store},
     reconcile::{Outcome, Reconciler},
     reserved,
@@ -36,6 +36,8 @@ const RETRY_LAST: Duration = Duration::from_secs(5);
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 const PROBE_AGAIN: Duration = Duration::from_secs(2);
 const COLLECT_EVERY: Duration = Duration::from_millis(500);
+
+mod probing;
 
 struct Programmer {
     store: Store,
@@ -358,38 +360,6 @@ impl Programmer {
             Some((at, wait)) if at <= now => Some((now + wait * 2, (wait * 2).min(RETRY_LAST))),
             waiting => waiting,
         };
-    }
-
-    fn probe(&mut self, now: Instant) {
-        let missing = self.loaded.missing();
-        let result = if missing.is_empty() {
-            probe::probe(&mut self.maps, self.loaded.cgroup())
-        } else {
-            Err(anyhow!("somebody detached {}", missing.join(", ")))
-        };
-        match result.context("the self-probe failed: connections are not translated") {
-            Ok(()) => {
-                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                self.shared.problem("probe", None);
-                self.shared.update(|state| state.probed_s = Some(since.as_secs()));
-                self.probe_at = Some(now + PROBE_EVERY);
-            }
-            Err(error) if error.downcast_ref::<WriteError>().is_some() => {
-                self.shared.problem(
-                    "probe",
-                    Some(format!("the self-probe could not be made: {:#}", error.root_cause())),
-                );
-                self.probe_at = Some(now + PROBE_EVERY);
-            }
-            Err(error) => {
-                self.shared.problem("probe", Some(format!("{error:#}")));
-                self.shared.update(|state| state.probed_s = None);
-                // Somebody may have removed the links, or the cgroup went: attach again.
-                self.attached = false;
-                self.probe_at = Some(now + PROBE_AGAIN);
-                self.retry = Some((now + PROBE_AGAIN, PROBE_AGAIN));
-            }
-        }
     }
 
     fn now_ns(&self) -> u64 {

@@ -1,0 +1,42 @@
+//! The self-probe, and what follows from it.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, anyhow};
+
+use super::{PROBE_AGAIN, PROBE_EVERY, Programmer, probe};
+use crate::maps::WriteError;
+
+impl Programmer {
+    pub(super) fn probe(&mut self, now: Instant) {
+        let missing = self.loaded.missing();
+        let result = if missing.is_empty() {
+            probe::probe(&mut self.maps, self.loaded.cgroup())
+        } else {
+            Err(anyhow!("somebody detached {}", missing.join(", ")))
+        };
+        match result.context("the self-probe failed: connections are not translated") {
+            Ok(()) => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                self.shared.problem("probe", None);
+                self.shared.update(|state| state.probed_s = Some(since.as_secs()));
+                self.probe_at = Some(now + PROBE_EVERY);
+            }
+            Err(error) if error.downcast_ref::<WriteError>().is_some() => {
+                self.shared.problem(
+                    "probe",
+                    Some(format!("the self-probe could not be made: {:#}", error.root_cause())),
+                );
+                self.probe_at = Some(now + PROBE_EVERY);
+            }
+            Err(error) => {
+                self.shared.problem("probe", Some(format!("{error:#}")));
+                self.shared.update(|state| state.probed_s = None);
+                // Somebody may have removed the links, or the cgroup went: attach again.
+                self.attached = false;
+                self.probe_at = Some(now + PROBE_AGAIN);
+                self.retry = Some((now + PROBE_AGAIN, PROBE_AGAIN));
+            }
+        }
+    }
+}
