@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluice_common::{
     Addr,
     layout::{
-        ADDRESS_CLUSTER_IP, ADDRESS_REDIRECTED, ADDRESS_VIP, FLAG_REDIRECTED, FrontendKey, FrontendKind,
-        FrontendValue,
+        ADDRESS_CLUSTER_IP, ADDRESS_ENDPOINT, ADDRESS_REDIRECTED, ADDRESS_VIP, FLAG_REDIRECTED, FrontendKey,
+        FrontendKind, FrontendValue,
     },
 };
 
@@ -21,6 +21,8 @@ pub struct Addresses {
     cluster: BTreeMap<Addr, u32>,
     /// Load balancer and external addresses, each with the number of its frontends.
     vips: BTreeMap<Addr, u32>,
+    /// Endpoints' own addresses, each with the number of its frontends.
+    endpoints: BTreeMap<Addr, u32>,
     /// Addresses of which the redirector serves a port, each with the number of those ports.
     redirected: BTreeMap<Addr, u32>,
     unsettled: BTreeSet<Addr>,
@@ -54,6 +56,7 @@ impl Addresses {
         for (bit, counts) in [
             (ADDRESS_CLUSTER_IP, &mut self.cluster),
             (ADDRESS_VIP, &mut self.vips),
+            (ADDRESS_ENDPOINT, &mut self.endpoints),
             (ADDRESS_REDIRECTED, &mut self.redirected),
         ] {
             let has = |value: Option<&FrontendValue>| value.is_some_and(|value| bits(value) & bit != 0);
@@ -80,6 +83,7 @@ impl Addresses {
         let base = self.node.get(addr).copied();
         let base = base.or_else(|| self.cluster.contains_key(addr).then_some(ADDRESS_CLUSTER_IP));
         let base = base.or_else(|| self.vips.contains_key(addr).then_some(ADDRESS_VIP));
+        let base = base.or_else(|| self.endpoints.contains_key(addr).then_some(ADDRESS_ENDPOINT));
         Some(base.unwrap_or(0) | redirected).filter(|kind| *kind != 0)
     }
 
@@ -106,7 +110,8 @@ const fn bits(value: &FrontendValue) -> u32 {
     let redirected = if value.flags & FLAG_REDIRECTED != 0 { ADDRESS_REDIRECTED } else { 0 };
     let of_others =
         value.kind == FrontendKind::LoadBalancer as u8 || value.kind == FrontendKind::ExternalIp as u8;
-    cluster | redirected | if of_others { ADDRESS_VIP } else { 0 }
+    let endpoint = if value.kind == FrontendKind::Headless as u8 { ADDRESS_ENDPOINT } else { 0 };
+    cluster | redirected | endpoint | if of_others { ADDRESS_VIP } else { 0 }
 }
 
 #[cfg(test)]

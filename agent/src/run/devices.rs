@@ -105,7 +105,17 @@ impl Devices {
             return Ok((Vec::new(), self.notes.clone()));
         }
         let failed = loaded.attach_devices(&wanted);
-        let optional = |point: Point| self.flags.xdp == Xdp::Auto && point == Point::EarlyNative;
+        if self.flags.xdp != Xdp::Off {
+            // A device takes raw packets from when it has an XDP program itself, of which there is no word.
+            self.map.set(&values(&links, node, &devices::takers()))?;
+        }
+        // Overlay ends and bridges have no such driver; but where none has, `native` is not what it says.
+        let early = |keys: &mut dyn Iterator<Item = &(u32, Point)>| {
+            keys.filter(|(_, point)| *point == Point::EarlyNative).count()
+        };
+        let somewhere = early(&mut failed.keys()) < early(&mut wanted.keys());
+        let optional =
+            |point: Point| point == Point::EarlyNative && (somewhere || self.flags.xdp == Xdp::Auto);
         let (optional, fatal): (BTreeMap<_, _>, BTreeMap<_, _>) =
             failed.into_iter().partition(|((_, point), _)| optional(*point));
         let name =

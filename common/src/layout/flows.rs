@@ -95,10 +95,16 @@ pub struct FlowValue {
     pub backend_id: u32,
     /// Where the client's first packet was met.
     pub ifindex: u32,
+    /// Where packets go out, looked up anew each second; 0 when it must be.
+    pub route_ifindex: u32,
+    /// Hardware addresses with which they do: destination, source.
+    pub route_macs: [u8; 12],
+    /// The longest IP packet that goes that way, in bytes.
+    pub route_mtu: u16,
     /// Zero.
-    pub pad2: u32,
+    pub pad2: u16,
 }
-const _: () = assert!(size_of::<FlowValue>() == 64);
+const _: () = assert!(size_of::<FlowValue>() == 80);
 
 impl FlowValue {
     /// The key of the connection's other entry.

@@ -91,6 +91,9 @@ pub const ADDRESS_OWN: u32 = 32;
 /// Bit of a value of `ADDRESSES`: some Service's address that is not the node's own: a LoadBalancer's or external one.
 pub const ADDRESS_VIP: u32 = 16;
 
+/// Bit of a value of `ADDRESSES`: an endpoint's own, at which a headless Service's port is translated.
+pub const ADDRESS_ENDPOINT: u32 = 64;
+
 /// Index into `CONFIG`: cookie of the node's own network namespace.
 pub const CONFIG_HOST_NETNS: u32 = 0;
 /// Index into `CONFIG`: how many entries `OPT_OUTS` has, so that nobody looks into an empty map.

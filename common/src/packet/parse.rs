@@ -58,6 +58,8 @@ pub struct Packet {
     pub length: u32,
     /// Identification, of a fragment; network byte order.
     pub fragment_id_be: u32,
+    /// Checksum of the IPv4 header, as it stands there.
+    pub check: u16,
     /// What kind it is.
     pub kind: Kind,
     /// Whether it is whole.
@@ -87,6 +89,7 @@ impl Packet {
         l4_at: 0,
         length: 0,
         fragment_id_be: 0,
+        check: 0,
         kind: Kind::Other,
         fragment: Fragment::Whole,
         tcp_flags: 0,
@@ -166,6 +169,7 @@ fn parse_v4<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), Rea
     packet.l4_at = packet.ip_at + header_length;
     packet.fragment_id_be = u32::from(u16::from_ne_bytes([header[4], header[5]]));
     packet.ttl = header[8];
+    packet.check = u16::from_ne_bytes([header[10], header[11]]);
     packet.is_whole_only = offset & 0x4000 != 0;
     Ok(())
 }

@@ -17,7 +17,8 @@ pub fn from_network(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_network(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    Skb::code(handle(skb, skb.ethertype().unwrap_or(0), HOOK_TO_NETWORK))
+    let ethertype = if skb.is_done() { None } else { skb.ethertype() };
+    Skb::code(handle(skb, ethertype.unwrap_or(0), HOOK_TO_NETWORK))
 }
 
 /// What a pod sends.

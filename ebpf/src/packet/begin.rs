@@ -13,7 +13,7 @@ use sluice_common::{
 use super::{Frame, Work, answer, known, remember::remember};
 use crate::{
     affinity,
-    maps::{ADDRESSES, CONFIG, SLOTS},
+    maps::{CONFIG, SLOTS},
     raw::{self, fib},
     socket,
 };
@@ -21,6 +21,7 @@ use crate::{
 /// Leads the packet to a backend and remembers the connection, or refuses it.
 #[inline(never)]
 pub fn begin<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
+    work.now_ns = raw::now_ns();
     match find(frame, work) {
         Ok(()) => {}
         Err(reason @ (Reason::UnknownPort | Reason::NoEndpoints)) => {
@@ -53,14 +54,15 @@ fn frontend(work: &Work) -> Result<FrontendValue, Reason> {
     let packet = &work.packet.key;
     let key =
         FrontendKey { addr: packet.dst, port_be: packet.dst_port_be, protocol: packet.protocol, scope: 0 };
+    if work.address_kind == 0 {
+        return Err(unallocated(&key.addr));
+    }
     if let Some(value) = socket::entry(&key) {
         // An endpoint's own address is translated where the client is, and nowhere on the way.
         let elsewhere = value.kind == FrontendKind::Headless as u8 && !work.is_inside();
         return if elsewhere { Err(Reason::NotOurs) } else { Ok(value) };
     }
-    let Some(kind) = raw::get(&ADDRESSES, &key.addr) else {
-        return Err(unallocated(&key.addr));
-    };
+    let kind = work.address_kind;
     if kind & ADDRESS_CLUSTER_IP != 0 {
         return Err(Reason::UnknownPort);
     }
@@ -75,7 +77,7 @@ fn frontend(work: &Work) -> Result<FrontendValue, Reason> {
 
 /// Whether an address that nobody has is one of those that cluster IPs are taken from.
 #[inline(always)]
-fn unallocated(addr: &Addr) -> Reason {
+pub fn unallocated(addr: &Addr) -> Reason {
     let known = CONFIG.get(CONFIG_OPTIONS).is_some_and(|options| options & OPTION_SERVICE_CIDRS != 0);
     let inside = known && raw::in_source_ranges(SERVICE_CIDRS, addr);
     if inside { Reason::UnallocatedAddress } else { Reason::NotOurs }

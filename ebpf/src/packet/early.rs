@@ -7,7 +7,7 @@ use sluice_common::{
 };
 
 use super::{Frame, Verdict, Work, begin, known, of_failure, read, remember::remember};
-use crate::raw;
+use crate::{maps::ADDRESSES, raw};
 
 /// Everything that the hook does.
 #[inline(always)]
@@ -44,11 +44,15 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Re
     if !matches!(work.packet.kind, Kind::Ports) || !matches!(work.packet.fragment, Fragment::Whole) {
         return Err(Reason::NotOurs);
     }
-    work.now_ns = raw::now_ns();
+    work.address_kind = raw::get(&ADDRESSES, &work.packet.key.dst).unwrap_or(0);
+    if work.address_kind == 0 {
+        return Err(Reason::NotOurs);
+    }
     match known::known(frame, work) {
         Err(Reason::NotOurs) => {}
         done => return done,
     }
+    work.now_ns = raw::now_ns();
     match begin::find(frame, work) {
         Ok(()) => {}
         // To be answered, which tc does.

@@ -12,7 +12,7 @@ use super::{
     rewrite::{port_pair, v4_pair},
     tunnel,
 };
-use crate::raw::flows;
+use crate::raw::{self, flows};
 
 /// Translates the error if what it quotes is ours.
 #[inline(never)]
@@ -20,6 +20,9 @@ pub fn error<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     read(frame, work).map_err(|_| Reason::NotOurs)?;
     work.reply = work.quoted.key.reversed();
     work.flow = flows::flow(&work.reply).ok_or(Reason::NotOurs)?;
+    // Its entry is another's: the route is looked up, and not remembered.
+    work.flow.route_ifindex = 0;
+    work.now_ns = raw::now_ns();
     if work.flow.hooks & work.hook == 0 {
         return Err(Reason::NotOurs);
     }

@@ -8,6 +8,7 @@ use sluice_common::{
 
 use super::{Frame, Verdict, Work, answer, rewrite::rewrite, tunnel};
 use crate::raw::{
+    self,
     fib::{self, Unroutable},
     flows,
 };
@@ -16,6 +17,7 @@ use crate::raw::{
 #[inline(always)]
 pub fn known<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     work.flow = flows::flow(&work.packet.key).ok_or(Reason::NotOurs)?;
+    work.now_ns = raw::now_ns();
     let flow = &work.flow;
     let of_backend = flow.flags & FLOW_REPLY != 0;
     if flow.hooks & work.hook == 0
@@ -45,6 +47,8 @@ fn refresh(work: &mut Work) {
     let state = flow::after(flow.state, flow.flags & FLOW_REPLY != 0, flags) | answered;
     if state != flow.state || work.now_ns.saturating_sub(flow.last_seen_ns) > flow::REFRESH_NS {
         work.flow.state = state;
+        // Routes and neighbours change: both are asked again.
+        work.flow.route_ifindex = 0;
         touch_both(work);
     }
 }
@@ -74,6 +78,9 @@ pub fn lead<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     if work.packet.ttl <= 1 {
         return Err(Reason::HopsExceeded);
     }
+    if work.flow.route_ifindex != 0 && frame.segment_length(&work.packet) <= u32::from(work.flow.route_mtu) {
+        return lead_as_before(frame, work);
+    }
     match fib::route(frame, work) {
         Ok(()) => {}
         Err(Unroutable::NoRoute) => return Err(Reason::NoRoute),
@@ -83,7 +90,21 @@ pub fn lead<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     if !frame.can_forward(&work.route) {
         return Ok(());
     }
+    if work.route.is_resolved {
+        flows::set_route(&work.packet.key, &work.route);
+    }
     rewrite(frame, work, 1)?;
     work.verdict = frame.forward(&work.route, work.hook == HOOK_TO_NETWORK);
+    Ok(())
+}
+
+/// Sends the packet where the last one went.
+#[inline(always)]
+fn lead_as_before<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+    if !frame.can_send_out(work.flow.route_ifindex) {
+        return Ok(());
+    }
+    rewrite(frame, work, 1)?;
+    work.verdict = frame.send_out(work.flow.route_ifindex, &work.flow.route_macs);
     Ok(())
 }

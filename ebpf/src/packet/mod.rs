@@ -6,7 +6,7 @@ use sluice_common::{
     Reason,
     layout::{
         BackendValue, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendValue, HOOK_FROM_NETWORK,
-        HOOK_TO_POD, SlotValue,
+        HOOK_TO_NETWORK, HOOK_TO_POD, SlotValue,
     },
     packet::{
         Bytes, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Kind, Packet, checksum::Difference, parse,
@@ -14,7 +14,7 @@ use sluice_common::{
 };
 
 use crate::{
-    maps::FRAGMENTS,
+    maps::{ADDRESSES, FRAGMENTS},
     raw::{self, fib::Route},
 };
 
@@ -61,8 +61,6 @@ pub trait Frame: Bytes + Copy {
     fn context(&self) -> *mut c_void;
     /// Copies `N` bytes to the beginning of `to`.
     fn load_into<const N: usize>(self, at: u32, to: &mut [u8; 48]) -> Option<&[u8; N]>;
-    /// The length for which a route must have room: that of the IP packet, or 0 for the kernel to see for itself.
-    fn length_for_routes(&self, packet: &Packet) -> u16;
     /// Replaces `N` bytes.
     fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> Option<()>;
     /// Brings the IPv4 header's checksum up to date.
@@ -73,6 +71,8 @@ pub trait Frame: Bytes + Copy {
     fn resize(&self, length: u32) -> Option<()>;
     /// Makes room between Ethernet and IP header.
     fn insert(&self, length: u32) -> Option<()>;
+    /// Whether [`Self::send_out`] can go that way.
+    fn can_send_out(&self, ifindex: u32) -> bool;
     /// Whether [`Self::forward`] can go that way.
     fn can_forward(&self, route: &Route) -> bool;
     /// Length of the longest IP packet that it is cut into, if it is many in one; its own length else.
@@ -83,6 +83,8 @@ pub trait Frame: Bytes + Copy {
     fn remove(&self, length: u32) -> Option<()>;
     /// Sends it on its way to the route's next hop; `is_routed`: the node has routed it elsewhere before.
     fn forward(&self, route: &Route, is_routed: bool) -> Verdict;
+    /// Sends it out by the device, with these hardware addresses.
+    fn send_out(&self, ifindex: u32, macs: &[u8; 12]) -> Verdict;
     /// Sends it back to where it came from; `to_node`: to the node itself, if it was on its way out.
     fn send_back(&self, to_node: bool) -> Verdict;
     /// Sends it out by a device; `to_node`: hands it to the node as if it had come in there.
@@ -111,6 +113,8 @@ pub struct Work {
     pub backend: BackendValue,
     /// Where packets to it go.
     pub route: Route,
+    /// What the destination is: `ADDRESS_*`.
+    pub address_kind: u32,
     /// Bytes that will stand before the packet when it is sent.
     pub overhead: u16,
     /// Where a part of the packet is copied to.
@@ -167,7 +171,13 @@ const fn of_failure(reason: Reason) -> Verdict {
 #[inline(always)]
 fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Reason> {
     read(frame, is_v6, work)?;
-    work.now_ns = raw::now_ns();
+    work.address_kind = raw::get(&ADDRESSES, &work.packet.key.dst).unwrap_or(0);
+    // What comes from a client goes to an address that some Service or the node has, and so do replies to the node; only what
+    // goes out to the network or to a pod may be a reply to anybody.
+    let to_anybody = work.hook == HOOK_TO_NETWORK || work.hook == HOOK_TO_POD;
+    if work.address_kind == 0 && !to_anybody && !matches!(work.packet.kind, Kind::Tunnel) {
+        return Err(begin::unallocated(&work.packet.key.dst));
+    }
     give_ports(&mut work.packet)?;
     match work.packet.kind {
         Kind::Ports => match known::known(frame, work) {

@@ -71,6 +71,9 @@ pub fn remember<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
         service_id: work.frontend.service_id,
         backend_id: work.slot.backend_id,
         ifindex: frame.ifindex(),
+        route_ifindex: 0,
+        route_macs: [0; 12],
+        route_mtu: 0,
         pad2: 0,
     };
     work.back = FlowValue {

@@ -45,9 +45,9 @@ fn change<F: Frame>(frame: F, packet: &Packet, flow: &FlowValue, hops: u8) -> Op
     } else {
         let protocol = packet.key.protocol;
         let word = |ttl: u8| u32::from(u16::from_ne_bytes([ttl, protocol]));
-        frame.store(ip_at + 8, &[left, protocol])?;
-        frame.store(ip_at + 12, &v4_pair(&flow.src, &flow.dst))?;
-        frame.fix_header(ip_at + 10, addresses.word(word(packet.ttl), word(left)))?;
+        let [a, b] = addresses.word(word(packet.ttl), word(left)).apply(packet.check).to_ne_bytes();
+        let [s0, s1, s2, s3, d0, d1, d2, d3] = v4_pair(&flow.src, &flow.dst);
+        frame.store(ip_at + 8, &[left, protocol, a, b, s0, s1, s2, s3, d0, d1, d2, d3])?;
     }
     if matches!(packet.fragment, Fragment::Later) {
         return Some(());
@@ -62,9 +62,12 @@ fn change<F: Frame>(frame: F, packet: &Packet, flow: &FlowValue, hops: u8) -> Op
         // SCTP's checksum knows nothing of addresses, and its ports stay.
         _ => return Some(()),
     };
+    frame.fix_transport(check_at, addresses, Sum::Addresses, packet.key.protocol, is_v6)?;
+    if (packet.key.src_port_be, packet.key.dst_port_be) == (flow.src_port_be, flow.dst_port_be) {
+        return Some(());
+    }
     let ports = Difference::NONE
         .ports((packet.key.src_port_be, packet.key.dst_port_be), (flow.src_port_be, flow.dst_port_be));
-    frame.fix_transport(check_at, addresses, Sum::Addresses, packet.key.protocol, is_v6)?;
     frame.fix_transport(check_at, ports, Sum::Header, packet.key.protocol, is_v6)?;
     frame.store(packet.l4_at, &port_pair(flow.src_port_be, flow.dst_port_be))
 }

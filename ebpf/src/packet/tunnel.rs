@@ -137,6 +137,7 @@ pub fn unwrap<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
         Kind::Error => return relayed_error(frame, work, outer_length),
         _ => return Err(Reason::NotOurs),
     }
+    work.now_ns = raw::now_ns();
     let is_known = flows::flow(&work.packet.key)
         .is_some_and(|flow| flow.dst == work.backend.addr && flow.flags & FLOW_TUNNEL == 0);
     if !is_known {

@@ -25,6 +25,8 @@ pub struct Route {
     pub next: Addr,
     /// Hardware addresses: destination, source.
     pub macs: [u8; 12],
+    /// The longest IP packet that goes that way, in bytes.
+    pub mtu: u16,
 }
 
 /// Why there is none.
@@ -43,10 +45,7 @@ pub fn route<F: Frame>(frame: F, work: &mut Work) -> Result<(), Unroutable> {
     fib.family = if work.packet.is_v6 { AF_INET6 } else { AF_INET } as u8;
     fib.l4_protocol = work.packet.key.protocol;
     fib.ifindex = frame.ifindex();
-    fib.__bindgen_anon_1.tot_len = match work.overhead {
-        0 => frame.length_for_routes(&work.packet),
-        more => frame.segment_length(&work.packet) as u16 + more,
-    };
+    fib.__bindgen_anon_1.tot_len = frame.segment_length(&work.packet) as u16 + work.overhead;
     if work.packet.is_v6 {
         fib.__bindgen_anon_3.ipv6_src = work.flow.src.words_be;
         fib.__bindgen_anon_4.ipv6_dst = work.flow.dst.words_be;
@@ -72,6 +71,8 @@ pub fn route<F: Frame>(frame: F, work: &mut Work) -> Result<(), Unroutable> {
     let words = unsafe { fib.__bindgen_anon_4.ipv6_dst };
     route.next = if route.is_v6 { Addr { words_be: words } } else { Addr::from_v4_be(words[0]) };
     let (to, from) = (fib.dmac, fib.smac);
+    // SAFETY: a union of two 16-bit numbers; with a length asked for, the helper leaves the MTU in it.
+    route.mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
     route.macs =
         [to[0], to[1], to[2], to[3], to[4], to[5], from[0], from[1], from[2], from[3], from[4], from[5]];
     Ok(())

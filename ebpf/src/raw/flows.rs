@@ -5,6 +5,7 @@ use sluice_common::{
     packet::flow,
 };
 
+use super::fib::Route;
 use crate::{
     maps::{ANSWERS, FLOWS, WORK},
     packet::Work,
@@ -32,6 +33,22 @@ pub fn touch(key: &FlowKey, state: u8, now_ns: u64) {
         unsafe { (&raw mut (*value).last_seen_ns).write_volatile(now_ns) };
         // SAFETY: as above.
         unsafe { (&raw mut (*value).state).write_volatile(state) };
+    }
+}
+
+/// Notes in the entry, if it is there, where its packets go.
+#[inline(never)]
+pub fn set_route(key: &FlowKey, route: &Route) {
+    if let Some(value) = FLOWS.get_ptr_mut(key) {
+        // SAFETY: the lookup returned a live element. The index, by which readers know that the rest is there, is taken back
+        // first and set last: a reader on another CPU finds none or all, or the old with the new device for one packet.
+        unsafe { (&raw mut (*value).route_ifindex).write_volatile(0) };
+        // SAFETY: as above.
+        unsafe { (&raw mut (*value).route_macs).write(route.macs) };
+        // SAFETY: as above.
+        unsafe { (&raw mut (*value).route_mtu).write(route.mtu) };
+        // SAFETY: as above.
+        unsafe { (&raw mut (*value).route_ifindex).write_volatile(route.ifindex) };
     }
 }
 

@@ -1,6 +1,9 @@
 //! Packets as socket buffers (tc): bytes, checksums, room, and where they go on.
 
-use core::{mem::MaybeUninit, ptr::addr_of};
+use core::{
+    mem::MaybeUninit,
+    ptr::{addr_of, addr_of_mut},
+};
 
 use aya_ebpf::{
     bindings::{
@@ -26,6 +29,8 @@ use crate::packet::{Frame, Sum, Verdict};
 const BPF_F_IPV6: u64 = 1 << 7;
 const BPF_ADJ_ROOM_MAC: u32 = 1;
 const PACKET_HOST: u32 = 0;
+/// Value of `tc_index`.
+const LED_ON: u32 = 0x51ce;
 const TC_ACT_SHOT: i32 = 2;
 const TCX_NEXT: i32 = -1;
 
@@ -59,6 +64,25 @@ impl Skb {
     #[inline(always)]
     pub fn is_for_us(self) -> bool {
         read!(self, pkt_type) == PACKET_HOST
+    }
+
+    /// Notes that the packet was led on, for [`Self::is_done`]. In a field that only the queueing discipline dsmark (gone in
+    /// Linux 6.9) has a use for.
+    #[inline(always)]
+    fn note_done(self) {
+        // SAFETY: the kernel hands a valid `__sk_buff` to every program of this type; this field may be written.
+        unsafe { addr_of_mut!((*self.0).tc_index).write_volatile(LED_ON) };
+    }
+
+    /// Whether a hook before this one has led the packet on; forgotten by asking.
+    #[inline(always)]
+    pub fn is_done(self) -> bool {
+        if read!(self, tc_index) != LED_ON {
+            return false;
+        }
+        // SAFETY: as in `note_done`.
+        unsafe { addr_of_mut!((*self.0).tc_index).write_volatile(0) };
+        true
     }
 
     /// The program's return code. `TCX_NEXT` is `TC_ACT_UNSPEC` for clsact: the next program has its say.
@@ -103,12 +127,6 @@ impl Frame for Skb {
         // SAFETY: there is room for `N` bytes.
         let result = unsafe { bpf_skb_load_bytes(self.0.cast(), at, to.as_mut_ptr().cast(), N as u32) };
         (result == 0).then_some(to)
-    }
-
-    #[inline(always)]
-    fn length_for_routes(&self, _packet: &Packet) -> u16 {
-        // The kernel looks at the packet itself, which may be many packets in one.
-        0
     }
 
     #[inline(always)]
@@ -187,6 +205,21 @@ impl Frame for Skb {
     }
 
     #[inline(always)]
+    fn can_send_out(&self, _ifindex: u32) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn send_out(&self, ifindex: u32, macs: &[u8; 12]) -> Verdict {
+        if self.store(0, macs).is_none() {
+            return Verdict::Drop;
+        }
+        self.note_done();
+        // SAFETY: the helper has no preconditions.
+        Verdict::Sent(unsafe { bpf_redirect(ifindex, 0) } as i32)
+    }
+
+    #[inline(always)]
     fn can_forward(&self, _route: &Route) -> bool {
         // Packets wait for a next hop's hardware address.
         true
@@ -194,6 +227,7 @@ impl Frame for Skb {
 
     #[inline(always)]
     fn forward(&self, route: &Route, is_routed: bool) -> Verdict {
+        self.note_done();
         if is_routed {
             // The packet carries the route that the node chose for it. Should it have to wait for the next hop's hardware
             // address, the kernel takes that route's (`__neigh_update`), unless the helper replaces it by its own.

@@ -80,11 +80,6 @@ impl Frame for Raw<'_> {
     }
 
     #[inline(always)]
-    fn length_for_routes(&self, packet: &Packet) -> u16 {
-        packet.length as u16
-    }
-
-    #[inline(always)]
     fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> Option<()> {
         // SAFETY: `at` found all `N` bytes before the packet's end.
         self.at::<N>(at).map(|place| unsafe { place.write_unaligned(*bytes) })
@@ -143,20 +138,30 @@ impl Frame for Raw<'_> {
     }
 
     #[inline(always)]
+    fn can_send_out(&self, ifindex: u32) -> bool {
+        ifindex == self.ifindex() || super::takes_raw_packets(ifindex)
+    }
+
+    #[inline(always)]
+    fn send_out(&self, ifindex: u32, macs: &[u8; 12]) -> Verdict {
+        if self.store(0, macs).is_none() {
+            return Verdict::Drop;
+        }
+        if ifindex == self.ifindex() {
+            return Verdict::Sent(XDP_TX as i32);
+        }
+        // SAFETY: the helper has no preconditions.
+        Verdict::Sent(unsafe { bpf_redirect(ifindex, 0) } as i32)
+    }
+
+    #[inline(always)]
     fn can_forward(&self, route: &Route) -> bool {
-        route.is_resolved && (route.ifindex == self.ifindex() || super::takes_raw_packets(route.ifindex))
+        route.is_resolved && self.can_send_out(route.ifindex)
     }
 
     #[inline(always)]
     fn forward(&self, route: &Route, _is_routed: bool) -> Verdict {
-        if self.store(0, &route.macs).is_none() {
-            return Verdict::Drop;
-        }
-        if route.ifindex == self.ifindex() {
-            return Verdict::Sent(XDP_TX as i32);
-        }
-        // SAFETY: the helper has no preconditions.
-        Verdict::Sent(unsafe { bpf_redirect(route.ifindex, 0) } as i32)
+        self.send_out(route.ifindex, &route.macs)
     }
 
     #[inline(always)]
