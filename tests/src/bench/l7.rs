@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use super::{Results, median};
+use super::{Results, choice, median};
 use crate::{
     http::{Nginx, curl, nginx},
     manifest, wait,
@@ -47,6 +47,8 @@ struct Proxy {
 /// A program is missing, or does not serve.
 pub fn l7(mut say: impl FnMut(&str)) -> Result<Results> {
     let mut results = Results::named("l7");
+    say("finding rules");
+    choice::measure(&mut results);
     let envoy = envoy_binary(&mut say)?;
     let mut cost = BTreeMap::new();
     for rules in [1, 10, 500] {

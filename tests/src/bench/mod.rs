@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+mod choice;
 mod cluster;
 mod connections;
 mod kube_proxy;

@@ -41,7 +41,7 @@ pub(crate) enum Condition {
 }
 
 /// A part of the request that is always there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Part {
     Scheme,
     Method,
@@ -153,7 +153,7 @@ impl fmt::Display for Miss<'_> {
 }
 
 /// The value of a header; several are joined by commas, as Envoy does before it matches.
-fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?.as_bytes();
     let mut joined = Cow::Borrowed(first);
@@ -166,7 +166,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>
 }
 
 /// The first value of a query parameter, not decoded; a name without `=` has an empty value.
-fn query_param<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
+pub(crate) fn query_param<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
     query?
         .split('&')
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))

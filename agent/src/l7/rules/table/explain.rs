@@ -69,6 +69,11 @@ pub fn explain(routes: &Routes, client: &Client<'_>, request: &RequestView<'_>) 
     }
     let client_routes = routes.for_client(client);
     let selection = client_routes.select(request);
+    debug_assert_eq!(
+        format!("{selection:?}"),
+        format!("{:?}", client_routes.select_in_order(request)),
+        "the index and the order of the rules differ"
+    );
     let (verdict, destinations, stop) = match selection {
         Selection::Service(target) => (Verdict::Service, vec![(1, target.clone())], None),
         Selection::NotFound => (Verdict::NotFound, Vec::new(), None),

@@ -114,6 +114,11 @@ impl Match {
         }
     }
 
+    /// All of which must hold.
+    pub(super) fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
     /// Whether the request meets all conditions.
     pub(crate) fn fits(&self, request: &RequestView<'_>) -> bool {
         self.conditions.iter().all(|condition| condition.holds(request))

@@ -4,6 +4,7 @@ mod accept;
 mod covers;
 mod delegate;
 mod explain;
+mod index;
 mod matches;
 mod policy;
 mod policy_checks;

@@ -9,7 +9,7 @@ use super::super::{
     hosts::{Export, Tier},
     l4::L4Rule,
 };
-use super::{HttpRule, KnownServices, Match, RuleSet, Target, set::Resolved, target::Template};
+use super::{HttpRule, KnownServices, RuleSet, Target, index::Index, set::Resolved, target::Template};
 
 /// Everything that rules say about one Service port. Immutable.
 #[derive(Clone, Debug)]
@@ -51,6 +51,10 @@ pub struct ClientRoutes {
     /// The Service itself, for when no rule holds.
     pub service: Target,
     pub(super) http: Vec<ClientRule<HttpRule>>,
+    /// Over all HTTP rules of the VirtualService.
+    pub(super) index: Arc<Index>,
+    /// Where each of those rules is in `http`; `None` for one that does not hold.
+    pub(super) places: Vec<Option<u32>>,
     pub(super) tls: Vec<ClientRule<L4Rule>>,
     pub(super) tcp: Vec<ClientRule<L4Rule>>,
 }
@@ -138,11 +142,19 @@ impl Routes {
     /// What holds for `client`. The result owns all that it needs; clients that look alike can share it.
     pub fn for_client(&self, client: &Client<'_>) -> ClientRoutes {
         let first = self.first_for(client);
+        let (mut http, mut places) = (Vec::new(), Vec::new());
+        for rule in first.into_iter().flat_map(|candidate| &candidate.http) {
+            let left = rule.for_client(self.port, client);
+            places.push(left.is_some().then_some(http.len() as u32));
+            http.extend(left);
+        }
         ClientRoutes {
             port: self.port,
             virtual_service: first.map(|candidate| candidate.resolved.object.meta.name.clone()),
             service: self.implicit.for_client(client),
-            http: first.map_or_else(Vec::new, |candidate| self.left(&candidate.http, client)),
+            http,
+            index: first.map(|candidate| candidate.resolved.index().clone()).unwrap_or_default(),
+            places,
             tls: first.map_or_else(Vec::new, |candidate| self.left(&candidate.tls, client)),
             tcp: first.map_or_else(Vec::new, |candidate| self.left(&candidate.tcp, client)),
         }
@@ -190,11 +202,5 @@ impl<R: Filtered> PortRule<R> {
             mirrors: self.mirrors.iter().map(|template| template.for_client(client)).collect(),
             matches,
         })
-    }
-}
-
-impl ClientRule<HttpRule> {
-    pub(super) fn matches(&self) -> impl Iterator<Item = &Match> {
-        self.matches.iter().map(|i| &self.rule.matches[*i])
     }
 }

@@ -37,13 +37,37 @@ impl ClientRoutes {
         if self.http.is_empty() {
             return Selection::Service(&self.service);
         }
+        let found = self.index.first(request, |rule, entry| {
+            self.http_rule(rule).is_some_and(|client_rule| client_rule.takes(entry, request))
+        });
+        let Some((rule, entry)) = found else { return Selection::NotFound };
+        self.http_rule(rule).map_or(Selection::NotFound, |rule| self.selected(rule, entry))
+    }
+
+    /// What [`Self::select`] says, found by trying one rule after the other. To check it with.
+    pub(super) fn select_in_order(&self, request: &RequestView<'_>) -> Selection<'_> {
+        if self.http.is_empty() {
+            return Selection::Service(&self.service);
+        }
         for client_rule in &self.http {
-            let matched = client_rule.matches().find(|entry| entry.fits(request));
-            if matched.is_some() || client_rule.matches.is_empty() {
-                return Selection::Rule(Selected { client_rule, matched, port: self.port });
+            let matches = (0..client_rule.rule.matches.len()).map(Some);
+            let everything = client_rule.rule.matches.is_empty().then_some(None);
+            if let Some(entry) = matches.chain(everything).find(|entry| client_rule.takes(*entry, request)) {
+                return self.selected(client_rule, entry);
             }
         }
         Selection::NotFound
+    }
+
+    /// The rule that has this number among all of the VirtualService, if it holds for the client.
+    fn http_rule(&self, number: usize) -> Option<&ClientRule<HttpRule>> {
+        let place = (*self.places.get(number)?)?;
+        self.http.get(place as usize)
+    }
+
+    fn selected<'a>(&self, client_rule: &'a ClientRule<HttpRule>, entry: Option<usize>) -> Selection<'a> {
+        let matched = entry.and_then(|entry| client_rule.rule.matches.get(entry));
+        Selection::Rule(Selected { client_rule, matched, port: self.port })
     }
 
     /// Whether an HTTP rule holds for this client.
@@ -75,6 +99,15 @@ impl ClientRule<L4Rule> {
     /// The destination of a new connection; `draw` is uniform over all of `u32`.
     pub fn pick(&self, draw: u32) -> Option<&Target> {
         self.destinations.get(self.rule.weights.pick(draw)?)
+    }
+}
+
+impl ClientRule<HttpRule> {
+    /// Whether `entry` holds for the client and `request` meets it; `None` stands for a rule without matches.
+    fn takes(&self, entry: Option<usize>, request: &RequestView<'_>) -> bool {
+        entry.is_none_or(|entry| {
+            self.matches.binary_search(&entry).is_ok() && self.rule.matches[entry].fits(request)
+        })
     }
 }
 

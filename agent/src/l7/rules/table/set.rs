@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use super::super::{
@@ -10,7 +10,7 @@ use super::super::{
     hosts::{HostPattern, Mesh, Tier},
     objects::{Message, Messages},
 };
-use super::{DestinationRule, HttpRule, VirtualService, delegate, policy};
+use super::{DestinationRule, HttpRule, VirtualService, delegate, index::Index, policy};
 
 /// Kinds of objects that rules are made of.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -65,6 +65,14 @@ pub struct RuleSet {
 pub(super) struct Resolved {
     pub(super) object: Arc<VirtualService>,
     pub(super) http: Vec<Arc<HttpRule>>,
+    index: OnceLock<Arc<Index>>,
+}
+
+impl Resolved {
+    /// The index of `http`; made when it is first wanted, which is never where no requests are served.
+    pub(super) fn index(&self) -> &Arc<Index> {
+        self.index.get_or_init(|| Arc::new(Index::new(&self.http)))
+    }
 }
 
 impl RuleSet {
@@ -91,7 +99,7 @@ impl RuleSet {
             let mut messages = Messages::default();
             let http = delegate::rules(&object, &by_name, &mesh, &mut messages);
             report(Kind::VirtualService, &object.meta.name, messages);
-            resolved.push(Arc::new(Resolved { object, http }));
+            resolved.push(Arc::new(Resolved { object, http, index: OnceLock::new() }));
         }
         for orphan in delegate::orphans(&by_name) {
             let mut messages = Messages::default();

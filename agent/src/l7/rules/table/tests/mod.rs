@@ -10,6 +10,7 @@ use super::*;
 
 mod delegates;
 mod hostile;
+mod index;
 mod l4;
 mod matching;
 mod policies;
