@@ -106,6 +106,11 @@ impl Record {
         self.endpoint = Some(endpoint);
     }
 
+    /// Where it was tried last.
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        self.endpoint
+    }
+
     /// How it is answered.
     pub fn status(&mut self, status: StatusCode) {
         self.worker.counters.count_response(status);

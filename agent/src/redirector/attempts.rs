@@ -12,11 +12,14 @@ use hyper::body::Incoming;
 use super::{
     access::Record,
     balance::{Candidates, InFlight, Wish},
+    circuit::{Circuit, Held, What},
     connect::Peer,
     counters::Counter,
     deadline::Deadline,
+    outliers::Event,
     replay::Replay,
-    upstream::{Failure, Head, Line},
+    replies,
+    upstream::{Failure, Head, Line, Sent},
     view::View,
     worker::Worker,
 };
@@ -38,6 +41,8 @@ pub struct Attempts<'a> {
     pub retries: &'a RetryPolicy,
     /// Hash of the request, where the policy wants one.
     pub hash: Option<u64>,
+    /// Limits of the client for the destination.
+    pub circuit: Option<&'a Circuit>,
 }
 
 /// Why a request got no answer.
@@ -45,6 +50,8 @@ pub struct Attempts<'a> {
 pub enum Trouble {
     /// There is no endpoint.
     NoEndpoints,
+    /// The client has too many requests under way to the destination.
+    Busy,
     /// The last try failed.
     Failed(Failure),
     /// The last try took too long.
@@ -61,6 +68,10 @@ impl Trouble {
             Self::Failed(Failure::Connect) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "no endpoint can be reached\n")
             }
+            Self::Failed(Failure::Overflow) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "too many requests wait for the endpoints\n")
+            }
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way\n"),
             Self::Failed(Failure::Refused) => (StatusCode::SERVICE_UNAVAILABLE, "the endpoint refused\n"),
             Self::Failed(Failure::BeforeRequest | Failure::Reset) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "the endpoint broke off\n")
@@ -79,7 +90,8 @@ impl Attempts<'_> {
         record: &mut Record,
     ) -> Result<(Response<Incoming>, InFlight), Trouble> {
         let peer = Peer::new(self.worker, self.view, self.client, self.policy);
-        let line = Line { worker: self.worker, peer: &peer, policy: self.policy };
+        let line = Line { worker: self.worker, peer: &peer, policy: self.policy, circuit: self.circuit };
+        let mut retry = None;
         // A hash is for always the same endpoint, so only failing ones are left.
         let avoid_tried = self.retries.ignore_previous_hosts;
         let mut tried = Vec::new();
@@ -91,7 +103,8 @@ impl Attempts<'_> {
             let endpoint = balancer.choose(&self.worker.draws, self.candidates, self.policy, wish);
             let endpoint = endpoint.ok_or(Trouble::NoEndpoints)?;
             record.attempt(endpoint);
-            let in_flight = balancer.enter(endpoint);
+            let mut in_flight = balancer.enter(endpoint);
+            in_flight.hold(retry.take());
             let sent = tokio::select! {
                 biased;
                 sent = line.send(endpoint, head, replay) => sent.map_err(Trouble::Failed),
@@ -100,9 +113,16 @@ impl Attempts<'_> {
                     Err(Trouble::TryTimeout)
                 }
             };
-            let again = replay.is_whole() && self.retries.should_retry(outcome(&sent), retried);
-            if !again {
-                return sent.map(|response| (response, in_flight));
+            if let Some(event) = event(&sent) {
+                self.candidates.note(self.worker, endpoint, event);
+            }
+            let wanted = replay.is_whole()
+                && outcome(&sent).is_some_and(|outcome| self.retries.should_retry(outcome, retried));
+            if !wanted || !self.may_retry(&mut retry) {
+                return sent.map(|(response, place)| {
+                    in_flight.hold(place);
+                    (response, in_flight)
+                });
             }
             // Before the wait, so that the endpoint is not thought busy with it.
             drop((sent, in_flight));
@@ -113,6 +133,16 @@ impl Attempts<'_> {
         }
     }
 
+    /// Whether one more retry is allowed; `held` counts it then.
+    fn may_retry(&self, held: &mut Option<Rc<Held>>) -> bool {
+        let Some(circuit) = self.circuit else { return true };
+        *held = circuit.enter(What::Retry).map(Rc::new);
+        if held.is_none() {
+            self.worker.count(Counter::OverflowRetries);
+        }
+        held.is_some()
+    }
+
     async fn try_limit(&self, replay: &Replay) {
         match self.retries.per_try_timeout {
             Some(limit) => Deadline::new(replay.end(), limit).await,
@@ -121,13 +151,27 @@ impl Attempts<'_> {
     }
 }
 
-fn outcome(sent: &Result<Response<Incoming>, Trouble>) -> Outcome<'_> {
-    match sent {
-        Ok(response) => Outcome::Response(response.status(), response.headers()),
+/// What rules for retries are asked; `None` is never tried again.
+fn outcome(sent: &Result<Sent, Trouble>) -> Option<Outcome<'_>> {
+    Some(match sent {
+        Ok((response, _)) => Outcome::Response(response.status(), response.headers()),
         Err(Trouble::Failed(Failure::Connect) | Trouble::NoEndpoints) => Outcome::ConnectFailure,
         Err(Trouble::Failed(Failure::Refused)) => Outcome::RefusedStream,
         Err(Trouble::Failed(Failure::BeforeRequest)) => Outcome::ResetBeforeRequest,
         Err(Trouble::Failed(Failure::Reset)) => Outcome::Reset,
         Err(Trouble::TryTimeout | Trouble::Timeout) => Outcome::PerTryTimeout,
+        Err(Trouble::Failed(Failure::Overflow) | Trouble::Busy) => return None,
+    })
+}
+
+/// What it says about the endpoint; `None` is nothing.
+fn event(sent: &Result<Sent, Trouble>) -> Option<Event> {
+    match sent {
+        Ok((response, _)) => Some(Event::Answer(replies::status_of(response.status(), response.headers()))),
+        Err(Trouble::Failed(
+            Failure::Connect | Failure::Refused | Failure::BeforeRequest | Failure::Reset,
+        )) => Some(Event::Failure(503)),
+        Err(Trouble::TryTimeout | Trouble::Timeout) => Some(Event::Failure(504)),
+        Err(Trouble::Failed(Failure::Overflow) | Trouble::Busy | Trouble::NoEndpoints) => None,
     }
 }

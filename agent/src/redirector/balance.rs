@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
 };
@@ -13,11 +13,14 @@ use crate::l7::rules::{
     actions::RetryPolicy,
     table::{Policy, Target, TargetState},
 };
-use http::HeaderMap;
 
 use super::{
+    circuit::Held,
     config::{Config, Destination},
     draws::{Draws, mix},
+    hash::hash_of,
+    monitors::Monitor,
+    outliers::Event,
     worker::Worker,
 };
 
@@ -45,7 +48,8 @@ pub struct Candidates {
     /// Of each endpoint, in the same order.
     hashes: Vec<u64>,
     affinity: bool,
-    turn: Cell<usize>,
+    turn: Rc<Cell<usize>>,
+    monitor: Option<Monitor>,
     /// Whether endpoints are declared to speak HTTP/2.
     pub speaks_http2: bool,
 }
@@ -66,13 +70,22 @@ pub struct Wish<'a> {
 pub struct InFlight {
     counts: Rc<RefCell<HashMap<SocketAddr, u32>>>,
     endpoint: SocketAddr,
+    held: Vec<Rc<Held>>,
+}
+
+impl InFlight {
+    /// Keeps `held` as long as this.
+    pub fn hold(&mut self, held: Option<Rc<Held>>) {
+        self.held.extend(held);
+    }
 }
 
 impl Candidates {
-    fn new(destination: &Destination, endpoints: Vec<SocketAddr>) -> Self {
+    fn new(worker: &Worker, target: &Target, destination: &Destination, endpoints: Vec<SocketAddr>) -> Self {
         let Destination { affinity, speaks_http2, .. } = *destination;
         let hashes = endpoints.iter().map(|endpoint| hash_of(endpoint.to_string().as_bytes())).collect();
-        Self { endpoints, hashes, affinity, turn: Cell::new(0), speaks_http2 }
+        let monitor = worker.shared.monitors.monitor(target, &endpoints);
+        Self { endpoints, hashes, affinity, turn: Rc::default(), monitor, speaks_http2 }
     }
 
     /// How many there are.
@@ -80,42 +93,32 @@ impl Candidates {
         self.endpoints.len()
     }
 
-    /// The hash of a client by its address, where the Service or the policy wants one.
-    pub fn client_hash(&self, policy: Option<&Policy>, client: IpAddr) -> Option<u64> {
-        self.hash(policy, client, &HeaderMap::new(), None)
+    /// Whether clients of the Service stay with their endpoint.
+    pub fn affinity(&self) -> bool {
+        self.affinity
     }
 
-    /// The hash of a request: `consistentHash` first, else the Service's affinity.
-    pub fn hash(
-        &self,
-        policy: Option<&Policy>,
-        client: IpAddr,
-        headers: &HeaderMap,
-        query: Option<&str>,
-    ) -> Option<u64> {
-        let balancer = policy.and_then(|policy| policy.traffic.load_balancer.as_ref());
-        let Some(hash) = balancer.and_then(|balancer| balancer.consistent_hash.as_ref()) else {
-            return self.affinity.then(|| hash_of(client.to_string().as_bytes()));
-        };
-        if let Some(name) = &hash.http_header_name {
-            return headers.get(name.as_str()).map(|value| hash_of(value.as_bytes()));
+    /// Notes what became of a request or a connection to `endpoint`.
+    pub fn note(&self, worker: &Worker, endpoint: SocketAddr, event: Event) {
+        if let Some(monitor) = &self.monitor {
+            monitor.note(worker, endpoint, event);
         }
-        if let Some(cookie) = &hash.http_cookie {
-            return cookie_value(headers, &cookie.name).map(hash_of);
+    }
+
+    /// Those of them that are not left out for failing; the same where nobody is.
+    fn healthy(self: &Rc<Self>) -> Rc<Self> {
+        let left_out = self.monitor.as_ref().map(Monitor::left_out).unwrap_or_default();
+        if left_out.is_empty() {
+            return self.clone();
         }
-        if let Some(name) = &hash.http_query_parameter_name {
-            let pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
-            return pairs
-                .into_iter()
-                .find(|(key, _)| key == name)
-                .map(|(_, value)| hash_of(value.as_bytes()));
-        }
-        Some(hash_of(client.to_string().as_bytes()))
+        let pairs = self.endpoints.iter().copied().zip(self.hashes.iter().copied());
+        let (endpoints, hashes) = pairs.filter(|(endpoint, _)| !left_out.contains(endpoint)).unzip();
+        Rc::new(Self { endpoints, hashes, turn: self.turn.clone(), monitor: self.monitor.clone(), ..**self })
     }
 }
 
 impl Balancer {
-    /// The endpoints of `target`; `None` when there is none, or none that may be reached in plain text.
+    /// The endpoints of `target`; `None` when there is none, or none that is well or may be reached in plain text.
     pub async fn candidates(
         &self,
         worker: &Worker,
@@ -128,7 +131,8 @@ impl Balancer {
         let destination = config.destination(&target.host, target.port)?;
         if let Some(name) = destination.external_name.as_ref().filter(|_| destination.endpoints.is_empty()) {
             let endpoints = worker.names.resolve(name, destination.port).await;
-            return Some(Rc::new(Candidates::new(destination, endpoints))).filter(|all| all.len() > 0);
+            let all = Rc::new(Candidates::new(worker, target, destination, endpoints));
+            return Some(all.healthy()).filter(|all| all.len() > 0);
         }
         let policy = target.policy.as_ref();
         let key = (Arc::as_ptr(destination).addr(), policy.map_or(0, |policy| Arc::as_ptr(policy).addr()));
@@ -138,9 +142,9 @@ impl Balancer {
         }
         let candidates = known.candidates.entry(key).or_insert_with(|| {
             let endpoints = select(destination, policy.map(|policy| &**policy));
-            Rc::new(Candidates::new(destination, endpoints))
+            Rc::new(Candidates::new(worker, target, destination, endpoints))
         });
-        Some(candidates.clone()).filter(|all| all.len() > 0)
+        Some(candidates.healthy()).filter(|all| all.len() > 0)
     }
 
     /// One of `candidates`; `None` only when there is none.
@@ -179,11 +183,11 @@ impl Balancer {
                 candidates.turn.set(turn.wrapping_add(1));
                 endpoints.get(turn % endpoints.len().max(1)).copied()
             }
-            SimpleBalancer::Random => endpoints.get(draws.below(endpoints.len())).copied(),
-            SimpleBalancer::Unspecified
-            | SimpleBalancer::LeastRequest
-            | SimpleBalancer::LeastConn
-            | SimpleBalancer::Passthrough => {
+            // The original destination is the Service, and the kernel chooses at random.
+            SimpleBalancer::Random | SimpleBalancer::Passthrough => {
+                endpoints.get(draws.below(endpoints.len())).copied()
+            }
+            SimpleBalancer::Unspecified | SimpleBalancer::LeastRequest | SimpleBalancer::LeastConn => {
                 let first = draws.below(endpoints.len());
                 // From the others, so that two are compared whenever there are two.
                 let second =
@@ -198,7 +202,7 @@ impl Balancer {
     /// Counts a request or a connection to `endpoint`.
     pub fn enter(&self, endpoint: SocketAddr) -> InFlight {
         *self.in_flight.borrow_mut().entry(endpoint).or_default() += 1;
-        InFlight { counts: self.in_flight.clone(), endpoint }
+        InFlight { counts: self.in_flight.clone(), endpoint, held: Vec::new() }
     }
 }
 
@@ -231,14 +235,4 @@ pub fn select(destination: &Destination, policy: Option<&Policy>) -> Vec<SocketA
         })
     });
     endpoints.map(|endpoint| endpoint.address).collect()
-}
-
-fn hash_of(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |hash, byte| mix(hash ^ u64::from(*byte).wrapping_add(1)))
-}
-
-fn cookie_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let lines = headers.get_all(http::header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(key, _)| *key == name).map(|(_, value)| value.as_bytes())
 }

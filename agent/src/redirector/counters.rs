@@ -76,6 +76,22 @@ counters! {
     UpstreamConnectFailures => "upstreamConnectFailures",
     /// Connections and streams that broke before the answer.
     UpstreamResets => "upstreamResets",
+    /// Connections that `maxConnections` did not allow.
+    OverflowConnections => "overflowConnections",
+    /// Requests that did not wait for a connection, because `http1MaxPendingRequests` were waiting.
+    OverflowPending => "overflowPending",
+    /// Requests beyond `http2MaxRequests`.
+    OverflowRequests => "overflowRequests",
+    /// Retries that `maxRetries` or `retryBudget` did not allow.
+    OverflowRetries => "overflowRetries",
+    /// Endpoints left out for a while because they failed.
+    Ejections => "ejections",
+    /// Endpoints that would have been, but `maxEjectionPercent` already were.
+    EjectionsRefused => "ejectionsRefused",
+    /// Connections passed through that were silent for `idleTimeout`.
+    ClosedIdle => "connectionsClosedIdle",
+    /// Connections passed through that were older than `maxConnectionDuration`.
+    ClosedOld => "connectionsClosedOld",
     /// Copies sent.
     Mirrors => "mirrors",
     /// Copies not sent: too many at once, or a body too long to keep.

@@ -8,7 +8,7 @@ use crate::l7::rules::{
 };
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
-    header::{CONNECTION, CONTENT_LENGTH, HOST, TE, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, TE, UPGRADE},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
@@ -18,10 +18,13 @@ use super::{
     attempts::{Attempts, Trouble},
     balance::{Candidates, InFlight, wants_tls},
     body::Body,
+    circuit::What,
     counters::Counter,
     deadline::{Deadline, passed},
+    hash::{Stick, makes_cookies},
     headers::{append_client, strip_hop, takes_trailers},
     mirror,
+    outliers::Event,
     replay::Replay,
     replies::reply,
     request::Call,
@@ -82,6 +85,15 @@ impl<'a> Forward<'a> {
         let Some(candidates) = self.worker.balancer.candidates(self.worker, config, self.target).await else {
             return no_destination(self.worker, call);
         };
+        let circuit = self.worker.shared.circuits.circuit(call.client, self.target);
+        let place = match circuit.as_ref().map(|circuit| circuit.enter(What::Request)) {
+            Some(None) => {
+                self.worker.count(Counter::OverflowRequests);
+                return self.trouble(call, Trouble::Busy);
+            }
+            Some(place) => place.map(Rc::new),
+            None => None,
+        };
         // Only HTTP/1.1 can change to another protocol.
         let http2 = call.upgrade.is_none() && (call.http2 || candidates.speaks_http2);
         let limit = request_deadline(self.route().and_then(|route| route.timeout), &call.headers);
@@ -96,41 +108,53 @@ impl<'a> Forward<'a> {
             mirror::start(self.worker, self.view, call.client, selected, &head, &replay);
         }
         let mut deadline = limit.map(|limit| Deadline::new(replay.end(), limit));
-        let attempts = self.attempts(call, &candidates, retries);
+        let stick = self.stick(call, &candidates);
+        let attempts = Attempts {
+            worker: self.worker,
+            view: self.view,
+            client: call.client,
+            candidates: &candidates,
+            policy: self.target.policy.as_deref(),
+            retries,
+            hash: stick.hash,
+            circuit: circuit.as_ref(),
+        };
         let sent = tokio::select! {
             biased;
             sent = attempts.run(&head, &replay, record) => sent,
             () = passed(&mut deadline) => Err(Trouble::Timeout),
         };
         match sent {
-            Ok((response, in_flight)) => self.back(call, response, in_flight, deadline, tunnel),
-            Err(trouble) => self.trouble(call, trouble),
+            Ok((response, mut in_flight)) => {
+                in_flight.hold(place);
+                let mut answer = self.back(call, response, in_flight, deadline, tunnel);
+                if let Some(cookie) = stick.cookie {
+                    answer.headers_mut().append(SET_COOKIE, cookie);
+                }
+                answer
+            }
+            Err(trouble) => {
+                if let Some(endpoint) = record.endpoint().filter(|_| trouble == Trouble::Timeout) {
+                    candidates.note(self.worker, endpoint, Event::Failure(504));
+                }
+                self.trouble(call, trouble)
+            }
         }
     }
 
-    fn attempts<'b>(
-        &'b self,
-        call: &Call,
-        candidates: &'b Candidates,
-        retries: &'b RetryPolicy,
-    ) -> Attempts<'b> {
+    fn stick(&self, call: &Call, candidates: &Candidates) -> Stick {
         let policy = self.target.policy.as_deref();
-        Attempts {
-            worker: self.worker,
-            view: self.view,
-            client: call.client,
-            candidates,
-            policy,
-            retries,
-            hash: candidates.hash(policy, call.client, &call.headers, call.uri.query()),
-        }
+        let draw = || u64::from(self.worker.draws.next()) << 32 | u64::from(self.worker.draws.next());
+        let new = makes_cookies(policy).then(draw);
+        let (affinity, query) = (candidates.affinity(), call.uri.query());
+        Stick::of_request(policy, affinity, call.client, &call.headers, query, new)
     }
 
     fn trouble(&self, call: &Call, trouble: Trouble) -> Response<Body> {
         match trouble {
             Trouble::Timeout => self.worker.count(Counter::Timeouts),
             Trouble::NoEndpoints => self.worker.count(Counter::NoEndpoints),
-            Trouble::Failed(_) | Trouble::TryTimeout => {}
+            Trouble::Failed(_) | Trouble::TryTimeout | Trouble::Busy => {}
         }
         let (status, text) = trouble.reply();
         reply(&call.headers, status, text)

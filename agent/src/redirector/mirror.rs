@@ -10,8 +10,8 @@ use http_body_util::BodyExt;
 use tokio::{task::spawn_local, time::timeout};
 
 use super::{
-    access::Record, attempts::Attempts, counters::Counter, replay::Replay, upstream::Head, view::View,
-    worker::Worker,
+    access::Record, attempts::Attempts, circuit::What, counters::Counter, replay::Replay, upstream::Head,
+    view::View, worker::Worker,
 };
 
 /// Copies of one worker on their way.
@@ -82,6 +82,12 @@ async fn send(
     let Some(candidates) = worker.balancer.candidates(worker, &view.config, target).await else {
         return false;
     };
+    let circuit = worker.shared.circuits.circuit(client, target);
+    let place = circuit.as_ref().map(|circuit| circuit.enter(What::Request));
+    if matches!(place, Some(None)) {
+        worker.count(Counter::OverflowRequests);
+        return false;
+    }
     // A copy is worth one try.
     let mut retries = RetryPolicy::default();
     retries.attempts = 0;
@@ -93,6 +99,7 @@ async fn send(
         policy: target.policy.as_deref(),
         retries: &retries,
         hash: None,
+        circuit: circuit.as_ref(),
     };
     let Ok((response, in_flight)) = attempts.run(head, replay, &mut Record::silent(worker)).await else {
         return false;
@@ -100,6 +107,6 @@ async fn send(
     // Read to the end, so that the connection can be used again.
     let mut body = response.into_body();
     while let Some(Ok(_)) = body.frame().await {}
-    drop(in_flight);
+    drop((in_flight, place));
     true
 }

@@ -39,6 +39,8 @@ pub struct Lease {
     pub sender: http1::SendRequest<Outgoing>,
     /// Requests so far.
     pub used: u32,
+    /// When it takes no more requests.
+    pub until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,7 @@ pub struct Multiplexed {
     sender: RefCell<Option<http2::SendRequest<Outgoing>>>,
     used: Cell<u32>,
     until: Cell<Instant>,
+    end_of_life: Cell<Option<Instant>>,
 }
 
 impl Pool {
@@ -77,8 +80,10 @@ impl Pool {
     pub fn put(&self, key: Key, lease: Lease, idle: Duration) {
         let mut all = self.http1.borrow_mut();
         let waiting = all.entry(key).or_default();
+        let until = Instant::now() + idle;
         if waiting.len() < IDLE_MAX {
-            waiting.push(Idle { lease, until: Instant::now() + idle });
+            let until = lease.until.map_or(until, |end| end.min(until));
+            waiting.push(Idle { lease, until });
         }
     }
 
@@ -91,6 +96,7 @@ impl Pool {
                 sender: RefCell::new(None),
                 used: Cell::new(0),
                 until: Cell::new(Instant::now()),
+                end_of_life: Cell::new(None),
             })
         };
         self.http2.borrow_mut().entry(key).or_insert_with(new).clone()
@@ -114,6 +120,7 @@ impl Multiplexed {
     /// The connection, if it is alive and has had less than `limit` requests; 0 is no limit.
     pub fn get(&self, limit: u32) -> Option<http2::SendRequest<Outgoing>> {
         let spent = limit > 0 && self.used.get() >= limit;
+        let spent = spent || self.end_of_life.get().is_some_and(|end| end <= Instant::now());
         let mut sender = self.sender.borrow_mut();
         if spent || sender.as_ref().is_some_and(http2::SendRequest::is_closed) {
             *sender = None;
@@ -121,9 +128,10 @@ impl Multiplexed {
         sender.clone()
     }
 
-    /// Replaces the connection.
-    pub fn set(&self, sender: http2::SendRequest<Outgoing>) {
+    /// Replaces the connection by one that takes requests until `end_of_life`.
+    pub fn set(&self, sender: http2::SendRequest<Outgoing>, end_of_life: Option<Instant>) {
         self.used.set(0);
+        self.end_of_life.set(end_of_life);
         *self.sender.borrow_mut() = Some(sender);
     }
 

@@ -30,6 +30,13 @@ pub fn reply(request: &HeaderMap, status: StatusCode, text: &'static str) -> Res
     response
 }
 
+/// The status of an answer as HTTP has it; gRPC says in a header of its own what went wrong.
+pub fn status_of(status: StatusCode, headers: &HeaderMap) -> u16 {
+    let code = headers.get(GRPC_STATUS).filter(|_| is_grpc(headers));
+    let code = code.and_then(|code| code.to_str().ok()?.parse().ok());
+    code.filter(|code| *code != 0).map_or(status.as_u16(), grpc_to_http)
+}
+
 /// The answer of an injected abort.
 pub fn abort(request: &HeaderMap, abort: Abort) -> Response<Body> {
     const TEXT: &str = "aborted by a rule\n";

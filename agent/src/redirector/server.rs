@@ -20,9 +20,11 @@ use tokio::{
 };
 
 use super::{
+    circuit::Circuits,
     config::Config,
     connection,
     counters::{Counter, Counters},
+    monitors::Monitors,
     options::Options,
     snapshot::Snapshot,
     worker::{Phase, Shared, Worker},
@@ -77,6 +79,8 @@ impl Redirector {
             options,
             config: watch::Sender::new(Arc::new(first.0)),
             clients: Arc::default(),
+            circuits: Circuits::default(),
+            monitors: Monitors::default(),
             phase: watch::Sender::new(Phase::Serving),
         };
         let mut redirector =

@@ -9,9 +9,10 @@ use hyper::{
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::task::spawn_local;
+use tokio::{task::spawn_local, time::Instant};
 
 use super::{
+    circuit::{Circuit, Held, What},
     connect::Peer,
     counters::Counter,
     pool::{Key, Lease, Multiplexed},
@@ -38,12 +39,35 @@ pub struct Head {
 pub enum Failure {
     /// No connection.
     Connect,
+    /// Too many requests wait for one.
+    Overflow,
     /// The endpoint did not want the request and has not looked at it.
     Refused,
     /// The connection broke before the request was sent.
     BeforeRequest,
     /// The connection or the stream broke after that.
     Reset,
+}
+
+/// An answer, and the place of its connection where those are counted.
+pub type Sent = (Response<Incoming>, Option<Rc<Held>>);
+
+/// What a request that needs a connection holds until it has one, where that is limited.
+#[derive(Default, Debug)]
+struct Waiting(Option<Held>);
+
+impl Waiting {
+    /// Fails when too many wait already.
+    fn begin(&mut self, line: &Line<'_>) -> Result<(), Failure> {
+        if let Some(circuit) = line.circuit.filter(|_| self.0.is_none()) {
+            self.0 = circuit.enter(What::Pending);
+            if self.0.is_none() {
+                line.worker.count(Counter::OverflowPending);
+                return Err(Failure::Overflow);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How one client's requests reach one endpoint.
@@ -55,6 +79,8 @@ pub struct Line<'a> {
     pub peer: &'a Peer<'a>,
     /// What the DestinationRule says.
     pub policy: Option<&'a Policy>,
+    /// Limits of the client for the destination.
+    pub circuit: Option<&'a Circuit>,
 }
 
 impl Head {
@@ -70,12 +96,7 @@ impl Head {
 
 impl Line<'_> {
     /// Sends a request to `endpoint` and waits for the head of the answer.
-    pub async fn send(
-        &self,
-        endpoint: SocketAddr,
-        head: &Head,
-        replay: &Replay,
-    ) -> Result<Response<Incoming>, Failure> {
+    pub async fn send(&self, endpoint: SocketAddr, head: &Head, replay: &Replay) -> Result<Sent, Failure> {
         let key = Key { source: self.peer.source(endpoint), endpoint };
         let sent = if head.http2 {
             self.send_http2(key, head, replay).await
@@ -88,52 +109,61 @@ impl Line<'_> {
         sent
     }
 
-    async fn send_http1(
-        &self,
-        key: Key,
-        head: &Head,
-        replay: &Replay,
-    ) -> Result<Response<Incoming>, Failure> {
+    async fn send_http1(&self, key: Key, head: &Head, replay: &Replay) -> Result<Sent, Failure> {
+        let mut waiting = Waiting::default();
+        let place = self.place(&mut waiting).await?;
         if let Some(lease) = self.worker.pool.take(&key) {
-            match self.use_http1(key, lease, head, replay).await {
+            match self.use_http1(key, lease, place.clone(), head, replay).await {
                 // The endpoint may have closed it just when we wrote: RFC 9110 section 9.2.2.
                 Err(Failure::BeforeRequest) if replay.is_whole() => {}
                 Err(Failure::Reset) if replay.is_whole() && head.method.is_idempotent() => {}
                 sent => return sent,
             }
         }
+        waiting.begin(self)?;
         let socket = self.peer.connect(self.worker, key.endpoint).await.map_err(|_| Failure::Connect)?;
         let handshake = http1::handshake(TokioIo::new(socket)).await;
         let (sender, connection) = handshake.map_err(|_| Failure::Connect)?;
         // Its errors come back with the answers.
         spawn_local(connection.with_upgrades());
-        self.use_http1(key, Lease { sender, used: 0 }, head, replay).await
+        drop(waiting);
+        let lease = Lease { sender, used: 0, until: self.end_of_life() };
+        self.use_http1(key, lease, place, head, replay).await
+    }
+
+    /// The right to use one connection; waits for it.
+    async fn place(&self, waiting: &mut Waiting) -> Result<Option<Rc<Held>>, Failure> {
+        let Some(circuit) = self.circuit else { return Ok(None) };
+        if let Some(held) = circuit.enter(What::Connection) {
+            return Ok(Some(Rc::new(held)));
+        }
+        self.worker.count(Counter::OverflowConnections);
+        waiting.begin(self)?;
+        Ok(Some(Rc::new(circuit.connection().await)))
     }
 
     async fn use_http1(
         &self,
         key: Key,
         mut lease: Lease,
+        place: Option<Rc<Held>>,
         head: &Head,
         replay: &Replay,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<Sent, Failure> {
         match lease.sender.try_send_request(head.request(replay.body())).await {
             Ok(response) => {
                 lease.used = lease.used.saturating_add(1);
                 let limit = self.requests_per_connection();
-                if limit == 0 || lease.used < limit {
-                    let (worker, idle) = (self.worker.clone(), self.idle_timeout());
-                    spawn_local(async move {
-                        // Ready again once the answer was read to its end.
-                        if lease.sender.ready().await.is_ok() {
-                            worker.pool.put(key, lease, idle);
-                        }
-                    });
-                } else {
-                    // hyper closes when the last sender is gone, but not before the answer was read.
-                    drop(lease);
-                }
-                Ok(response)
+                let again = limit == 0 || lease.used < limit;
+                let (worker, idle, used) = (self.worker.clone(), self.idle_timeout(), place.clone());
+                spawn_local(async move {
+                    // Ready again once the answer was read to its end; hyper closes when the sender is gone.
+                    if lease.sender.ready().await.is_ok() && again {
+                        worker.pool.put(key, lease, idle);
+                    }
+                    drop(used);
+                });
+                Ok((response, place))
             }
             Err(mut error) => Err(match error.take_message() {
                 Some(_) => Failure::BeforeRequest,
@@ -142,12 +172,7 @@ impl Line<'_> {
         }
     }
 
-    async fn send_http2(
-        &self,
-        key: Key,
-        head: &Head,
-        replay: &Replay,
-    ) -> Result<Response<Incoming>, Failure> {
+    async fn send_http2(&self, key: Key, head: &Head, replay: &Replay) -> Result<Sent, Failure> {
         let multiplexed = self.worker.pool.multiplexed(key);
         let (mut sender, was_open) = self.http2(key, &multiplexed).await?;
         multiplexed.note(self.idle_timeout());
@@ -163,6 +188,7 @@ impl Line<'_> {
             sent = sender.try_send_request(head.request(replay.body())).await;
             before = unsent(&mut sent);
         }
+        let sent = sent.map(|response| (response, None));
         sent.map_err(|error| if before { Failure::BeforeRequest } else { failure(&error.into_error()) })
     }
 
@@ -176,6 +202,8 @@ impl Line<'_> {
         if let Some(sender) = multiplexed.get(limit) {
             return Ok((sender, true));
         }
+        let mut waiting = Waiting::default();
+        waiting.begin(self)?;
         let failures = multiplexed.failures.get();
         let _turn = multiplexed.connecting.lock().await;
         if let Some(sender) = multiplexed.get(limit) {
@@ -186,7 +214,7 @@ impl Line<'_> {
         }
         let opened = self.open_http2(key).await;
         match &opened {
-            Ok(sender) => multiplexed.set(sender.clone()),
+            Ok(sender) => multiplexed.set(sender.clone(), self.end_of_life()),
             Err(_) => multiplexed.failures.set(failures.wrapping_add(1)),
         }
         opened.map(|sender| (sender, false))
@@ -209,6 +237,12 @@ impl Line<'_> {
     fn idle_timeout(&self) -> Duration {
         let ruled = self.http_pool().and_then(|pool| pool.idle_timeout).map(|idle| idle.0);
         ruled.filter(|idle| !idle.is_zero()).unwrap_or(self.worker.options().upstream_idle_timeout)
+    }
+
+    /// When a connection that is made now takes no more requests.
+    fn end_of_life(&self) -> Option<Instant> {
+        let pool = self.policy?.traffic.connection_pool.as_ref()?.tcp.as_ref()?;
+        Instant::now().checked_add(pool.max_connection_duration?.0)
     }
 
     fn http_pool(&self) -> Option<&HttpPool> {

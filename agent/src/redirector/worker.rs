@@ -9,10 +9,12 @@ use tokio::{
 
 use super::{
     balance::Balancer,
+    circuit::Circuits,
     config::Config,
     counters::{Counter, Counters},
     draws::Draws,
     limits::{Clients, Place},
+    monitors::Monitors,
     names::Names,
     options::Options,
     pool::Pool,
@@ -36,6 +38,10 @@ pub struct Shared {
     pub config: watch::Sender<Arc<Config>>,
     /// Open connections by client.
     pub clients: Arc<Clients>,
+    /// What clients have open, where that is limited.
+    pub circuits: Circuits,
+    /// Health of endpoints.
+    pub monitors: Monitors,
     /// Where we are.
     pub phase: watch::Sender<Phase>,
 }
@@ -148,6 +154,7 @@ impl Worker {
             tick.tick().await;
             self.pool.sweep();
             self.names.sweep();
+            self.shared.circuits.sweep();
         }
     }
 }

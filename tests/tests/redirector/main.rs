@@ -7,6 +7,7 @@ mod balancing;
 mod clients;
 mod hostile;
 mod life;
+mod limits;
 mod passing;
 mod retries;
 mod streams;

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use http::HeaderName;
+
 use super::super::{
     actions::port_number,
     hosts,
     objects::{
-        ConnectionPool, ConsistentHash, DestinationRuleSpec, H2UpgradePolicy, LoadBalancer, Messages,
-        OutlierDetection, SimpleBalancer, Tls, TlsMode, TrafficPolicy,
+        ConnectionPool, ConsistentHash, DestinationRuleSpec, H2UpgradePolicy, HashCookie, LoadBalancer,
+        Messages, OutlierDetection, SimpleBalancer, Tls, TlsMode, TrafficPolicy,
     },
 };
 
@@ -37,12 +39,12 @@ fn check_policy(policy: &mut TrafficPolicy, plaintext: bool, path: &str, message
     if policy.tunnel.is_some() {
         messages.unsupported(format!("{path}.tunnel"), "destinations are reached directly");
     }
-    for (field, present) in
-        [("proxyProtocol", policy.proxy_protocol.is_some()), ("retryBudget", policy.retry_budget.is_some())]
-    {
-        if present {
-            not_yet(format!("{path}.{field}"), messages);
-        }
+    if policy.proxy_protocol.is_some() {
+        not_yet(format!("{path}.proxyProtocol"), messages);
+    }
+    let percent = policy.retry_budget.as_ref().and_then(|budget| budget.percent);
+    if let Some(percent) = percent.filter(|percent| !(0.0..=100.0).contains(percent)) {
+        messages.error(format!("{path}.retryBudget.percent"), format!("{percent} is not within 0 to 100"));
     }
     let TrafficPolicy { load_balancer, connection_pool, outlier_detection, tls, .. } = policy;
     let groups = Groups { load_balancer, connection_pool, outlier_detection, tls };
@@ -105,7 +107,6 @@ fn check_balancer(raw: &LoadBalancer, path: &str, messages: &mut Messages) {
         messages.error(&path, "stands beside simple; keep one");
     }
     check_hash(hash, &path, messages);
-    not_yet(path, messages);
 }
 
 fn check_hash(raw: &ConsistentHash, path: &str, messages: &mut Messages) {
@@ -121,11 +122,33 @@ fn check_hash(raw: &ConsistentHash, path: &str, messages: &mut Messages) {
             "needs exactly one of httpHeaderName, httpCookie, useSourceIp and httpQueryParameterName",
         );
     }
-    if raw.http_cookie.as_ref().is_some_and(|cookie| cookie.name.is_empty()) {
-        messages.error(format!("{path}.httpCookie.name"), "is missing");
+    if let Some(cookie) = &raw.http_cookie {
+        check_cookie(cookie, &format!("{path}.httpCookie"), messages);
+    }
+    if let Some(name) = raw.http_header_name.as_ref().filter(|name| HeaderName::try_from(*name).is_err()) {
+        messages.error(format!("{path}.httpHeaderName"), format!("{name:?} is no name of a header"));
     }
     if raw.ring_hash.is_some() && raw.maglev.is_some() {
         messages.error(path, "has both ringHash and maglev; keep one");
+    }
+}
+
+/// RFC 6265 section 4.1.1: names are tokens, as those of headers are, and a semicolon ends an attribute.
+fn check_cookie(raw: &HashCookie, path: &str, messages: &mut Messages) {
+    if raw.name.is_empty() {
+        messages.error(format!("{path}.name"), "is missing");
+    } else if HeaderName::try_from(&raw.name).is_err() {
+        messages.error(format!("{path}.name"), format!("{:?} is no name of a cookie", raw.name));
+    }
+    let legal = |text: &str| text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b';');
+    if let Some(value) = raw.path.as_ref().filter(|value| !legal(value)) {
+        messages.error(format!("{path}.path"), format!("{value:?} cannot stand in a cookie"));
+    }
+    for (i, attribute) in raw.attributes.iter().enumerate() {
+        if attribute.name.is_empty() || !legal(&attribute.name) || !legal(&attribute.value) {
+            let text = format!("{:?}={:?} cannot stand in a cookie", attribute.name, attribute.value);
+            messages.error(format!("{path}.attributes[{i}]"), text);
+        }
     }
 }
 
@@ -145,8 +168,13 @@ fn check_pool(raw: &ConnectionPool, path: &str, messages: &mut Messages) {
             "is not honoured: endpoints are spoken to as the client speaks",
         );
     }
-    if http.http2_keep_alive.is_some() {
-        not_yet(format!("{path}.http.http2KeepAlive"), messages);
+    for (field, present) in [
+        ("http2KeepAlive", http.http2_keep_alive.is_some()),
+        ("maxConcurrentStreams", http.max_concurrent_streams > 0),
+    ] {
+        if present {
+            not_yet(format!("{path}.http.{field}"), messages);
+        }
     }
 }
 
@@ -166,7 +194,18 @@ fn check_outliers(raw: &OutlierDetection, path: &str, messages: &mut Messages) {
     if raw.consecutive_errors.is_some() {
         messages.warn(format!("{path}.consecutiveErrors"), "is deprecated; use consecutive5xxErrors");
     }
-    not_yet(path.to_owned(), messages);
+    let percent = raw.max_ejection_percent.unwrap_or(10);
+    let least = 100_u32.checked_div(percent).map(|whole| whole + u32::from(100 % percent > 0));
+    match least {
+        None => messages.warn(format!("{path}.maxEjectionPercent"), "is 0: no endpoint is ever left out"),
+        Some(least) if least > 3 => {
+            let text = format!(
+                "with less than {least} endpoints none is left out: that would be more than {percent} %"
+            );
+            messages.warn(format!("{path}.maxEjectionPercent"), text);
+        }
+        Some(_) => {}
+    }
 }
 
 fn check_tls(raw: &mut Tls, plaintext: bool, path: &str, messages: &mut Messages) {

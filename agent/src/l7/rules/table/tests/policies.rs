@@ -239,13 +239,61 @@ fn what_is_refused_or_not_honoured() {
             false,
             "spec.trafficPolicy.loadBalancer.consistentHash: needs exactly one of httpHeaderName, \
              httpCookie, useSourceIp and \
-             httpQueryParameterName\nspec.trafficPolicy.loadBalancer.consistentHash: is not honoured yet",
+             httpQueryParameterName",
+        ),
+        ("hash", policy(json!({"loadBalancer": {"consistentHash": {"useSourceIp": true}}})), true, ""),
+        (
+            "cookie that ends early",
+            policy(
+                json!({"loadBalancer": {"consistentHash": {"httpCookie": {"name": "a", "path": "/; x"}}}}),
+            ),
+            false,
+            "spec.trafficPolicy.loadBalancer.consistentHash.httpCookie.path: \"/; x\" cannot stand in a cookie",
         ),
         (
-            "hash",
-            policy(json!({"loadBalancer": {"consistentHash": {"useSourceIp": true}}})),
+            "cookie of two words",
+            policy(json!({"loadBalancer": {"consistentHash": {"httpCookie": {"name": "a b"}}}})),
+            false,
+            "spec.trafficPolicy.loadBalancer.consistentHash.httpCookie.name: \"a b\" is no name of a cookie",
+        ),
+        (
+            "limits",
+            policy(json!({"connectionPool": {"http": {"http1MaxPendingRequests": 1, "http2MaxRequests": 2,
+                "maxRequestsPerConnection": 3, "maxRetries": 4, "idleTimeout": "1s"}},
+                "retryBudget": {"percent": 25}})),
             true,
-            "spec.trafficPolicy.loadBalancer.consistentHash: is not honoured yet",
+            "",
+        ),
+        (
+            "streams",
+            policy(json!({"connectionPool": {"http": {"maxConcurrentStreams": 1}}})),
+            true,
+            "spec.trafficPolicy.connectionPool.http.maxConcurrentStreams: is not honoured yet",
+        ),
+        (
+            "retry budget",
+            policy(json!({"retryBudget": {"percent": 101}})),
+            false,
+            "spec.trafficPolicy.retryBudget.percent: 101 is not within 0 to 100",
+        ),
+        (
+            "outliers",
+            policy(json!({"outlierDetection": {"consecutive5xxErrors": 1, "maxEjectionPercent": 50}})),
+            true,
+            "",
+        ),
+        (
+            "outliers among few",
+            policy(json!({"outlierDetection": {"consecutive5xxErrors": 1}})),
+            true,
+            "spec.trafficPolicy.outlierDetection.maxEjectionPercent: with less than 10 endpoints none is \
+             left out: that would be more than 10 %",
+        ),
+        (
+            "outliers, never",
+            policy(json!({"outlierDetection": {"maxEjectionPercent": 0}})),
+            true,
+            "spec.trafficPolicy.outlierDetection.maxEjectionPercent: is 0: no endpoint is ever left out",
         ),
         (
             "connections",
@@ -264,8 +312,7 @@ fn what_is_refused_or_not_honoured() {
             "ejection percent",
             policy(json!({"outlierDetection": {"maxEjectionPercent": 101}})),
             false,
-            "spec.trafficPolicy.outlierDetection.maxEjectionPercent: 101 is not within 0 to \
-             100\nspec.trafficPolicy.outlierDetection: is not honoured yet",
+            "spec.trafficPolicy.outlierDetection.maxEjectionPercent: 101 is not within 0 to 100",
         ),
         (
             "tls",
