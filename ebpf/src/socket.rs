@@ -7,7 +7,7 @@ use sluice_common::{
     layout::{
         ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, BackendValue, CONFIG_FAIL_CLOSED,
         CONFIG_HOST_NETNS, CONFIG_OPT_OUTS, FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendValue,
-        RevnatKey, RevnatValue, SocketValue, TCP, UDP,
+        NO_BACKEND, RevnatKey, RevnatValue, SocketValue, TCP, UDP,
     },
 };
 
@@ -128,6 +128,9 @@ fn backend(frontend: &FrontendValue, spread: u32) -> Result<(u32, BackendValue),
     let slot = SLOTS.get(choose::socket_slot(frontend, spread)?).ok_or(Reason::SlotMismatch)?;
     if slot.service_id != frontend.service_id {
         return Err(Reason::SlotMismatch);
+    }
+    if slot.backend_id == NO_BACKEND {
+        return Err(Reason::NoEndpoints);
     }
     backend_by_id(slot.backend_id).map(|backend| (slot.backend_id, backend))
 }

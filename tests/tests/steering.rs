@@ -12,9 +12,11 @@ use sluice_tests::{
     world::World,
 };
 
-/// A VirtualService whose only rule leads to the Service itself: connections go through the redirector all the same.
+/// A VirtualService whose only rule leads to the Service itself. It asks for the address that was dialled, which is
+/// nothing for the kernel: connections go through the redirector.
 const RULES: &str = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n\
-    metadata: {name: cart, namespace: shop}\nspec:\n  hosts: [cart]\n  tcp:\n  - route:\n    - destination: {host: cart}\n";
+    metadata: {name: cart, namespace: shop}\nspec:\n  hosts: [cart]\n  tcp:\n\
+    \x20 - match: [{destinationSubnets: [0.0.0.0/0, \"::/0\"]}]\n    route: [{destination: {host: cart}}]\n";
 
 /// Every address of the Service for TCP that rules can hold for.
 fn addresses(world: &World) -> Vec<String> {

@@ -44,7 +44,12 @@ fn service_table(rows: &[ServiceRow]) -> String {
                 format!("{} {}", frontend.kind, SocketAddr::new(frontend.address, frontend.port))
             });
             let mut endpoints = port.endpoints.iter().map(|endpoint| {
-                let share = if endpoint.used { String::new() } else { " unused".to_owned() };
+                let even = port.endpoints.iter().all(|other| !other.used || other.weight == endpoint.weight);
+                let share = match endpoint.used {
+                    true if even => String::new(),
+                    true => format!(" weight {}", endpoint.weight),
+                    false => " unused".to_owned(),
+                };
                 let place = if endpoint.local { " local" } else { "" };
                 format!(
                     "{} {}{place}{share}",
@@ -220,7 +225,7 @@ pub fn explain(
                 .steps
                 .push("ask about http://ADDRESS:PORT/PATH for the rule that takes a request".to_owned());
         }
-        None => {}
+        None => request::add_split(&mut answer, run_dir),
     }
     output::print(reading.output, &answer, || explain_text(&answer))
 }

@@ -161,6 +161,37 @@ pub fn add_route(answer: &mut Explanation, request: Request, run_dir: &Path) -> 
     Ok(())
 }
 
+/// Adds to `answer` the rule by which the kernel splits the port's connections, if there is one.
+pub fn add_split(answer: &mut Explanation, run_dir: &Path) {
+    // Without a snapshot there was never a rule.
+    let Ok(snapshot) = snapshot(run_dir) else { return };
+    let (Some(service), Some(number)) = (&answer.service, answer.number) else { return };
+    let mut splits = snapshot.splits().into_iter();
+    let found = splits.find(|((name, port), _)| name.to_string() == *service && *port == number);
+    let Some((_, split)) = found else { return };
+    let total: f64 = split.shares.iter().map(|share| f64::from(share.weight)).sum();
+    let shares = split.shares.iter();
+    let shares = shares.map(|share| (share, f64::from(share.weight) * 100.0 / total.max(1.0)));
+    let mut steps = vec![format!(
+        "{} of VirtualService {} takes it: the kernel leads connections to its destinations by weight",
+        split.place, split.virtual_service
+    )];
+    steps.extend(shares.clone().map(|(share, percent)| {
+        let fault = if share.to.is_none() { ", which does not exist: they are refused" } else { "" };
+        format!("{percent:.0} % of the connections go to {}{fault}", share.name)
+    }));
+    // The last step says what becomes of the connection.
+    let end = answer.steps.len().saturating_sub(1);
+    answer.steps.splice(end..end, steps);
+    answer.route = Some(RouteRow {
+        virtual_service: Some(split.virtual_service.clone()),
+        rule: Some(split.place.clone()),
+        r#match: Some(split.place.clone()),
+        destination: shares.map(|(share, percent)| format!("{} ({percent:.0} %)", share.name)).collect(),
+        skipped: Vec::new(),
+    });
+}
+
 /// One port in `sluice route`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

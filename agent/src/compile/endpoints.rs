@@ -49,6 +49,7 @@ fn candidate(address: IpAddr, port: u16, endpoint: &Endpoint) -> Candidate {
             excluded: None,
             node: endpoint.node.clone(),
             zone: endpoint.zone.clone(),
+            weight: 1,
         },
         zone_hints: endpoint.zone_hints.clone(),
         node_hints: endpoint.node_hints.clone(),

@@ -13,6 +13,7 @@ use crate::model::{EndpointState, Family, ObjectName, Protocol, ServiceKind, Sto
 
 mod claims;
 mod endpoints;
+mod split;
 mod topology;
 
 pub use claims::Claims;
@@ -66,6 +67,8 @@ pub struct CompiledPort {
     pub frontends: BTreeMap<Dialled, Frontend>,
     /// All endpoints of this family, each once, in order.
     pub endpoints: Vec<CompiledEndpoint>,
+    /// How many slots lead nowhere: the share of a rule's destinations that have no endpoint.
+    pub refused: u32,
 }
 
 /// A frontend's kind, and the endpoint it is tied to.
@@ -98,6 +101,8 @@ pub struct CompiledEndpoint {
     pub node: Option<Arc<str>>,
     /// Its zone.
     pub zone: Option<Arc<str>>,
+    /// How many slots lead to it.
+    pub weight: u32,
 }
 
 /// Whether rules can hold for such an address. Only those that the cluster gave out: a LoadBalancer's or external
@@ -126,6 +131,14 @@ pub fn service(store: &Store, name: &ObjectName) -> Vec<CompiledPort> {
             let uses_local = service.internal_local || service.external_local;
             topology::categorize(&mut endpoints, store.node(), uses_local);
             let endpoints: Vec<_> = endpoints.into_iter().map(|candidate| candidate.compiled).collect();
+            let split = store.splits().get(name, port.port).filter(|_| port.protocol == Protocol::Tcp);
+            let (endpoints, refused) = match split {
+                Some(split) => split::apply(store, split, family, endpoints, uses_local),
+                None => (endpoints, 0),
+            };
+            // Weights are about connections, not about clients.
+            let affinity =
+                service.affinity_timeout_s.filter(|_| split.is_none_or(|split| split.shares.len() == 1));
             let frontends = if service.kind == ServiceKind::Headless {
                 headless_frontends(store, service.translate_headless_port, port, &endpoints)
             } else {
@@ -140,13 +153,15 @@ pub fn service(store: &Store, name: &ObjectName) -> Vec<CompiledPort> {
                 port: port.port,
                 protocol: port.protocol,
                 created_s: service.created_s,
-                internal_local: service.internal_local,
-                external_local: service.external_local,
+                // A split has looked at the policies of its destinations already.
+                internal_local: service.internal_local && split.is_none(),
+                external_local: service.external_local && split.is_none(),
                 source_ranges: source_ranges(store, service, family),
-                affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
+                affinity_timeout_s: affinity.unwrap_or(0),
                 redirected: port.protocol == Protocol::Tcp && store.is_redirected(name, port.port),
                 frontends,
                 endpoints,
+                refused,
             });
         }
     }

@@ -7,7 +7,7 @@ use sluice_common::{
     Reason, choose,
     layout::{
         ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, Excluded, FLAG_INTERNAL_LOCAL, FLAG_REDIRECTED,
-        FrontendKey, FrontendKind, FrontendValue, ServiceValue,
+        FrontendKey, FrontendKind, FrontendValue, NO_BACKEND, ServiceValue,
     },
 };
 
@@ -47,6 +47,9 @@ pub struct Explanation {
     pub service: Option<String>,
     /// The Service port's name, or its number when it has none.
     pub port: Option<String>,
+    /// The Service port's number.
+    #[serde(skip)]
+    pub number: Option<u16>,
     /// `kernel` or `redirector`.
     pub path: &'static str,
     /// `translate`, `pass`, `reject` or `drop`.
@@ -59,7 +62,7 @@ pub struct Explanation {
     pub excluded: Vec<ExcludedEndpoint>,
     /// The decision in sentences.
     pub steps: Vec<String>,
-    /// The HTTP rule; absent where the kernel decides, and where no request was asked about.
+    /// The rule; absent where there is none, and where the redirector decides and no request was asked about.
     pub route: Option<RouteRow>,
 }
 
@@ -95,7 +98,7 @@ pub struct SkippedRow {
 pub struct ExcludedEndpoint {
     /// Address and port.
     pub address: SocketAddr,
-    /// `notReady`, `terminating`, `topology` or `policy`.
+    /// `notReady`, `terminating`, `topology`, `rule` or `policy`.
     pub reason: &'static str,
 }
 
@@ -116,6 +119,7 @@ pub fn explain(tables: &Tables, query: &Query) -> Result<Explanation, String> {
         destination: target.to_string(),
         service: None,
         port: None,
+        number: None,
         path: "kernel",
         verdict: "pass",
         reason: Reason::NotOurs.name(),
@@ -177,6 +181,7 @@ fn decide(
     let port_name = service.port_name.as_str();
     let number = u16::from_be(service.port_be);
     answer.service = Some(service_name(service));
+    answer.number = Some(number);
     answer.port = Some(if port_name.is_empty() { number.to_string() } else { port_name.to_owned() });
     answer.steps.push(format!(
         "{target} is the {kind} of {}, port {}",
@@ -207,7 +212,19 @@ fn decide(
         return;
     }
     let udp = target.protocol == Protocol::Udp;
-    let (verdict, reason, step) = match choose::socket_slot(frontend, 0) {
+    let slots = used_slots(tables, frontend);
+    let (nowhere, all) = slots
+        .fold((0, 0), |(nowhere, all), slot| (nowhere + u32::from(slot.backend_id == NO_BACKEND), all + 1));
+    if nowhere > 0 {
+        answer.steps.push(format!(
+            "{nowhere} of {all} connections are refused: they belong to a destination without endpoints"
+        ));
+    }
+    let slot = choose::socket_slot(frontend, 0).and_then(|slot| {
+        // Slots that lead nowhere stand last.
+        if nowhere == all && all > 0 { Err(Reason::NoEndpoints) } else { Ok(slot) }
+    });
+    let (verdict, reason, step) = match slot {
         Ok(_) if udp => (
             "translate",
             Reason::SendTranslated,
@@ -284,6 +301,7 @@ fn why(reason: &str) -> &'static str {
     match reason {
         "notReady" => "it is not ready",
         "terminating" => "it is terminating, and others are ready",
+        "rule" => "a rule leads the connections of this port to others",
         "topology" => "topology hints lead this node's clients to other endpoints",
         _ => "the traffic policy does not allow it",
     }

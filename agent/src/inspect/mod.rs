@@ -70,6 +70,7 @@ pub const fn excluded_name(excluded: Excluded) -> &'static str {
         Excluded::NotReady => "notReady",
         Excluded::Terminating => "terminating",
         Excluded::Topology => "topology",
+        Excluded::Rule => "rule",
     }
 }
 

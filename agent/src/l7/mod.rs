@@ -7,6 +7,7 @@ use crate::model::RuleKind;
 mod plan;
 pub mod rules;
 pub mod snapshot;
+mod split;
 
 pub use plan::{Place, Plan, Planner, Report};
 

@@ -14,15 +14,16 @@ use super::{
         hosts::Mesh,
         protocol::{Speech, declared},
         table::{
-            DestinationRule, Kind, KnownService, KnownServices, RuleSet, VirtualService,
+            DestinationRule, Kind, KnownService, KnownServices, Routes, RuleSet, VirtualService,
             read_destination_rule, read_virtual_service,
         },
     },
-    snapshot::{Endpoint, Pod, Port, Service, Snapshot},
+    snapshot::{Endpoint, Pod, Port, Service, Snapshot, SplitPort},
+    split::{Served, served},
 };
 use crate::{
     compile::{self, Dialled},
-    model::{self, ObjectName, Protocol, RuleKind, ServiceKind, ServicePort, Store},
+    model::{self, ObjectName, Protocol, RuleKind, ServiceKind, ServicePort, Split, Store},
 };
 
 /// Where clients dial.
@@ -53,6 +54,8 @@ pub struct Report {
 pub struct Plan {
     /// Services and ports whose connections are steered to the redirector.
     pub redirected: BTreeSet<(ObjectName, u16)>,
+    /// Services and ports that the kernel serves by rules of `tcp`.
+    pub splits: BTreeMap<(ObjectName, u16), Split>,
     /// What it must know; its version is the caller's.
     pub snapshot: Snapshot,
     /// Every rule object, in order.
@@ -83,16 +86,33 @@ impl Planner {
         }
         let known: KnownServices = store.services().map(|service| self.known(service)).collect();
         let set = self.rule_set();
-        let mut redirected = BTreeSet::new();
+        let hosts =
+            store.services().map(|service| (self.host(&service.name), service.name.clone())).collect();
+        let (mut redirected, mut splits) = (BTreeSet::new(), BTreeMap::new());
         for service in store.services().filter(|service| service.kind != ServiceKind::Headless) {
             let host = self.host(&service.name);
-            let ports = service.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
-            let wanted = ports.filter(|port| is_redirected(&set, &known, &host, service, port));
-            redirected.extend(wanted.map(|port| (service.name.clone(), port.port)));
+            for port in service.ports.iter().filter(|port| port.protocol == Protocol::Tcp) {
+                let routes = set.routes(&host, port.port, &known);
+                let key = (service.name.clone(), port.port);
+                match served_by(&routes, service, port, &hosts) {
+                    Served::Plainly => {}
+                    Served::Split(split) => drop(splits.insert(key, split)),
+                    Served::Redirector => drop(redirected.insert(key)),
+                }
+            }
         }
         let served = redirected.union(place.lingering).cloned().collect();
-        let snapshot = self.snapshot(store, &served, place);
-        Plan { snapshot, reports: self.reports(&set, &known), redirected }
+        let mut snapshot = self.snapshot(store, &served, place);
+        snapshot.splits = splits
+            .iter()
+            .map(|((service, port), split)| SplitPort {
+                namespace: service.namespace.clone(),
+                name: service.name.clone(),
+                port: *port,
+                split: split.clone(),
+            })
+            .collect();
+        Plan { snapshot, reports: self.reports(&set, &known), redirected, splits }
     }
 
     /// Reads the objects that are new or different.
@@ -219,25 +239,27 @@ impl Planner {
             virtual_services: self.raw(RuleKind::VirtualService).cloned().collect(),
             destination_rules: self.raw(RuleKind::DestinationRule).cloned().collect(),
             services,
+            splits: Vec::new(),
         }
     }
 }
 
-/// Whether rules that fit what the port speaks hold for some client, or the Service asks for it by itself.
-fn is_redirected(
-    set: &RuleSet,
-    known: &KnownServices,
-    host: &str,
+/// Who serves a port, by the rules that fit what it speaks, or because the Service asks for it by itself.
+fn served_by(
+    routes: &Routes,
     service: &model::Service,
     port: &ServicePort,
-) -> bool {
+    hosts: &BTreeMap<String, ObjectName>,
+) -> Served {
     let speech = declared(port.port, &port.name, port.app_protocol.as_deref());
-    let routes = set.routes(host, port.port, known);
     let http = speech.is_none_or(|speech| matches!(speech, Speech::Http | Speech::Http2));
     let tls = speech.is_none_or(|speech| speech == Speech::Tls);
     let tcp = speech.is_none_or(|speech| speech == Speech::Tcp);
     let per_request = service.per_request && speech == Some(Speech::Http2);
-    (routes.has_http() && http) || (routes.has_tls() && tls) || (routes.has_tcp() && tcp) || per_request
+    if (routes.has_http() && http) || (routes.has_tls() && tls) || per_request {
+        return Served::Redirector;
+    }
+    if routes.has_tcp() && tcp { served(routes, hosts) } else { Served::Plainly }
 }
 
 fn service(

@@ -9,6 +9,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::model::{ObjectName, Split};
+
 /// The state of the cluster, as far as the redirector is concerned.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -25,6 +27,22 @@ pub struct Snapshot {
     pub virtual_services: Vec<Value>,
     /// Accepted objects, whole.
     pub destination_rules: Vec<Value>,
+    /// Ports that the kernel serves by rules: for the command line, and for the agent's successor.
+    pub splits: Vec<SplitPort>,
+}
+
+/// A port that the kernel serves by a rule of `tcp`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SplitPort {
+    /// Namespace of the Service.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its port.
+    pub port: u16,
+    /// What is done.
+    pub split: Split,
 }
 
 /// A Service.
@@ -84,6 +102,19 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+}
+
+impl Snapshot {
+    /// Whether any connection is steered to the redirector.
+    pub fn needs_redirector(&self) -> bool {
+        self.services.iter().flat_map(|service| &service.ports).any(|port| !port.frontends.is_empty())
+    }
+
+    /// The ports that the kernel serves by rules.
+    pub fn splits(&self) -> BTreeMap<(ObjectName, u16), Split> {
+        let key = |of: &SplitPort| (ObjectName::new(&*of.namespace, &*of.name), of.port);
+        self.splits.iter().map(|of| (key(of), of.split.clone())).collect()
+    }
 }
 
 /// What the redirector answers, with each snapshot and every few seconds.

@@ -8,10 +8,12 @@ pub use sluice_common::layout::{EndpointState, ServiceKind};
 
 mod pods;
 mod rules;
+mod split;
 mod store;
 
 pub use pods::{OptOut, OwnPod, Pod, Pods};
 pub use rules::{RuleKind, Rules};
+pub use split::{Share, SharePort, Split, Splits};
 pub use store::{Change, Store};
 
 /// Namespace and name of an object.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     EndpointSlice, Node, ObjectName, OptOut, OwnPod, Pod, PodPort, Pods, Protocol, RuleKind, Rules, Service,
-    ServiceKind,
+    ServiceKind, Split, Splits,
 };
 
 /// News from a source.
@@ -60,6 +60,8 @@ pub struct Store {
     rules: Rules,
     /// Services and ports whose frontends the redirector serves.
     redirected: BTreeSet<(ObjectName, u16)>,
+    /// Services and ports whose connections the kernel splits by a rule.
+    splits: Splits,
     /// Raised by whatever the redirector should know of.
     l7_changed: bool,
     /// Pods of this node; the uid of those that want to be left alone.
@@ -121,9 +123,14 @@ impl Store {
         }
     }
 
-    /// The Services to compile again, once; those that are gone among them.
+    /// The Services to compile again, once; those that are gone among them. A split port waits for the listing of pods.
     pub fn take_dirty(&mut self) -> BTreeSet<ObjectName> {
-        std::mem::take(&mut self.dirty)
+        let mut taken = std::mem::take(&mut self.dirty);
+        taken.extend(self.splits.led_to(&taken));
+        if !self.knows_rules() {
+            self.dirty.extend(self.splits.services().filter_map(|name| taken.take(name)));
+        }
+        taken
     }
 
     /// Marks a Service, for another try.
@@ -182,6 +189,16 @@ impl Store {
         let changed = self.redirected.symmetric_difference(&ports).map(|(service, _)| service.clone());
         self.dirty.extend(changed);
         self.redirected = ports;
+    }
+
+    /// The ports whose connections the kernel splits by a rule.
+    pub const fn splits(&self) -> &Splits {
+        &self.splits
+    }
+
+    /// The kernel splits these ports from now on; the Services that this changes are compiled again.
+    pub fn set_splits(&mut self, splits: BTreeMap<(ObjectName, u16), Split>) {
+        self.dirty.extend(self.splits.replace(splits));
     }
 
     /// The pods of this node that want to be left alone; `None` before they were listed.
@@ -280,6 +297,7 @@ impl Store {
             return;
         }
         self.l7_changed = true;
+        self.dirty.extend(self.splits.services().cloned());
         for address in known.set(name, pod) {
             self.mark_users_of(address);
         }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use sluice_common::layout::{Name, NodeValue, ServiceValue, SlotValue};
+use sluice_common::layout::{NO_BACKEND, Name, NodeValue, ServiceValue, SlotValue};
 
 use super::{
     Placed, Reconciler, Unit,
@@ -112,7 +112,10 @@ fn placed(reconciler: &mut Reconciler, service_id: u32, range: Range) -> Placed 
     let slots: Option<Vec<SlotValue>> = indices
         .map(|index| {
             let slot = reconciler.actual.slots.get(&index).copied();
-            slot.filter(|slot| slot.service_id == service_id && reconciler.backends.has(slot.backend_id))
+            slot.filter(|slot| {
+                let known = slot.backend_id == NO_BACKEND || reconciler.backends.has(slot.backend_id);
+                slot.service_id == service_id && known
+            })
         })
         .collect();
     match slots {

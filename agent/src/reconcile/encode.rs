@@ -1,6 +1,6 @@
 //! Between compiled services and map entries.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, iter::repeat_n, net::IpAddr};
 
 use ipnet::IpNet;
 
@@ -8,8 +8,8 @@ use sluice_common::{
     Addr,
     layout::{
         BackendValue, EndpointState, FLAG_EXTERNAL_LOCAL, FLAG_HAS_ENDPOINTS, FLAG_INTERNAL_LOCAL,
-        FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue, Name, NodeValue,
-        ServiceValue, SlotValue, SourceRangeKey,
+        FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue, NO_BACKEND, Name,
+        NodeValue, ServiceValue, SlotValue, SourceRangeKey,
     },
 };
 
@@ -52,6 +52,8 @@ pub fn backend_value(endpoint: &CompiledEndpoint, node_id: u32) -> BackendValue 
 pub struct Order {
     /// Indices into `CompiledPort::endpoints`.
     pub endpoints: Vec<usize>,
+    /// Slots between cluster and local that lead nowhere; they count as cluster.
+    refused: u32,
     cluster: u32,
     local: u32,
 }
@@ -65,12 +67,14 @@ impl Order {
             picked.sort_by_key(|index| backend_ids[*index]);
             picked
         };
-        let mut endpoints = pick(|endpoint| endpoint.in_cluster);
+        let weigh = |index: usize| repeat_n(index, port.endpoints[index].weight as usize);
+        let mut endpoints: Vec<usize> =
+            pick(|endpoint| endpoint.in_cluster).into_iter().flat_map(weigh).collect();
         let cluster = endpoints.len() as u32;
-        endpoints.extend(pick(|endpoint| endpoint.in_local));
+        endpoints.extend(pick(|endpoint| endpoint.in_local).into_iter().flat_map(weigh));
         let local = endpoints.len() as u32 - cluster;
         endpoints.extend(pick(|endpoint| endpoint.excluded.is_some()));
-        Self { endpoints, cluster, local }
+        Self { endpoints, refused: port.refused, cluster: cluster + port.refused, local }
     }
 }
 
@@ -88,7 +92,19 @@ pub fn slots(port: &CompiledPort, order: &Order, service_id: u32, backend_ids: &
             pad2: 0,
         }
     };
-    order.endpoints.iter().map(slot).collect()
+    // No id is greater than that of no backend, so that the range stays sorted.
+    let nowhere = SlotValue {
+        backend_id: NO_BACKEND,
+        service_id,
+        state: EndpointState::NotReady as u8,
+        excluded: 0,
+        local: 0,
+        pad: 0,
+        pad2: 0,
+    };
+    let (cluster, others) = order.endpoints.split_at((order.cluster - order.refused) as usize);
+    let nowhere = repeat_n(nowhere, order.refused as usize);
+    cluster.iter().map(slot).chain(nowhere).chain(others.iter().map(slot)).collect()
 }
 
 pub fn frontend_value(

@@ -67,7 +67,8 @@ impl Config {
     /// Compiles `snapshot`; the second part names what was left out and why.
     pub fn compile(snapshot: Snapshot) -> (Self, Vec<String>) {
         let mut left_out = Vec::new();
-        let Snapshot { version: _, domain, services, pods, virtual_services, destination_rules } = snapshot;
+        let Snapshot { version: _, domain, services, pods, virtual_services, destination_rules, splits: _ } =
+            snapshot;
         let mesh = if domain.is_empty() { Mesh::default() } else { Mesh { domain, ..Mesh::default() } };
         let mut names = HashMap::new();
         let mut config = Self::default();

@@ -65,12 +65,20 @@ impl Feed {
         let bytes = serde_json::to_vec(snapshot).context("a snapshot cannot be written")?;
         let file = snapshot_file(&self.folder);
         let hidden = file.with_extension("new");
-        self.current.send_replace(Some(Arc::new(bytes.clone())));
+        // Nobody is started to serve nothing.
+        if snapshot.needs_redirector() || self.current.borrow().is_some() {
+            self.current.send_replace(Some(Arc::new(bytes.clone())));
+        }
         let mut options = fs::OpenOptions::new();
         let private = options.create(true).truncate(true).write(true).mode(0o600).open(&hidden);
         let written =
             private.and_then(|mut to| to.write_all(&bytes)).and_then(|()| fs::rename(&hidden, &file));
         written.with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// What an earlier agent published last, if it can be read.
+    pub fn last(&self) -> Option<Snapshot> {
+        serde_json::from_slice(&fs::read(snapshot_file(&self.folder)).ok()?).ok()
     }
 
     /// The last version that a redirector has in effect.

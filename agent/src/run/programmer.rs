@@ -90,6 +90,7 @@ pub fn spawn(
     );
     let sweeper = sweeper::spawn(loaded.pins().clone(), loaded.cgroup().to_owned(), Arc::clone(&shared))?;
     let opt_outs = opt_outs::spawn(loaded.pins().clone(), loaded.cgroup().to_owned(), Arc::clone(&shared))?;
+    let splits = feed.last().map(|snapshot| snapshot.splits()).unwrap_or_default();
     let mut programmer = Programmer {
         sweeper,
         opt_outs,
@@ -117,6 +118,7 @@ pub fn spawn(
     // What is steered stays so until the rules are known.
     let redirected = redirected(programmer.reconciler.tables());
     programmer.store.set_redirected(redirected);
+    programmer.store.set_splits(splits);
     let (ended, receiver) = oneshot::channel();
     std::thread::Builder::new().name("programmer".to_owned()).spawn(move || {
         while programmer.turn(&inbox) {}

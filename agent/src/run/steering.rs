@@ -165,6 +165,12 @@ impl Steering {
         if stays != self.wanted {
             self.waiting = self.waiting.or(Some(Instant::now()));
         }
+        // What will be steered soon stays split until then.
+        let mut splits = plan.splits;
+        for port in self.wanted.difference(&stays) {
+            splits.extend(store.splits().get(&port.0, port.1).map(|split| (port.clone(), split.clone())));
+        }
+        store.set_splits(splits);
         store.set_redirected(stays);
         self.checked = None;
     }

@@ -177,11 +177,15 @@ pub enum FrontendKind {
 }
 }
 
+/// `SlotValue::backend_id` of a slot that leads nowhere: a connection that meets it is refused.
+/// Greater than any key: slots are sorted, and key 0 is the self-probe's.
+pub const NO_BACKEND: u32 = u32::MAX;
+
 /// One place in a service's range. Value of `SLOTS`; a slot is never rewritten while a frontend names it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
 pub struct SlotValue {
-    /// Key into `BACKENDS`.
+    /// Key into `BACKENDS`, or [`NO_BACKEND`].
     pub backend_id: u32,
     /// The service that owns this slot. A reader that finds another owner has a torn or stale frontend.
     pub service_id: u32,
@@ -219,6 +223,8 @@ pub enum Excluded {
     Terminating = 2,
     /// Hints lead this node's clients to other endpoints.
     Topology = 3,
+    /// A rule leads the port's connections to others.
+    Rule = 4,
 }
 }
 
