@@ -137,10 +137,11 @@ pub fn add_route(answer: &mut Explanation, request: Request, run_dir: &Path) -> 
     let total: u32 = found.destinations.iter().map(|destination| destination.weight).sum();
     for destination in &found.destinations {
         let share = f64::from(destination.weight) * 100.0 / f64::from(total.max(1));
-        let what = match (destination.fault, destination.endpoints.len()) {
-            (Some(fault), _) => format!("503, for {fault}"),
-            (None, 0) => "503, for it has no endpoint".to_owned(),
-            (None, count) => format!("the least busy of two out of {count}"),
+        let what = match (destination.fault, &destination.resolved, destination.endpoints.len()) {
+            (Some(fault), _, _) => format!("503, for {fault}"),
+            (None, Some(name), _) => format!("the addresses that {name} has when a request comes"),
+            (None, None, 0) => "503, for it has no endpoint".to_owned(),
+            (None, None, count) => format!("the least busy of two out of {count}"),
         };
         answer.steps.push(format!("{share:.0} % of such requests go to {}: {what}", destination.name));
         names.push(format!("{} ({share:.0} %)", destination.name));

@@ -2,14 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
 use ipnet::IpNet;
 use sluice_common::layout::{Excluded, FrontendKind};
 
-use crate::model::{EndpointState, Family, ObjectName, Protocol, ServiceKind, Store};
+use crate::model::{
+    EndpointSlice, EndpointState, Family, ObjectName, Protocol, Service, ServiceKind, ServicePort, Store,
+};
 
 mod claims;
 mod endpoints;
@@ -127,10 +129,8 @@ pub fn service(store: &Store, name: &ObjectName) -> Vec<CompiledPort> {
     let mut compiled = Vec::new();
     for port in &service.ports {
         for family in [Family::V4, Family::V6] {
-            let mut endpoints = endpoints::collect(&slices, port, family);
             let uses_local = service.internal_local || service.external_local;
-            topology::categorize(&mut endpoints, store.node(), uses_local);
-            let endpoints: Vec<_> = endpoints.into_iter().map(|candidate| candidate.compiled).collect();
+            let endpoints = categorized(store, &slices, port, family, uses_local);
             let split = store.splits().get(name, port.port).filter(|_| port.protocol == Protocol::Tcp);
             let (endpoints, refused) = match split {
                 Some(split) => split::apply(store, split, family, endpoints, uses_local),
@@ -171,7 +171,7 @@ pub fn service(store: &Store, name: &ObjectName) -> Vec<CompiledPort> {
 /// A load balancer that sends packets to itself, with its own address as their source, is admitted where the node is.
 ///
 /// Source: kube-proxy `pkg/proxy/nftables/proxier.go`, `allowFromNode`.
-fn source_ranges(store: &Store, service: &crate::model::Service, family: Family) -> Option<Vec<IpNet>> {
+fn source_ranges(store: &Store, service: &Service, family: Family) -> Option<Vec<IpNet>> {
     let mut ranges = service.source_ranges.of_family(family)?;
     let node = &store.node().addresses;
     if node.iter().any(|address| ranges.iter().any(|network| network.contains(address))) {
@@ -183,11 +183,30 @@ fn source_ranges(store: &Store, service: &crate::model::Service, family: Family)
     Some(ranges)
 }
 
-fn frontends(
-    service: &crate::model::Service,
-    port: &crate::model::ServicePort,
+/// The endpoints of a port that clients of this node may use now: what redirected requests go to. Without the splits of
+/// rules, and whether the Service has an address of its own or not.
+pub fn usable(store: &Store, service: &Service, port: &ServicePort) -> Vec<SocketAddr> {
+    let slices = store.slices_of(&service.name);
+    let of_family = |family| categorized(store, &slices, port, family, service.internal_local);
+    let all = [Family::V4, Family::V6].into_iter().flat_map(of_family);
+    let usable =
+        all.filter(|endpoint| if service.internal_local { endpoint.in_local } else { endpoint.in_cluster });
+    usable.map(|endpoint| SocketAddr::new(endpoint.address, endpoint.port)).collect()
+}
+
+fn categorized(
+    store: &Store,
+    slices: &[&EndpointSlice],
+    port: &ServicePort,
     family: Family,
-) -> BTreeMap<Dialled, Frontend> {
+    uses_local: bool,
+) -> Vec<CompiledEndpoint> {
+    let mut endpoints = endpoints::collect(slices, port, family);
+    topology::categorize(&mut endpoints, store.node(), uses_local);
+    endpoints.into_iter().map(|candidate| candidate.compiled).collect()
+}
+
+fn frontends(service: &Service, port: &ServicePort, family: Family) -> BTreeMap<Dialled, Frontend> {
     let mut frontends = BTreeMap::new();
     // In the order of precedence: an address that stands in two lists is what the first list says.
     // As in kube-proxy, a Service has no addresses of a family in which it has no cluster IP.
@@ -226,7 +245,7 @@ const fn any_address(family: Family) -> IpAddr {
 fn headless_frontends(
     store: &Store,
     wanted: bool,
-    port: &crate::model::ServicePort,
+    port: &ServicePort,
     endpoints: &[CompiledEndpoint],
 ) -> BTreeMap<Dialled, Frontend> {
     let mut frontends = BTreeMap::new();

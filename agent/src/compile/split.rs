@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use sluice_common::layout::Excluded;
 
-use super::{CompiledEndpoint, endpoints, topology};
+use super::{CompiledEndpoint, categorized};
 use crate::model::{Family, Pod, Protocol, SharePort, Split, Store};
 
 /// More slots than this, or four for each endpoint, are not taken: weights are rounded then.
@@ -57,8 +57,7 @@ fn usable(store: &Store, to: &SharePort, family: Family) -> Vec<CompiledEndpoint
     let Some(service) = store.service(&to.name()) else { return Vec::new() };
     let port = service.ports.iter().find(|port| port.port == to.port && port.protocol == Protocol::Tcp);
     let Some(port) = port else { return Vec::new() };
-    let mut found = endpoints::collect(&store.slices_of(&service.name), port, family);
-    topology::categorize(&mut found, store.node(), service.internal_local);
+    let found = categorized(store, &store.slices_of(&service.name), port, family, service.internal_local);
     let pods = if to.labels.is_empty() { BTreeMap::new() } else { by_address(store) };
     let has_labels = |endpoint: &CompiledEndpoint| {
         to.labels.is_empty()
@@ -69,8 +68,7 @@ fn usable(store: &Store, to: &SharePort, family: Family) -> Vec<CompiledEndpoint
     let serves = |endpoint: &CompiledEndpoint| {
         if service.internal_local { endpoint.in_local } else { endpoint.in_cluster }
     };
-    let compiled = found.into_iter().map(|candidate| candidate.compiled);
-    compiled.filter(|endpoint| serves(endpoint) && has_labels(endpoint)).collect()
+    found.into_iter().filter(|endpoint| serves(endpoint) && has_labels(endpoint)).collect()
 }
 
 fn by_address(store: &Store) -> BTreeMap<IpAddr, Vec<&Pod>> {

@@ -9,6 +9,7 @@ fn service_named(name: &str) -> Service {
     Service {
         name: ObjectName::new("shop", name),
         kind: ServiceKind::ClusterIp,
+        external_name: None,
         created_s: 0,
         cluster_ips: vec!["10.96.0.1".parse().unwrap()],
         external_ips: Vec::new(),

@@ -28,6 +28,7 @@ fn tables(states: &[EndpointState], internal_local: bool) -> Tables {
     let service = Service {
         name: name.clone(),
         kind: ServiceKind::ClusterIp,
+        external_name: None,
         created_s: 0,
         cluster_ips: vec!["10.96.0.1".parse().unwrap()],
         external_ips: Vec::new(),

@@ -208,8 +208,13 @@ impl Planner {
                 service.ports.iter().any(|port| redirected.contains(&(service.name.clone(), port.port)));
             steered || named.contains(&self.host(&service.name))
         };
+        let alias = |of: &model::Service| {
+            let name = of.external_name.as_deref()?;
+            store.services().find(|other| other.external_name.is_none() && self.host(&other.name) == name)
+        };
+        let wanted = store.services().filter(is_wanted);
         let mut services: Vec<Service> =
-            store.services().filter(is_wanted).map(|one| service(store, one, redirected, place)).collect();
+            wanted.map(|one| service(store, one, alias(one), redirected, place)).collect();
         // An endpoint that is one of these addresses would lead back here, for ever.
         let own: BTreeSet<SocketAddr> = services
             .iter()
@@ -262,16 +267,18 @@ fn served_by(
     if routes.has_tcp() && tcp { served(routes, hosts) } else { Served::Plainly }
 }
 
+/// `alias` is the Service that its `externalName` is the name of.
 fn service(
     store: &Store,
     service: &model::Service,
+    alias: Option<&model::Service>,
     redirected: &BTreeSet<(ObjectName, u16)>,
     place: &Place<'_>,
 ) -> Service {
     let compiled = compile::service(store, &service.name);
     let port = |port: &ServicePort| {
         let steered = redirected.contains(&(service.name.clone(), port.port));
-        let (mut frontends, mut endpoints) = (Vec::new(), Vec::new());
+        let mut frontends = Vec::new();
         let families =
             compiled.iter().filter(|one| one.id.port_name == port.name && one.protocol == port.protocol);
         for family in families {
@@ -289,20 +296,21 @@ fn service(
                 frontends
                     .extend(addresses.into_iter().map(|address| SocketAddr::new(*address, dialled.port)));
             }
-            let usable = family.endpoints.iter().filter(|endpoint| {
-                if family.internal_local { endpoint.in_local } else { endpoint.in_cluster }
-            });
-            endpoints.extend(usable.map(|endpoint| Endpoint {
-                address: SocketAddr::new(endpoint.address, endpoint.port),
-                pod: None,
-            }));
         }
+        let endpoints = match alias {
+            None => compile::usable(store, service, port),
+            Some(other) => {
+                let same =
+                    other.ports.iter().find(|same| same.protocol == port.protocol && same.port == port.port);
+                same.map_or_else(Vec::new, |same| compile::usable(store, other, same))
+            }
+        };
         Port {
             name: port.name.clone(),
             port: port.port,
             app_protocol: port.app_protocol.as_deref().map(str::to_owned),
             frontends,
-            endpoints,
+            endpoints: endpoints.into_iter().map(|address| Endpoint { address, pod: None }).collect(),
             affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
         }
     };
@@ -311,7 +319,7 @@ fn service(
         name: service.name.name.clone(),
         ports: service.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(port).collect(),
         per_request: service.per_request,
-        external_name: None,
+        external_name: service.external_name.as_deref().map(str::to_owned),
     }
 }
 

@@ -67,7 +67,8 @@ impl All {
     fn services_without_address(&mut self) {
         for service in &self.services {
             let model = &service.service;
-            if model.kind != ServiceKind::Headless && model.cluster_ips.is_empty() {
+            let wants = model.kind != ServiceKind::Headless && model.external_name.is_none();
+            if wants && model.cluster_ips.is_empty() {
                 let (file, line) =
                     self.places.get(&("Service", model.name.clone())).cloned().unwrap_or_default();
                 self.findings.push(Finding {

@@ -96,7 +96,7 @@ impl Family {
     }
 }
 
-/// A Service that needs proxying; ExternalName Services are never in the model.
+/// A Service that needs proxying, or that rules may lead to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Service {
     /// Its name.
@@ -105,6 +105,8 @@ pub struct Service {
     pub kind: ServiceKind,
     /// `metadata.creationTimestamp` in seconds since 1970; 0 if unknown. The oldest claim to an address wins.
     pub created_s: i64,
+    /// `spec.externalName`: nothing of it is in the maps, but rules may name it as a destination.
+    pub external_name: Option<Arc<str>>,
     /// `spec.clusterIPs`.
     pub cluster_ips: Vec<IpAddr>,
     /// `spec.externalIPs`.

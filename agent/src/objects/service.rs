@@ -78,7 +78,8 @@ pub fn service(object: &core::Service) -> Converted<ServiceWithSelector> {
         name,
         kind,
         created_s: meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
-        cluster_ips: cluster_ips(spec, kind, &mut complaints),
+        external_name: external_name(spec, &mut complaints),
+        cluster_ips: if is_external(spec) { Vec::new() } else { cluster_ips(spec, kind, &mut complaints) },
         external_ips: complaints
             .addresses("spec.externalIPs", spec.external_ips.as_deref().unwrap_or_default()),
         load_balancer_ips: load_balancer_ips(object, kind, &mut complaints),
@@ -101,7 +102,8 @@ pub fn service(object: &core::Service) -> Converted<ServiceWithSelector> {
 
 fn kind(spec: &core::ServiceSpec, complaints: &mut Complaints) -> Option<ServiceKind> {
     match spec.type_.as_deref().unwrap_or("ClusterIP") {
-        "ExternalName" => None,
+        // It has no address of its own, whatever else its object says.
+        "ExternalName" => Some(ServiceKind::ClusterIp),
         _ if spec.cluster_ip.as_deref() == Some("None") => Some(ServiceKind::Headless),
         "ClusterIP" => Some(ServiceKind::ClusterIp),
         "NodePort" => Some(ServiceKind::NodePort),
@@ -114,6 +116,21 @@ fn kind(spec: &core::ServiceSpec, complaints: &mut Complaints) -> Option<Service
             None
         }
     }
+}
+
+fn is_external(spec: &core::ServiceSpec) -> bool {
+    spec.type_.as_deref() == Some("ExternalName")
+}
+
+/// In lower case, without the dot at the end.
+fn external_name(spec: &core::ServiceSpec, complaints: &mut Complaints) -> Option<Arc<str>> {
+    let name = spec.external_name.as_deref().filter(|_| is_external(spec))?;
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    if name.is_empty() || name.len() > 253 {
+        complaints.add("spec.externalName", "is no name; requests to this Service are answered 503");
+        return None;
+    }
+    Some(name.into())
 }
 
 fn cluster_ips(

@@ -120,12 +120,12 @@ impl World {
 }
 
 fn service(name: &str, address: [u8; 4], created_s: i64) -> Change {
-    let name = ObjectName::new("shop", name);
     Change::Service(
-        name.clone(),
+        ObjectName::new("shop", name),
         Some(Box::new(Service {
-            name,
+            name: ObjectName::new("shop", name),
             kind: ServiceKind::ClusterIp,
+            external_name: None,
             created_s,
             cluster_ips: vec![address.into()],
             ports: vec![ServicePort::new("", Protocol::Tcp, 80)],

@@ -128,9 +128,12 @@ impl Balancer {
         if target.state != TargetState::Ready || wants_tls(target) {
             return None;
         }
-        let destination = config.destination(&target.host, target.port)?;
+        let named = config.named(&target.host, target.port);
+        let destination = named.as_ref().or_else(|| config.destination(&target.host, target.port))?;
         if let Some(name) = destination.external_name.as_ref().filter(|_| destination.endpoints.is_empty()) {
-            let endpoints = worker.names.resolve(name, destination.port).await;
+            let mut endpoints = worker.names.resolve(name, destination.port).await;
+            // What is steered here would come back for ever.
+            endpoints.retain(|endpoint| config.frontend(*endpoint).is_none());
             let all = Rc::new(Candidates::new(worker, target, destination, endpoints));
             return Some(all.healthy()).filter(|all| all.len() > 0);
         }

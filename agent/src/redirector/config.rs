@@ -23,6 +23,8 @@ use super::snapshot::{Pod, Port, Service, Snapshot};
 pub struct Config {
     frontends: HashMap<SocketAddr, Arc<Frontend>>,
     destinations: HashMap<Arc<str>, Vec<(u16, Arc<Destination>)>>,
+    /// Names of Services without ports, by host: they are reached at whatever port a rule says.
+    names: HashMap<Arc<str>, Arc<str>>,
     pods: HashMap<IpAddr, Arc<Pod>>,
 }
 
@@ -92,6 +94,9 @@ impl Config {
             services.iter().map(|service| mesh.resolve(&service.name, &service.namespace).into()).collect();
         let known = known(&services, &hosts);
         for (service, host) in services.iter().zip(&hosts) {
+            if let Some(name) = service.external_name.as_deref().filter(|_| service.ports.is_empty()) {
+                config.names.insert(host.clone(), name.into());
+            }
             for port in &service.ports {
                 let speech = protocol::declared(port.port, &port.name, port.app_protocol.as_deref());
                 let destination = destination(service, port, speech, &config.pods, &names);
@@ -129,6 +134,13 @@ impl Config {
     pub fn destination(&self, host: &str, port: u16) -> Option<&Arc<Destination>> {
         let ports = self.destinations.get(host)?;
         ports.iter().find(|(number, _)| *number == port).map(|(_, destination)| destination)
+    }
+
+    /// The port of a Service that is nothing but a name.
+    pub fn named(&self, host: &str, port: u16) -> Option<Arc<Destination>> {
+        let external_name = Some(self.names.get(host)?.clone());
+        let endpoints = Vec::new();
+        Some(Arc::new(Destination { port, endpoints, external_name, speaks_http2: false, affinity: false }))
     }
 
     /// The pod that has `address` for itself.

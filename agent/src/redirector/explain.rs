@@ -59,6 +59,8 @@ pub struct Destination {
     pub weight: u32,
     /// Who may serve.
     pub endpoints: Vec<SocketAddr>,
+    /// The name that is asked for who may, when there is a request.
+    pub resolved: Option<String>,
     /// Why requests get 503.
     pub fault: Option<&'static str>,
 }
@@ -96,7 +98,7 @@ pub fn explain(snapshot: Snapshot, question: &Question) -> Option<Answer> {
         found.destinations.iter().map(|(weight, target)| destination(&config, *weight, target)).collect();
     let served = destinations
         .iter()
-        .any(|destination| destination.fault.is_none() && !destination.endpoints.is_empty());
+        .any(|to| to.fault.is_none() && (!to.endpoints.is_empty() || to.resolved.is_some()));
     let (rule, matched, outcome, answered) = match found.verdict {
         Verdict::Service => (
             None,
@@ -126,13 +128,22 @@ pub fn explain(snapshot: Snapshot, question: &Question) -> Option<Answer> {
 
 fn destination(config: &Config, weight: u32, target: &Target) -> Destination {
     let subset = target.subset.as_deref().map_or(String::new(), |subset| format!(" subset {subset}"));
-    let known = config.destination(&target.host, target.port);
+    let named = config.named(&target.host, target.port);
+    let known = named.as_ref().or_else(|| config.destination(&target.host, target.port));
     let endpoints = known.map_or_else(Vec::new, |known| select(known, target.policy.as_deref()));
+    let resolved = known.and_then(|known| known.external_name.as_deref()).filter(|_| endpoints.is_empty());
+    let resolved = resolved.map(str::to_owned);
     let fault = match target.state {
         TargetState::Ready => None,
         TargetState::UnknownService => Some("no such Service"),
         TargetState::UnknownPort => Some("the Service has no such port"),
         TargetState::UnknownSubset => Some("no DestinationRule has this subset"),
     };
-    Destination { name: format!("{}:{}{subset}", target.host, target.port), weight, endpoints, fault }
+    Destination {
+        name: format!("{}:{}{subset}", target.host, target.port),
+        weight,
+        endpoints,
+        resolved,
+        fault,
+    }
 }

@@ -106,6 +106,7 @@ fn service(name: ObjectName, number: u32) -> Service {
         name,
         kind: ServiceKind::ClusterIp,
         created_s: 0,
+        external_name: None,
         cluster_ips: vec![std::net::Ipv4Addr::from(address).into()],
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),

@@ -26,7 +26,7 @@ pub enum Kind {
 pub struct KnownService {
     /// Its namespace.
     pub namespace: String,
-    /// Its ports.
+    /// Its ports; none for a name outside the cluster that is reached at any port.
     pub ports: Vec<u16>,
 }
 

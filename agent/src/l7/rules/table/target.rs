@@ -62,7 +62,9 @@ impl Template {
         let port = name.port.or(only).unwrap_or(port);
         let state = match service {
             None => TargetState::UnknownService,
-            Some(service) if !service.ports.contains(&port) => TargetState::UnknownPort,
+            Some(service) if !service.ports.is_empty() && !service.ports.contains(&port) => {
+                TargetState::UnknownPort
+            }
             Some(_) => TargetState::Ready,
         };
         let namespace = service.map(|service| service.namespace.as_str());
