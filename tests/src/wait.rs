@@ -28,3 +28,15 @@ pub fn until_within<T, E: Debug>(
         }
     }
 }
+
+/// Whether `check` comes true before the deadline.
+pub fn comes_true(check: impl Fn() -> bool) -> bool {
+    let start = Instant::now();
+    while !check() {
+        if start.elapsed() > DEADLINE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}

@@ -8,18 +8,22 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::world::{Pod, tool_path};
+use crate::world::{Pod, sluice_binary, tool_path};
 
 /// How often each address is dialled. Of 24 even choices, one of three pods is missed once in five thousand runs.
 const TIMES: u32 = 24;
 /// Rounds until every pod has answered: makes a miss as rare as one in 10^15.
-const ROUNDS: u32 = 4;
+pub const ROUNDS: u32 = 4;
 
 /// Transport.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protocol {
-    /// By curl.
+    /// HTTP/1.1, a connection for each request, by curl.
     Tcp,
+    /// gRPC's HTTP/2: one connection for all requests of a round.
+    Http2,
+    /// HTTPS, to this name.
+    Tls(&'static str),
     /// By socat.
     Udp,
 }
@@ -28,7 +32,7 @@ impl Protocol {
     /// As people write it.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Tcp => "TCP",
+            Self::Tcp | Self::Http2 | Self::Tls(_) => "TCP",
             Self::Udp => "UDP",
         }
     }
@@ -44,6 +48,8 @@ pub struct Dialled {
     pub answers: BTreeMap<String, u32>,
     /// The peers that the clients saw.
     pub peers: BTreeSet<String>,
+    /// Connections that the clients made, as they say themselves.
+    pub connections: u32,
     /// HTTP errors, such as `HTTP 418`.
     pub statuses: BTreeSet<String>,
     /// Refused, at least once.
@@ -72,9 +78,9 @@ impl Dialled {
 pub fn dial(pod: &Pod, protocol: Protocol, to: &str, request: Request) -> Result<Dialled> {
     let mut dialled = Dialled::default();
     match protocol {
-        Protocol::Tcp => {
+        Protocol::Tcp | Protocol::Http2 | Protocol::Tls(_) => {
             for _ in 0..ROUNDS {
-                curl(pod, to, request, &mut dialled)?;
+                curl(pod, protocol, to, request, &mut dialled)?;
                 if dialled.refused {
                     break;
                 }
@@ -85,21 +91,50 @@ pub fn dial(pod: &Pod, protocol: Protocol, to: &str, request: Request) -> Result
     Ok(dialled)
 }
 
-/// One curl, [`TIMES`] connections: each answer's body is the pod's name, then curl's own words on its peer.
-fn curl(pod: &Pod, to: &str, (path, header): Request, dialled: &mut Dialled) -> Result<()> {
+/// One curl, [`TIMES`] requests: each answer's body is the pod's name, then curl's own words on its peer.
+fn curl(
+    pod: &Pod,
+    protocol: Protocol,
+    to: &str,
+    (path, header): Request,
+    dialled: &mut Dialled,
+) -> Result<()> {
     // curl reads [1-24] as that many requests; the brackets of an IPv6 address need no escape.
-    let url = format!("http://{to}{path}?[1-{TIMES}]");
-    let output = pod
-        .command(&tool_path("curl"))
-        .args(["--silent", "--fail", "--max-time", "5", "--header", "Connection: close", "--header", header])
-        .args(["--write-out", "%{remote_ip} %{remote_port} %{errormsg}\n"])
-        .arg(url)
-        .output()
-        .context("curl does not start")?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    let query = format!("{path}?[1-{TIMES}]");
+    if protocol == Protocol::Http2 {
+        let mut command = pod.command(&sluice_binary().with_file_name("sluice-grpc").display().to_string());
+        let output = command.args([to, &TIMES.to_string()]).output().context("sluice-grpc does not start")?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            dialled.failures.insert(text);
+        }
+        read(&String::from_utf8_lossy(&output.stdout), dialled);
+        return Ok(());
+    }
+    let mut command = pod.command(&tool_path("curl"));
+    command.args(["--silent", "--fail", "--max-time", "5", "--header", header]);
+    command.args(["--write-out", "connects %{num_connects}\n%{remote_ip} %{remote_port} %{errormsg}\n"]);
+    match protocol {
+        Protocol::Tls(name) => {
+            let (address, port) = to.rsplit_once(':').context("an address has a port")?;
+            command.args(["--insecure", "--http1.1", "--header", "Connection: close", "--resolve"]);
+            command.arg(format!("{name}:{port}:{address}")).arg(format!("https://{name}:{port}{query}"))
+        }
+        Protocol::Tcp | Protocol::Http2 | Protocol::Udp => {
+            command.args(["--header", "Connection: close"]).arg(format!("http://{to}{query}"))
+        }
+    };
+    let output = command.output().context("curl does not start")?;
+    read(&String::from_utf8_lossy(&output.stdout), dialled);
+    Ok(())
+}
+
+/// What the client says of its requests.
+fn read(text: &str, dialled: &mut Dialled) {
     for line in text.lines() {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
+            ["connects", count] => dialled.connections += count.parse::<u32>().unwrap_or(0),
             ["answer", pod] => *dialled.answers.entry(pod.to_owned()).or_default() += 1,
             [ip, port, ""] => match format!("{}:{port}", bracketed(ip)).parse::<SocketAddr>() {
                 Ok(peer) => drop(dialled.peers.insert(peer.to_string())),
@@ -113,7 +148,6 @@ fn curl(pod: &Pod, to: &str, (path, header): Request, dialled: &mut Dialled) -> 
             _ => drop(dialled.failures.insert(line.to_owned())),
         }
     }
-    Ok(())
 }
 
 fn bracketed(ip: &str) -> String {

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::{manifest, world::World};
+use crate::{manifest, wait, world::World};
 
 mod dial;
 mod outside;
@@ -35,8 +35,12 @@ enum Want<'w> {
     One(&'w str),
     /// Refused at once.
     Refused,
-    /// Both answer, the first about four times as often.
-    Split(&'w str, &'w str),
+    /// Both answer, the first about four times as often; `kernel` or `redirector` sees to it.
+    Split(&'w str, &'w str, &'static str),
+    /// Every pod whose name begins so answers, over one connection for each round.
+    Spread(&'w str),
+    /// The first answers, and the second gets a copy of each request for this path.
+    Mirrored(&'w str, &'w str, &'static str),
     /// Nobody answers but the rule itself.
     Status(&'w str),
 }
@@ -95,7 +99,13 @@ impl Demo {
         self.row("a pod itself", "pod", Tcp, &format!("{}:8080", search.v4), &Want::One("search-1"))?;
         say("rules: a canary, by share, header and browser; the redirector applies them");
         let reviews = "10.96.0.70:80";
-        self.row("reviews, canary 80/20", "pod", Tcp, reviews, &Want::Split("reviews-v1", "reviews-v2"))?;
+        self.row(
+            "reviews, canary 80/20",
+            "pod",
+            Tcp,
+            reviews,
+            &Want::Split("reviews-v1", "reviews-v2", "redirector"),
+        )?;
         let testers = Want::One("reviews-v2");
         self.request("reviews, end-user: jason", "pod", reviews, ("/", "end-user: jason"), &testers)?;
         self.request(
@@ -112,6 +122,21 @@ impl Demo {
             ("/broken", "a: b"),
             &Want::Status("HTTP 418"),
         )?;
+        let (first, second) = ("reviews-v1", "reviews-v2");
+        let mirrored = Want::Mirrored(first, second, "/mirrored");
+        self.request("reviews, mirrored", "pod", reviews, ("/mirrored", "a: b"), &mirrored)?;
+        self.request("reviews, a 503 is retried", "pod", reviews, ("/flaky", "a: b"), &Want::One(first))?;
+        let ratings = "10.96.0.90:80";
+        self.row("ratings, gRPC's HTTP/2", "pod", Protocol::Http2, ratings, &Want::Spread("ratings-"))?;
+        for (name, server, want) in [
+            ("vault, SNI blue", "blue.vault.example", "vault-blue"),
+            ("vault, SNI red", "red.vault.example", "vault-green"),
+        ] {
+            self.row(name, "pod", Protocol::Tls(server), "10.96.0.100:443", &Want::One(want))?;
+        }
+        let wallet = Want::Split("wallet-v1", "wallet-v2", "kernel");
+        self.row("wallet, TCP 80/20", "pod", Tcp, "10.96.0.80:9000", &wallet)?;
+        self.row("wallet, IPv6", "host", Tcp, "[fd00:96::80]:9000", &wallet)?;
         self.row("mail, no endpoints", "pod", Tcp, "10.96.0.60:25", &Want::Refused)?;
         say("agent: killed with SIGKILL");
         agent.kill();
@@ -161,34 +186,53 @@ impl Demo {
             self.world.json(&["explain", "--from", if from == "host" { from } else { "visitor" }, &dialled]);
         let [verdict, path] =
             ["verdict", "path"].map(|key| explained[key].as_str().unwrap_or("?").to_owned());
-        let ok = self.is_as_wanted(&outcome, &verdict, to, want);
+        let ok = self.is_as_wanted(&outcome, (&verdict, &path), to, want);
         self.rows.push(Row { name: name.to_owned(), dialled, from, outcome, verdict, path, ok });
         Ok(())
     }
 
-    fn is_as_wanted(&self, outcome: &Dialled, verdict: &str, to: &str, want: &Want<'_>) -> bool {
+    fn is_as_wanted(
+        &self,
+        outcome: &Dialled,
+        (verdict, path): (&str, &str),
+        to: &str,
+        want: &Want<'_>,
+    ) -> bool {
         let answered: Vec<&str> = outcome.answers.keys().map(String::as_str).collect();
         let own_peer = outcome.peers.len() == 1 && outcome.peers.contains(to);
         match want {
-            Want::All(prefix) => {
-                let pods = self.world.pods().iter().map(|pod| pod.name.as_str());
-                let mut wanted: Vec<&str> = pods.filter(|pod| pod.starts_with(prefix)).collect();
-                wanted.sort_unstable();
-                answered == wanted && own_peer && verdict == "translate"
+            Want::All(prefix) => answered == self.pods(prefix) && own_peer && verdict == "translate",
+            Want::Spread(prefix) => {
+                let one_each = outcome.connections == dial::ROUNDS;
+                answered == self.pods(prefix) && own_peer && one_each && path == "redirector"
+            }
+            Want::Mirrored(answers, copied, uri) => {
+                let sent = outcome.answers.values().sum::<u32>() as usize;
+                // Copies are sent when there is time.
+                let all = || servers::asked(&self.world, copied, uri) == sent;
+                answered == [*answers] && sent > 0 && wait::comes_true(all)
             }
             Want::One(pod) => {
                 let expected = if to.ends_with(":8080") { "pass" } else { "translate" };
                 answered == [*pod] && own_peer && verdict == expected
             }
-            Want::Split(most, few) => {
+            Want::Split(most, few, by) => {
                 let count = |pod: &str| outcome.answers.get(pod).copied().unwrap_or(0);
                 // Of 96, 77 and 19 are expected; six standard deviations are 24.
                 let shares = (53..=95).contains(&count(most)) && count(few) >= 1;
-                shares && answered == [*most, *few] && own_peer
+                shares && answered == [*most, *few] && own_peer && path == *by
             }
             Want::Status(status) => answered.is_empty() && outcome.statuses.iter().eq([*status]),
             Want::Refused => outcome.refused && answered.is_empty() && verdict == "reject",
         }
+    }
+
+    /// Names that begin with `prefix`, in order.
+    fn pods(&self, prefix: &str) -> Vec<&str> {
+        let pods = self.world.pods().iter().map(|pod| pod.name.as_str());
+        let mut wanted: Vec<&str> = pods.filter(|pod| pod.starts_with(prefix)).collect();
+        wanted.sort_unstable();
+        wanted
     }
 
     /// The world, to look around in.

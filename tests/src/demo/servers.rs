@@ -15,6 +15,9 @@ use crate::{
     world::{Pod, World, kill, tool_path},
 };
 
+/// What nginx writes a line into for each request.
+const LOG: &str = "access.log";
+
 /// Running servers; they end with the value.
 #[derive(Default)]
 pub struct Servers(Vec<Child>);
@@ -43,7 +46,18 @@ impl Servers {
 
     /// Starts one in `pod`, with its files in `folder`, and waits until it listens.
     pub fn add(&mut self, pod: &Pod, port: u64, udp: bool, folder: &Path) -> Result<()> {
-        self.0.push(if udp { socat(pod, port)? } else { nginx(pod, port, folder)? });
+        self.serve(pod, (port, ""), udp, None, folder)
+    }
+
+    fn serve(
+        &mut self,
+        pod: &Pod,
+        (port, kind): (u64, &str),
+        udp: bool,
+        fails: Option<&str>,
+        folder: &Path,
+    ) -> Result<()> {
+        self.0.push(if udp { socat(pod, port)? } else { nginx(pod, (port, kind), fails, folder)? });
         let table = if udp { "udp" } else { "tcp" };
         wait::until(&format!("{} listens", pod.name), || listens(pod, table, port));
         Ok(())
@@ -62,7 +76,10 @@ impl Servers {
         let port = &object["spec"]["containers"][0]["ports"][0];
         let number = port["containerPort"].as_u64().context("a Pod without a port")?;
         let pod = world.pod_at(name, v4, v6);
-        self.add(&pod, number, port["protocol"] == "UDP", &world.folder().join(name))
+        let kind = port["name"].as_str().unwrap_or_default();
+        let fails = object["metadata"]["annotations"]["sluice.dev/demo-fails"].as_str();
+        let folder = world.folder().join(name);
+        self.serve(&pod, (number, kind), port["protocol"] == "UDP", fails, &folder)
     }
 }
 
@@ -78,14 +95,24 @@ fn listens(pod: &Pod, table: &str, port: u64) -> Result<()> {
     bail!("nobody has port {port}")
 }
 
-fn nginx(pod: &Pod, port: u64, folder: &Path) -> Result<Child> {
+/// A server that answers with the pod's name: over HTTP/2 on a port named `grpc`, over TLS on one named `https`, and not
+/// at the path `fails`. It logs what it is asked for.
+fn nginx(pod: &Pod, (port, kind): (u64, &str), fails: Option<&str>, folder: &Path) -> Result<Child> {
     fs::create_dir_all(folder)?;
     let place = folder.display();
     let spools = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let spools = spools.map(|kind| format!("{kind}_temp_path {place}/{kind};")).join(" ");
+    let (with, certificate) = match kind {
+        "grpc" => (" http2", String::new()),
+        "https" => (" ssl", certificate(folder)?),
+        _ => ("", String::new()),
+    };
+    let fails = fails.map_or_else(String::new, |path| format!("location {path} {{ return 503; }}"));
     let config = format!(
-        "daemon off; master_process off; pid {place}/pid; error_log stderr;\nevents {{}}\nhttp {{ access_log off; {spools}\n\
-         server {{ listen {port}; listen [::]:{port}; default_type text/plain; return 200 \"answer {}\\n\"; }} }}\n",
+        "daemon off; master_process off; pid {place}/pid; error_log stderr;\nevents {{}}\n\
+         http {{ access_log {place}/{LOG}; {spools} {certificate}\n\
+         server {{ listen {port}{with}; listen [::]:{port}{with}; default_type text/plain; {fails}\n\
+         location / {{ return 200 \"answer {}\\n\"; }} }} }}\n",
         pod.name
     );
     let file = folder.join("nginx.conf");
@@ -93,6 +120,25 @@ fn nginx(pod: &Pod, port: u64, folder: &Path) -> Result<Child> {
     let mut command = pod.command(&tool_path("nginx"));
     command.args(["-e", "stderr", "-c"]).arg(file);
     spawn(command, pod)
+}
+
+/// Makes a certificate that nobody trusts, and returns nginx's words for it.
+fn certificate(folder: &Path) -> Result<String> {
+    let (key, own) = (folder.join("key.pem"), folder.join("own.pem"));
+    let mut command = std::process::Command::new(tool_path("openssl"));
+    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
+    command.args(["-days", "2", "-subj", "/CN=demo"]).arg("-keyout").arg(&key).arg("-out").arg(&own);
+    let output = command.output().context("openssl does not start")?;
+    if !output.status.success() {
+        bail!("openssl makes no certificate: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(format!("ssl_certificate {}; ssl_certificate_key {};", own.display(), key.display()))
+}
+
+/// How often the server of `pod` was asked for `path`.
+pub fn asked(world: &World, pod: &str, path: &str) -> usize {
+    let log = fs::read_to_string(world.folder().join(pod).join(LOG)).unwrap_or_default();
+    log.lines().filter(|line| line.contains(&format!(" {path}?"))).count()
 }
 
 fn socat(pod: &Pod, port: u64) -> Result<Child> {
