@@ -3,6 +3,8 @@
 pub mod actions;
 mod client;
 pub mod clienthello;
+#[cfg(test)]
+mod fuzz;
 pub mod hosts;
 mod l4;
 mod matching;

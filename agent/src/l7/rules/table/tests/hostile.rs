@@ -4,7 +4,7 @@ use super::*;
 
 const JUNK: &str = r#"[null, true, -1, 1e300, "", "(", "*%", [[]], {"": {}}]"#;
 
-fn whole_virtual_service() -> Value {
+pub(super) fn whole_virtual_service() -> Value {
     let destination = json!({"host": "reviews", "subset": "v1", "port": {"number": 80}});
     let operations = json!({"set": {"x-a": "%PROTOCOL%"}, "add": {"x-b": "1"}, "remove": ["x-c"]});
     let headers = json!({"request": operations, "response": operations});
@@ -57,7 +57,7 @@ fn whole_virtual_service() -> Value {
     })
 }
 
-fn whole_destination_rule() -> Value {
+pub(super) fn whole_destination_rule() -> Value {
     let policy = json!({
         "loadBalancer": {"consistentHash": {"httpCookie": {"name": "c", "path": "/", "ttl": "1s",
             "attributes": [{"name": "a", "value": "b"}]}, "ringHash": {"minimumRingSize": 1}},
@@ -90,7 +90,7 @@ fn whole_destination_rule() -> Value {
 }
 
 /// Pointers to all values within `value`.
-fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
+pub(super) fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
     found.push(at.to_owned());
     let escape = |name: &str| name.replace('~', "~0").replace('/', "~1");
     for (name, inner) in value.as_object().into_iter().flatten() {
