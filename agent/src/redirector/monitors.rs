@@ -49,6 +49,15 @@ impl Monitors {
         let detector = detectors.entry(key).or_default().clone();
         Some(Monitor { epoch: self.epoch, settings, detector, all: all.to_vec() })
     }
+
+    /// Forgets the detectors of destinations that no configuration has any more and that know nothing bad.
+    pub fn sweep(&self) {
+        let mut detectors = self.detectors.lock().unwrap_or_else(PoisonError::into_inner);
+        let knows = |detector: &Mutex<Detector>| {
+            !detector.lock().unwrap_or_else(PoisonError::into_inner).is_well(self.epoch.elapsed())
+        };
+        detectors.retain(|_, detector| Arc::strong_count(detector) > 1 || knows(detector));
+    }
 }
 
 impl Monitor {

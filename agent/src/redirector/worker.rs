@@ -155,6 +155,7 @@ impl Worker {
             self.pool.sweep();
             self.names.sweep();
             self.shared.circuits.sweep();
+            self.shared.monitors.sweep();
         }
     }
 }

@@ -125,7 +125,7 @@ impl Demo {
         let (first, second) = ("reviews-v1", "reviews-v2");
         let mirrored = Want::Mirrored(first, second, "/mirrored");
         self.request("reviews, mirrored", "pod", reviews, ("/mirrored", "a: b"), &mirrored)?;
-        self.request("reviews, a 503 is retried", "pod", reviews, ("/flaky", "a: b"), &Want::One(first))?;
+        self.request("reviews, 503 retried", "pod", reviews, ("/flaky", "a: b"), &Want::One(first))?;
         let ratings = "10.96.0.90:80";
         self.row("ratings, gRPC's HTTP/2", "pod", Protocol::Http2, ratings, &Want::Spread("ratings-"))?;
         for (name, server, want) in [

@@ -44,6 +44,9 @@ pub enum Effect {
 #[derive(Default, Debug)]
 pub struct Detector(HashMap<SocketAddr, Health>);
 
+/// What is older than this says nothing about an endpoint any more.
+const FORGOTTEN: Duration = Duration::from_secs(3600);
+
 #[derive(Clone, Copy, Default, Debug)]
 struct Health {
     consecutive_5xx: u32,
@@ -54,6 +57,8 @@ struct Health {
     times: u32,
     /// End of the last ejection.
     back_since: Duration,
+    /// When something was noted of it last.
+    noted_at: Duration,
 }
 
 impl Settings {
@@ -96,7 +101,8 @@ impl Health {
         let Some(at) = self.ejected_at else { return };
         let back_at = settings.back_at(at, self.times);
         if now >= back_at {
-            *self = Self { times: self.times, back_since: back_at, ..Self::default() };
+            *self =
+                Self { times: self.times, back_since: back_at, noted_at: self.noted_at, ..Self::default() };
         }
     }
 
@@ -139,6 +145,7 @@ impl Detector {
             return Effect::None;
         }
         let health = self.0.entry(endpoint).or_default();
+        health.noted_at = now;
         health.refresh(settings, now);
         if !health.count(settings, event) || health.ejected_at.is_some() {
             return Effect::None;
@@ -154,6 +161,11 @@ impl Detector {
         health.times = health.times.saturating_sub(since).saturating_add(1);
         health.ejected_at = Some(now);
         Effect::Ejected
+    }
+
+    /// Whether nothing that still counts is known of any endpoint.
+    pub fn is_well(&self, now: Duration) -> bool {
+        self.0.values().all(|health| now.saturating_sub(health.noted_at) > FORGOTTEN)
     }
 
     /// Those of `all` that are to be left out; none when less than `minHealthPercent` would be left.

@@ -155,6 +155,7 @@ fn what_is_in_flight_while_an_endpoint_is_out_does_not_count() {
     let noted = detector.note(&settings, &all, all[0], Event::Answer(500), s(1_000));
     assert_eq!(noted, Effect::None, "one failure after it came back");
     assert_eq!(detector.note(&settings, &all, all[0], Event::Answer(200), s(1_000)), Effect::None);
+    assert!(!detector.is_well(s(4_600)) && detector.is_well(s(4_601)), "an hour later it is forgotten");
     // An endpoint that has gone takes no part.
     assert_eq!(fail(&mut detector, &settings, &all[..1], 0, s(1_001)), Effect::Ejected);
     assert_eq!(detector.note(&settings, &all[..1], all[1], Event::Answer(500), s(1)), Effect::None);
