@@ -107,6 +107,11 @@ impl Endpoint {
         self.hits.load(Ordering::SeqCst)
     }
 
+    /// Waits until so many requests came.
+    pub async fn hit(&self, times: u32) {
+        soon("requests at the endpoint", || self.hits() >= times).await;
+    }
+
     /// The last request, without its body.
     pub fn last(&self) -> http::request::Parts {
         self.seen.lock().unwrap().last().cloned().expect("no request came")
@@ -221,9 +226,7 @@ impl World {
 
     /// Waits until something was counted so often; the redirector counts after it has answered.
     pub async fn until(&self, name: &str, wanted: u64) {
-        while self.count(name) < wanted {
-            tokio::task::yield_now().await;
-        }
+        soon(name, || self.count(name) >= wanted).await;
     }
 
     pub async fn http1(&self) -> Client1 {
@@ -257,6 +260,15 @@ impl World {
     }
 }
 
+/// Waits until `check` holds; fails when that takes too long.
+pub async fn soon(what: &str, check: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !check() {
+        assert!(start.elapsed() < sluice_tests::wait::DEADLINE, "{what}: it does not come true");
+        tokio::task::yield_now().await;
+    }
+}
+
 pub struct Client1(pub conn::http1::SendRequest<AnyBody>);
 
 impl Client1 {
@@ -265,8 +277,11 @@ impl Client1 {
     }
 
     pub async fn send(&mut self, request: Request<AnyBody>) -> Got {
-        self.0.ready().await.unwrap();
-        read(self.0.send_request(request).await.unwrap()).await
+        let answered = async {
+            self.0.ready().await.unwrap();
+            read(self.0.send_request(request).await.unwrap()).await
+        };
+        tokio::time::timeout(sluice_tests::wait::DEADLINE, answered).await.expect("no answer in time")
     }
 }
 
