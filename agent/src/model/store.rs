@@ -13,6 +13,8 @@ use super::{
     ServiceKind, Split, Splits,
 };
 
+mod own_pods;
+
 /// News from a source.
 #[derive(Clone, Debug)]
 pub enum Change {
@@ -199,19 +201,6 @@ impl Store {
     /// The kernel splits these ports from now on; the Services that this changes are compiled again.
     pub fn set_splits(&mut self, splits: BTreeMap<(ObjectName, u16), Split>) {
         self.dirty.extend(self.splits.replace(splits));
-    }
-
-    /// The pods of this node that want to be left alone; `None` before they were listed.
-    pub fn opt_outs(&self) -> Option<Vec<OptOut>> {
-        let wanting = |(pod, uid): (&ObjectName, &Option<String>)| {
-            uid.as_ref().map(|uid| OptOut { pod: pod.clone(), uid: uid.clone() })
-        };
-        self.own_pods.as_ref().map(|known| known.iter().filter_map(wanting).collect())
-    }
-
-    /// The names of this node's pods; `None` before they were listed.
-    pub fn own_pods(&self) -> Option<Vec<String>> {
-        self.own_pods.as_ref().map(|known| known.keys().map(ToString::to_string).collect())
     }
 
     /// Whether the translation of headless ports hangs on what pods declare: some headless Service's port differs from
