@@ -162,7 +162,13 @@ fn in_any_order(cluster: &Cluster, seed: u64) {
             cluster.api.apply(text);
         }
         let order: Vec<_> = objects.iter().map(|(_, name, _)| *name).collect();
-        let difference = canonical::difference(&contents(), &wanted);
-        assert!(difference.is_empty(), "SLUICE_SEED={seed}, round {round}: {order:?}\n{difference}");
+        // Some of it comes in the wake of the rest, such as ports that pods declare.
+        wait::until("the same contents", || {
+            let difference = canonical::difference(&contents(), &wanted);
+            if difference.is_empty() {
+                return Ok(());
+            }
+            Err(format!("SLUICE_SEED={seed}, round {round}: {order:?}\n{difference}"))
+        });
     }
 }

@@ -190,6 +190,10 @@ impl Programmer {
                 Err(error) => self.shared.problem("maps", Some(describe(&error))),
             }
         }
+        if let Some(ports) = self.reconciler.take_node_ports() {
+            self.node_ports = ports;
+            self.reserve_ports();
+        }
         self.serve_packets();
         if !self.attached && (complete || !self.loaded.has_predecessor()) {
             self.attach();
@@ -202,10 +206,6 @@ impl Programmer {
         self.schedule_retry(now, done);
         if done {
             self.shared.update(|state| state.updated = Some(SystemTime::now()));
-        }
-        if let Some(ports) = self.reconciler.take_node_ports() {
-            self.node_ports = ports;
-            self.reserve_ports();
         }
         if self.attached && self.probe_at.is_none_or(|at| at <= now) {
             self.reserve_ports();
