@@ -383,8 +383,7 @@ fn a_change_costs_as_many_writes_as_it_must() {
 
 #[test]
 fn a_full_map_names_its_flag_and_keeps_what_fits() {
-    let sizes = Sizes { max_slots: 4, ..Sizes::default() };
-    let mut world = World::with_sizes(sizes);
+    let mut world = World::with_sizes(Sizes { max_slots: 4, ..Sizes::default() });
     world.round(vec![service("cart", [10, 96, 0, 1], 0), slice("cart", &[1, 2])]);
     let outcome = world.round(vec![service("pay", [10, 96, 0, 2], 0), slice("pay", &[3, 4])]);
     let error = outcome.failed[&ObjectName::new("shop", "pay")].to_string();
