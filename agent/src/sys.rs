@@ -1,4 +1,4 @@
-//! The agent's only `unsafe`: bpf(2) commands on links that aya 0.14 does not offer for cgroup programs.
+//! The agent's only `unsafe`: bpf(2) commands that aya 0.14 does not offer.
 
 use std::{
     ffi::CString,
@@ -12,8 +12,11 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use bytemuck::Pod;
+
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
 /// The network namespace that a link of an sk_lookup program is attached to, by inode number; 0 once it is gone.
@@ -111,6 +114,77 @@ pub fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Res
         old_prog_fd: 0,
     };
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// The head of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Default)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+}
+
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Everything that a hash map holds, a few thousand entries with each system call. Entries that come or go meanwhile may
+/// be among them or not; none is there twice.
+///
+/// # Errors
+/// The kernel's error; `InvalidInput` if keys or values of the map have other sizes.
+pub fn entries<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    let mut info = MapInfo::default();
+    let mut attr = ObjInfo {
+        bpf_fd: map.as_raw_fd().cast_unsigned(),
+        info_len: size_of::<MapInfo>() as u32,
+        info: &raw mut info as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    if (info.key_size as usize, info.value_size as usize) != (size_of::<K>(), size_of::<V>()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the map is of another version's layout"));
+    }
+    let (mut found, mut room, mut position) = (Vec::new(), 4_096_usize, None);
+    loop {
+        let (mut keys, mut values) = (vec![K::zeroed(); room], vec![V::zeroed(); room]);
+        let mut next = 0_u64;
+        let mut attr = Batch {
+            in_batch: position.as_ref().map_or(0, |position: &u64| &raw const *position as u64),
+            out_batch: &raw mut next as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: room as u32,
+            map_fd: map.as_raw_fd().cast_unsigned(),
+            elem_flags: 0,
+            flags: 0,
+        };
+        let result = bpf(BPF_MAP_LOOKUP_BATCH, &mut attr);
+        let is_last = match result {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            // One bucket holds more than there is room for.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                room *= 2;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        found.extend(keys.into_iter().zip(values).take(attr.count as usize));
+        if is_last {
+            return Ok(found);
+        }
+        position = Some(next);
+    }
 }
 
 /// The cookie of this thread's network namespace, as `bpf_get_netns_cookie` gives it.

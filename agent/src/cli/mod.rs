@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{devices, k8s, maps::Sizes, redirector, run};
 
 mod check;
+mod connections;
 mod output;
 mod read;
 mod request;
@@ -43,6 +44,10 @@ enum Command {
     Backend(Reading),
     /// Which client keeps which endpoint
     Affinity(Reading),
+    /// Connections that the packet path remembers
+    Conntrack(connections::Connections),
+    /// Connections that go on under an address and port of the node
+    Nat(connections::Connections),
     /// What became of each object: accepted, or rejected and why
     Config(Reading),
     /// How often each outcome was counted, and what it means
@@ -208,6 +213,8 @@ pub fn main() -> ExitCode {
         Command::Frontend(reading) => read::frontend(&reading).map(|()| true),
         Command::Backend(reading) => read::backend(&reading).map(|()| true),
         Command::Affinity(reading) => read::affinity(&reading).map(|()| true),
+        Command::Conntrack(asked) => connections::conntrack(&asked).map(|()| true),
+        Command::Nat(asked) => connections::nat(&asked).map(|()| true),
         Command::Config(reading) => read::config(&reading).map(|()| true),
         Command::Reasons(reading) => read::reasons(&reading).map(|()| true),
         Command::Explain { from, destination, method, header, run_dir, reading } => {

@@ -13,7 +13,7 @@ use crate::{
     loader,
     maps::{
         Pins, Tables,
-        bpf::{BpfMaps, OptOuts},
+        bpf::{BpfMaps, OptOuts, now_ns},
     },
 };
 
@@ -121,9 +121,7 @@ pub fn backend(reading: &Reading) -> Result<()> {
 /// `sluice affinity`.
 pub fn affinity(reading: &Reading) -> Result<()> {
     let entries = BpfMaps::affinities(&Pins::at(&reading.bpffs))?;
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let now_ns = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
-    let rows = inspect::affinities(&tables(reading)?, &entries, now_ns);
+    let rows = inspect::affinities(&tables(reading)?, &entries, now_ns());
     output::print(reading.output, &rows, || {
         let line = |row: &inspect::AffinityRow| {
             let age = format!("{} s of {} s", row.age_seconds, row.timeout_seconds);

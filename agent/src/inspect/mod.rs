@@ -8,11 +8,13 @@ use sluice_common::layout::{
 };
 
 mod config;
+mod connections;
 mod destination;
 mod explain;
 mod rows;
 
 pub use config::{ConfigMessage, ConfigRow, config};
+pub use connections::{ConnectionFilter, ConnectionRow, NatRow, connections, nats};
 pub use destination::Destination;
 pub use explain::{Explanation, Query, RouteRow, SkippedRow, explain};
 pub use rows::{AffinityRow, BackendRow, FrontendRow, ServiceRow, affinities, backends, frontends, services};

@@ -20,7 +20,10 @@ use crate::{
     health::{About, Shared},
     l7::{Place, Plan, Planner, rules::Severity, snapshot::Snapshot},
     loader::{self, Loaded},
-    maps::{Pins, Tables, bpf::BpfMaps},
+    maps::{
+        Pins, Tables,
+        bpf::{BpfMaps, now_ns},
+    },
     model::{ObjectName, Store},
     reconcile::frontend_key,
     routes,
@@ -242,7 +245,5 @@ impl Steering {
 /// Whether the redirector said of late that it is well.
 fn is_beating(pins: &Pins) -> bool {
     let beat_ns = BpfMaps::heartbeat_ns(pins).unwrap_or(0);
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let now_ns = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
-    beat_ns != 0 && now_ns.saturating_sub(beat_ns) < HEARTBEAT_NS
+    beat_ns != 0 && now_ns().saturating_sub(beat_ns) < HEARTBEAT_NS
 }

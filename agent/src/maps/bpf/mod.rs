@@ -12,7 +12,7 @@ use sluice_common::{
     Reason,
     layout::{
         AffinityKey, AffinityValue, CONFIG_FAIL_CLOSED, CONFIG_HOST_NETNS, FrontendKey, FrontendValue,
-        PROBE_ID,
+        PROBE_ID, ServiceValue,
     },
 };
 
@@ -32,9 +32,17 @@ pub struct BpfMaps {
     capacities: Vec<(&'static str, u32)>,
 }
 
+mod flows;
 mod small;
 
+pub use flows::Flows;
 pub use small::{Devices, Listeners, OptOuts, ReservedPorts, SocketMemory};
+
+/// Now, by the clock of all times in maps: ns of `CLOCK_MONOTONIC`.
+pub fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
 
 fn open(path: &Path) -> Result<MapData> {
     MapData::from_pin(path).with_context(|| {
@@ -88,10 +96,7 @@ impl BpfMaps {
                 tables.frontends.insert(must_cast(key), value);
             }
         }
-        for entry in self.services.iter() {
-            let (id, value) = entry.context("cannot read SERVICES")?;
-            tables.services.insert(id, must_cast(value));
-        }
+        tables.services = self.services()?;
         for entry in self.nodes.iter() {
             let (id, value) = entry.context("cannot read NODES")?;
             tables.nodes.insert(id, must_cast(value));
@@ -122,6 +127,15 @@ impl BpfMaps {
             }
         }
         Ok(tables)
+    }
+
+    /// Names and extent of each service port, by id.
+    ///
+    /// # Errors
+    /// The kernel refuses a read.
+    pub fn services(&self) -> Result<std::collections::HashMap<u32, ServiceValue>> {
+        let entries = self.services.iter().map(|entry| entry.map(|(id, value)| (id, must_cast(value))));
+        entries.collect::<Result<_, _>>().context("cannot read SERVICES")
     }
 
     fn dump_slots(&self, tables: &mut Tables) -> Result<()> {
