@@ -100,6 +100,12 @@ pub struct State {
     /// When it last had done everything.
     #[serde(skip)]
     pub updated: Option<SystemTime>,
+    /// Connections of the packet path that were forgotten, by why, since the start.
+    #[serde(default)]
+    pub flows_removed: BTreeMap<String, u64>,
+    /// How many entries maps hold, as far as it was counted.
+    #[serde(default)]
+    pub map_entries: BTreeMap<String, u64>,
 }
 
 impl State {

@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod compile;
 pub mod devices;
+mod flows;
 pub mod health;
 pub mod inspect;
 pub mod k8s;

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Who may use whom within the agent. What is missing here is not allowed; ARCHITECTURE.md draws it.
-const ARROWS: [(&str, &[&str]); 22] = [
+const ARROWS: [(&str, &[&str]); 23] = [
     ("model", &[]),
     ("objects", &["model"]),
     ("health", &[]),
@@ -18,6 +18,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
     ("compile", &["model"]),
     ("maps", &["sys"]),
     ("reconcile", &["compile", "maps", "model"]),
+    ("flows", &["maps"]),
     ("inspect", &["compile", "maps", "model", "reconcile"]),
     ("sys", &[]),
     ("devices", &["netlink"]),
@@ -27,6 +28,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
         &[
             "compile",
             "devices",
+            "flows",
             "health",
             "k8s",
             "l7",

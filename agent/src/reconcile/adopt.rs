@@ -33,6 +33,7 @@ pub fn adopt(actual: Tables, sizes: Sizes) -> Reconciler {
         node_ports_changed: true,
         addresses: Addresses::adopt(actual.addresses.keys().copied()),
         gone: Vec::new(),
+        udp_left: false,
         actual,
     };
     for (key, value) in &reconciler.actual.frontends {

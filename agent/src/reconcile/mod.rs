@@ -24,7 +24,7 @@ use interner::Interner;
 use ranges::{Range, Ranges};
 use sluice_common::{
     Addr,
-    layout::{BackendValue, FrontendKey, SERVICE_CIDRS, SlotValue},
+    layout::{BackendValue, FrontendKey, SERVICE_CIDRS, SlotValue, UDP},
 };
 
 pub use encode::{dialled, frontend_key, port_id};
@@ -54,6 +54,8 @@ pub struct Reconciler {
     addresses: addresses::Addresses,
     /// Backends whose last slot went in this round: id, value, and whether the service is still there.
     gone: Vec<(u32, BackendValue, bool)>,
+    /// Somebody whom UDP led to a backend should not be led there any more.
+    udp_left: bool,
 }
 
 /// A service port in the maps.
@@ -95,6 +97,8 @@ pub struct Outcome {
     pub conflicts: Vec<(ObjectName, crate::compile::Dialled, ObjectName)>,
     /// Backends that no service names any more, and whether the service that named it last is still there.
     pub gone: Vec<(BackendValue, bool)>,
+    /// Whether a backend of UDP stopped serving some Service, or an address of UDP left a Service.
+    pub udp_left: bool,
     /// Writes done.
     pub writes: u64,
 }
@@ -158,6 +162,7 @@ impl Reconciler {
         let gone = std::mem::take(&mut self.gone);
         let gone = gone.into_iter().filter(|(id, _, _)| self.backends.is_unreferred(*id));
         outcome.gone = gone.map(|(_, backend, service_stays)| (backend, service_stays)).collect();
+        outcome.udp_left = std::mem::take(&mut self.udp_left);
         outcome.looked_at = wanted.into_keys().collect();
         outcome.writes = self.writes - before;
         outcome
@@ -273,6 +278,9 @@ impl Reconciler {
         let new = if let Op::PutFrontend(_, value) = op { Some(value) } else { None };
         self.addresses.note(key, self.actual.frontends.get(key), new);
         self.node_ports_changed |= key.scope == 1 && comes_or_goes;
+        let old_owner = self.actual.frontends.get(key).map(|old| old.service_id);
+        let leaves = old_owner.is_some() && old_owner != new.map(|new| new.service_id);
+        self.udp_left |= key.protocol == UDP && leaves;
         if let Some(old) = self.actual.frontends.get(key)
             && let Some(keys) = self.frontends_of.get_mut(&old.service_id)
         {

@@ -9,13 +9,13 @@ use super::{
 };
 use sluice_common::{
     Addr,
-    layout::{SlotValue, SourceRangeKey},
+    layout::{EndpointState, SlotValue, SourceRangeKey},
 };
 
 use crate::{
     compile::{CompiledPort, Dialled, PortId},
     maps::{Op, WriteError, Writer},
-    model::ObjectName,
+    model::{ObjectName, Protocol},
 };
 
 impl Reconciler {
@@ -35,6 +35,7 @@ impl Reconciler {
         let backend_ids = backend_ids?;
         let order = Order::of(&port, &backend_ids);
         let slots = encode::slots(&port, &order, service_id, &backend_ids);
+        self.udp_left |= port.protocol == Protocol::Udp && self.loses_backend(&port.id, &slots);
         let range = self.range_for(&port.id, &slots)?;
         for (index, slot) in (range.start..).zip(&slots) {
             self.write(writer, &Op::PutSlot(index, *slot))?;
@@ -126,6 +127,14 @@ impl Reconciler {
             ids.push(id);
         }
         Ok(ids)
+    }
+
+    /// Whether with `slots` some backend does not serve any more that does now.
+    fn loses_backend(&self, id: &PortId, slots: &[SlotValue]) -> bool {
+        let serves = |slot: &&SlotValue| slot.state != EndpointState::NotReady as u8;
+        let stay: BTreeSet<u32> = slots.iter().filter(serves).map(|slot| slot.backend_id).collect();
+        let now = self.units.get(id).into_iter().flat_map(|unit| &unit.current.slots);
+        now.filter(serves).any(|slot| !stay.contains(&slot.backend_id))
     }
 
     /// The range for `slots`: the present one if it is theirs already, else a new one.

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 
 use super::http::{self, Answer, json, text};
 use crate::{
+    flows::Removal,
     health::{Shared, State},
     maps::{Pins, bpf::BpfMaps},
 };
@@ -136,6 +137,16 @@ fn metrics(state: &State, pins: &Pins) -> String {
         "Sockets told that their backend is gone.",
         destroyed,
     );
+    let removed = Removal::ALL.map(|removal| {
+        let count = state.flows_removed.get(removal.name()).copied().unwrap_or(0);
+        (format!("{{reason=\"{}\"}}", removal.name()), count)
+    });
+    family(
+        "sluice_flows_removed_total",
+        "counter",
+        "Connections of the packet path that the agent made the kernel forget.",
+        removed.into(),
+    );
     let counters = state.redirector.iter().map(|(what, n)| (format!("{{event=\"{what}\"}}"), *n)).collect();
     family(
         "sluice_redirector_total",
@@ -146,7 +157,7 @@ fn metrics(state: &State, pins: &Pins) -> String {
     if let Ok(maps) = BpfMaps::open(pins) {
         let reasons = maps.reasons().unwrap_or_default();
         let samples = reasons.iter().map(|(r, n)| (format!("{{reason=\"{}\"}}", r.name()), *n)).collect();
-        family("sluice_reasons_total", "counter", "Outcomes of the socket hooks, by reason.", samples);
+        family("sluice_reasons_total", "counter", "Outcomes of all hooks, by reason.", samples);
         let samples = maps.capacities().iter().map(|(map, n)| (format!("{{map=\"{map}\"}}"), u64::from(*n)));
         family("sluice_map_capacity", "gauge", "Entries that a map can hold.", samples.collect());
     }

@@ -21,6 +21,7 @@ use crate::{
 mod admin;
 mod devices;
 mod feed;
+mod flows;
 mod health_ports;
 mod http;
 mod nodeport;

@@ -15,6 +15,7 @@ use super::{
     Options, Selector,
     devices::Devices,
     feed::Feed,
+    flows,
     health_ports::{self, Check, Checks},
     nodeport, opt_outs, probe,
     steering::Steering,
@@ -58,6 +59,7 @@ struct Programmer {
     here: Vec<IpAddr>,
     sweeper: mpsc::Sender<Vec<Gone>>,
     opt_outs: mpsc::Sender<Vec<OptOut>>,
+    flows: mpsc::Sender<()>,
     need_pods: watch::Sender<bool>,
     steering: Steering,
     devices: Devices,
@@ -94,6 +96,7 @@ pub fn spawn(
     let mut programmer = Programmer {
         sweeper,
         opt_outs,
+        flows: flows::spawn(loaded.pins().clone(), Arc::clone(&shared))?,
         need_pods,
         steering: Steering::new(feed),
         devices: Devices::new(&loaded, options)?,
@@ -263,6 +266,9 @@ impl Programmer {
         if !gone.is_empty() {
             let _the_thread_lives_as_long_as_we = self.sweeper.send(gone);
         }
+        if outcome.udp_left {
+            let _the_thread_lives_as_long_as_we = self.flows.send(());
+        }
         self.report(&outcome);
         outcome.failed.keys().for_each(|name| self.store.mark(name.clone()));
         if outcome.writes > 0 && !self.first_round_done {
@@ -345,6 +351,7 @@ impl Programmer {
         match self.loaded.attach() {
             Ok(()) => {
                 self.attached = true;
+                let _the_thread_lives_as_long_as_we = self.flows.send(());
                 self.devices.forget();
                 self.serve_packets();
                 self.shared.problem("attach", None);

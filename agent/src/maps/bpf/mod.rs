@@ -33,6 +33,7 @@ pub struct BpfMaps {
 }
 
 mod flows;
+mod lookup;
 mod small;
 
 pub use flows::Flows;

@@ -1,0 +1,221 @@
+//! Which remembered connections go: those that are over, and those of UDP whose backend does not serve any more. Pure.
+//!
+//! A UDP client that keeps its port is one connection for ever, so that nothing but this ends its way to a pod that is
+//! gone. TCP finds out by itself, and a pod that terminates may yet finish what it began.
+
+use std::collections::{HashMap, HashSet};
+
+use sluice_common::{
+    Addr,
+    layout::{ADDRESS_NODE, EndpointState, FLOW_REPLY, FlowKey, FlowValue, FrontendKey, FrontendValue, UDP},
+    packet::flow,
+};
+
+use crate::maps::Tables;
+
+/// Why a connection goes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Removal {
+    /// No packet for longer than its state allows.
+    Expired,
+    /// The Service is there, and the backend is not among its serving endpoints.
+    NotServing,
+    /// No Service has what the client dialled.
+    NoService,
+}
+
+impl Removal {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Expired, Self::NotServing, Self::NoService];
+
+    /// Stable name for metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::NotServing => "not_serving",
+            Self::NoService => "no_service",
+        }
+    }
+}
+
+/// Who serves what UDP clients dial. An endpoint that policy or topology excludes serves all the same, for those that it
+/// serves already.
+#[derive(Debug)]
+pub struct Serving {
+    tables: Tables,
+    /// By service id; `None` where a change was under way as the maps were read, so that nothing is certain.
+    backends: HashMap<u32, Option<HashSet<(Addr, u16)>>>,
+}
+
+impl Serving {
+    /// From what the maps hold of the services that [`dialled`] leads to.
+    pub fn new(tables: Tables) -> Self {
+        let ids: HashSet<u32> = tables.frontends.values().map(|value| value.service_id).collect();
+        let backends = ids.into_iter().map(|id| (id, serving(&tables, id))).collect();
+        Self { tables, backends }
+    }
+
+    fn frontend(&self, key: &FrontendKey) -> Option<&FrontendValue> {
+        let is_node = self.tables.addresses.get(&key.addr).is_some_and(|kind| kind & ADDRESS_NODE != 0);
+        let frontends = &self.tables.frontends;
+        frontends.get(key).or_else(|| frontends.get(&key.on_any_node_address()).filter(|_| is_node))
+    }
+}
+
+fn serving(tables: &Tables, service_id: u32) -> Option<HashSet<(Addr, u16)>> {
+    let service = tables.services.get(&service_id)?;
+    let range = service.range_start..service.range_start.saturating_add(service.range_count);
+    let mut found = HashSet::new();
+    for index in range {
+        let slot = tables.slots.get(&index).filter(|slot| slot.service_id == service_id)?;
+        let backend = tables.backends.get(&slot.backend_id)?;
+        if matches!(
+            EndpointState::try_from(slot.state).ok()?,
+            EndpointState::Ready | EndpointState::Terminating
+        ) {
+            found.insert((backend.addr, backend.port_be));
+        }
+    }
+    Some(found)
+}
+
+/// What the client of a UDP connection dials; `None` for the entries of replies and for other protocols.
+pub const fn dialled(key: &FlowKey, flow: &FlowValue) -> Option<FrontendKey> {
+    if key.protocol != UDP || flow.flags & FLOW_REPLY != 0 {
+        return None;
+    }
+    Some(FrontendKey { addr: key.dst, port_be: key.dst_port_be, protocol: UDP, scope: 0 })
+}
+
+/// Why the entry goes at `now_ns` of `CLOCK_MONOTONIC`, if it does. By addresses, not by ids: those start anew when maps
+/// are made anew.
+pub fn removal(key: &FlowKey, flow: &FlowValue, serving: &Serving, now_ns: u64) -> Option<Removal> {
+    if !flow::is_live(flow, key.protocol, now_ns) {
+        return Some(Removal::Expired);
+    }
+    let Some(frontend) = serving.frontend(&dialled(key, flow)?) else {
+        return Some(Removal::NoService);
+    };
+    let backends = serving.backends.get(&frontend.service_id)?.as_ref()?;
+    (!backends.contains(&(flow.dst, flow.dst_port_be))).then_some(Removal::NotServing)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use bytemuck::Zeroable as _;
+    use sluice_common::layout::{BackendValue, Excluded, STATE_REPLIED, ServiceValue, SlotValue, TCP};
+
+    use super::*;
+
+    const NOW_NS: u64 = 5_000_000_000_000;
+
+    fn addr(text: &str) -> Addr {
+        Addr::from(text.parse::<IpAddr>().unwrap())
+    }
+
+    fn frontend_key(address: &str, scope: u8) -> FrontendKey {
+        FrontendKey { addr: addr(address), port_be: 53_u16.to_be(), protocol: UDP, scope }
+    }
+
+    /// Service 7 at 10.96.0.1:53 and as a NodePort of 192.0.2.1, with backends 10.0.0.1 and so on in these states.
+    fn tables(states: &[EndpointState]) -> Tables {
+        let mut tables = Tables::default();
+        let value = FrontendValue { service_id: 7, ..FrontendValue::zeroed() };
+        tables.frontends =
+            [(frontend_key("10.96.0.1", 0), value), (frontend_key("0.0.0.0", 1), value)].into();
+        tables.addresses = [(addr("192.0.2.1"), ADDRESS_NODE)].into();
+        let service =
+            ServiceValue { range_start: 40, range_count: states.len() as u32, ..ServiceValue::zeroed() };
+        tables.services = [(7, service)].into();
+        for (index, state) in (0..).zip(states) {
+            // None of them is in a range that a frontend names.
+            let excluded = Excluded::Topology as u8;
+            let slot = SlotValue {
+                backend_id: index + 1,
+                service_id: 7,
+                state: *state as u8,
+                excluded,
+                ..SlotValue::zeroed()
+            };
+            tables.slots.insert(40 + index, slot);
+            let (address, port_be) = (addr(&format!("10.0.0.{}", index + 1)), 5353_u16.to_be());
+            tables.backends.insert(index + 1, BackendValue { addr: address, port_be, pad: 0, node_id: 0 });
+        }
+        tables
+    }
+
+    fn flow(dialled: &str, backend: (&str, u16), idle_s: u64) -> (FlowKey, FlowValue) {
+        let key = FlowKey {
+            src: addr("192.168.0.2"),
+            dst: addr(dialled),
+            src_port_be: 1,
+            dst_port_be: 53_u16.to_be(),
+            protocol: UDP,
+            pad: [0; 3],
+        };
+        let value = FlowValue {
+            dst: addr(backend.0),
+            dst_port_be: backend.1.to_be(),
+            state: STATE_REPLIED,
+            last_seen_ns: NOW_NS - idle_s * 1_000_000_000,
+            // Of another service and backend, as after a change of the maps' sizes.
+            service_id: 99,
+            backend_id: 99,
+            ..FlowValue::zeroed()
+        };
+        (key, value)
+    }
+
+    #[test]
+    fn udp_leaves_what_does_not_serve_and_everything_ends_with_its_time() {
+        use EndpointState::{NotReady, Ready, Terminating};
+        use Removal::{Expired, NoService, NotServing};
+        let cluster_ip = "10.96.0.1";
+        for (case, states, dialled, backend, idle_s, want) in [
+            ("ready, though excluded", vec![Ready], cluster_ip, ("10.0.0.1", 5353), 0, None),
+            ("terminating and serving", vec![Terminating, Ready], cluster_ip, ("10.0.0.1", 5353), 0, None),
+            ("not ready", vec![NotReady, Ready], cluster_ip, ("10.0.0.1", 5353), 0, Some(NotServing)),
+            ("deleted", vec![Ready], cluster_ip, ("10.0.0.9", 5353), 0, Some(NotServing)),
+            ("the last one deleted", vec![], cluster_ip, ("10.0.0.1", 5353), 0, Some(NotServing)),
+            ("another target port", vec![Ready], cluster_ip, ("10.0.0.1", 5354), 0, Some(NotServing)),
+            ("Service gone", vec![Ready], "10.96.0.2", ("10.0.0.1", 5353), 0, Some(NoService)),
+            ("by its NodePort", vec![Ready], "192.0.2.1", ("10.0.0.1", 5353), 0, None),
+            ("NodePort, not ready", vec![NotReady], "192.0.2.1", ("10.0.0.1", 5353), 0, Some(NotServing)),
+            ("not this node's", vec![Ready], "192.0.2.2", ("10.0.0.1", 5353), 0, Some(NoService)),
+            ("just before its end", vec![Ready], cluster_ip, ("10.0.0.1", 5353), 119, None),
+            ("at its end", vec![Ready], cluster_ip, ("10.0.0.1", 5353), 120, Some(Expired)),
+        ] {
+            let (key, value) = flow(dialled, backend, idle_s);
+            let serving = Serving::new(tables(&states));
+            assert_eq!(removal(&key, &value, &serving, NOW_NS), want, "{case}");
+            let reply = FlowValue { flags: FLOW_REPLY, ..value };
+            let only_time = want.filter(|removal| *removal == Expired);
+            assert_eq!(removal(&key, &reply, &serving, NOW_NS), only_time, "{case}: its reply");
+            let tcp = FlowKey { protocol: TCP, ..key };
+            assert_eq!(removal(&tcp, &value, &serving, NOW_NS), None, "{case}: TCP");
+        }
+    }
+
+    #[test]
+    fn what_was_read_amid_a_change_decides_nothing() {
+        let (key, value) = flow("10.96.0.1", ("10.0.0.9", 5353), 0);
+        let whole = tables(&[EndpointState::Ready]);
+        type Break = fn(&mut Tables);
+        let breaks: [(&str, Break); 4] = [
+            ("no names yet", |tables| tables.services.clear()),
+            ("a slot is missing", |tables| tables.slots.clear()),
+            ("a slot is another's", |tables| {
+                tables.slots.values_mut().for_each(|slot| slot.service_id = 8);
+            }),
+            ("a backend is missing", |tables| tables.backends.clear()),
+        ];
+        for (case, make) in breaks {
+            let mut tables = whole.clone();
+            make(&mut tables);
+            assert_eq!(removal(&key, &value, &Serving::new(tables), NOW_NS), None, "{case}");
+        }
+        assert_eq!(removal(&key, &value, &Serving::new(whole), NOW_NS), Some(Removal::NotServing));
+    }
+}

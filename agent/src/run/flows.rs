@@ -1,0 +1,93 @@
+//! A thread that keeps what the packet path remembers true: it forgets connections that are over, and UDP ones whose
+//! backend does not serve any more. Apart from the programming thread, for there may be many.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use anyhow::Result;
+use sluice_common::layout::{FLOW_REPLY, FlowKey, FlowValue};
+
+use crate::{
+    flows::{Removal, Serving, dialled, removal},
+    health::Shared,
+    maps::{
+        Pins,
+        bpf::{BpfMaps, Flows, now_ns},
+    },
+};
+
+/// How often it looks though nobody asks. Also makes up for a packet that was led to a backend as that went.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// Starts the thread, which looks whenever it is sent something and begins with that: before, what the maps say of
+/// Services may be nothing yet. It ends with the sender.
+pub fn spawn(pins: Pins, shared: Arc<Shared>) -> Result<mpsc::Sender<()>> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::Builder::new().name("flows".to_owned()).spawn(move || {
+        let mut asked = receiver.recv().is_ok();
+        while asked {
+            // However often it was asked, one look answers.
+            while receiver.try_recv().is_ok() {}
+            match sweep(&pins) {
+                Ok(swept) => shared.update(|state| {
+                    for (removal, count) in swept.removed {
+                        *state.flows_removed.entry(removal.name().to_owned()).or_default() += count;
+                    }
+                    state.map_entries.insert("FLOWS".to_owned(), swept.left);
+                }),
+                Err(error) => tracing::warn!("connections that are over are still remembered: {error:#}"),
+            }
+            asked = !matches!(receiver.recv_timeout(EVERY), Err(mpsc::RecvTimeoutError::Disconnected));
+        }
+    })?;
+    Ok(sender)
+}
+
+/// What a look came to.
+struct Swept {
+    /// Connections, by why they went.
+    removed: BTreeMap<Removal, u64>,
+    /// Entries that are left.
+    left: u64,
+}
+
+fn sweep(pins: &Pins) -> Result<Swept> {
+    let now_ns = now_ns();
+    let mut flows = Flows::open(pins)?;
+    let entries = flows.all()?;
+    // Read after the connections: who serves is then never older than the choice of a backend.
+    let asked: BTreeSet<_> = entries.iter().filter_map(|(key, flow)| dialled(key, flow)).collect();
+    let serving = Serving::new(BpfMaps::open(pins)?.dump_of(&asked)?);
+    let mut swept = Swept { removed: BTreeMap::new(), left: entries.len() as u64 };
+    for (key, seen) in &entries {
+        let Some(reason) = removal(key, seen, &serving, now_ns) else { continue };
+        // A packet may have come since, and made another connection of it.
+        let Some(flow) = flows.get(key) else { continue };
+        if removal(key, &flow, &serving, now_ns) != Some(reason) {
+            continue;
+        }
+        // The client's entry first: its next packet then finds another backend, whatever comes back meanwhile.
+        flows.remove(key)?;
+        swept.left -= 1;
+        if flow.flags & FLOW_REPLY == 0 {
+            *swept.removed.entry(reason).or_default() += 1;
+        }
+        if reason != Removal::Expired {
+            swept.left -= u64::from(remove_reply(&mut flows, key, &flow)?);
+        }
+    }
+    Ok(swept)
+}
+
+/// Removes the entry of the connection's replies, unless another connection has taken its place.
+fn remove_reply(flows: &mut Flows, key: &FlowKey, flow: &FlowValue) -> Result<bool> {
+    let reply = flow.peer(key.protocol);
+    let is_ours = flows.get(&reply).is_some_and(|back| back.peer(key.protocol) == *key);
+    if is_ours {
+        flows.remove(&reply)?;
+    }
+    Ok(is_ours)
+}
