@@ -50,6 +50,18 @@ pub struct About {
     pub message: String,
 }
 
+/// A program that should run at a device.
+#[derive(Clone, Serialize, Deserialize, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AtDevice {
+    /// Its name.
+    pub program: String,
+    /// Name of the device.
+    pub device: String,
+    /// Interface index of the device.
+    pub ifindex: u32,
+}
+
 /// The agent's state, as `/state` shows it.
 #[derive(Clone, Serialize, Deserialize, Debug, Default)]
 #[serde(rename_all = "camelCase")]
@@ -100,6 +112,9 @@ pub struct State {
     /// When it last had done everything.
     #[serde(skip)]
     pub updated: Option<SystemTime>,
+    /// Programs that should run at devices.
+    #[serde(default)]
+    pub at_devices: Vec<AtDevice>,
     /// Connections of the packet path that were forgotten, by why, since the start.
     #[serde(default)]
     pub flows_removed: BTreeMap<String, u64>,

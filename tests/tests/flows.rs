@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 use sluice_tests::{
@@ -72,6 +72,9 @@ fn connections_are_shown_with_both_ends_and_by_whom_they_are_seen() {
     assert!(shown.iter().all(|row| row["protocol"] == "TCP"), "the datagram was another client's: {shown:?}");
     let all = rows(&outside, &["conntrack"]);
     assert!(all.iter().any(|row| row["protocol"] == "UDP" && row["state"] == "replied"), "{all:?}");
+    let status = outside.world.node(1).json(&["status"]);
+    let flows = status["maps"].as_array().unwrap().iter().find(|map| map["name"] == "FLOWS").cloned();
+    assert_eq!(flows.unwrap()["entries"].as_u64(), Some(2 * all.len() as u64), "two entries for each");
     assert!(rows(&outside, &["conntrack", "--service", "shop/other"]).is_empty());
     assert_eq!(outside.world.node(1).sluice(&["conntrack", "--service", "cart"]).status.code(), Some(2));
 }
@@ -263,4 +266,58 @@ fn connections_that_are_over_are_forgotten() {
         });
         if removed { Ok(()) } else { Err(now) }
     });
+}
+
+#[test]
+fn status_tells_what_runs_at_devices_and_that_the_node_does_not_forward() {
+    let mut outside = Outside::new(&[1, 2], &[]);
+    let node = outside.world.node(1);
+    let at_devices = || {
+        let programs = node.json(&["status"])["programs"].as_array().unwrap().clone();
+        let tc = programs.into_iter().filter(|row| row["hook"].as_str().unwrap().starts_with("tc/"));
+        tc.map(|row| {
+            assert_eq!(row["attached"], true, "{row}");
+            format!("{} {}", row["name"].as_str().unwrap(), row["target"].as_str().unwrap())
+        })
+        .collect::<BTreeSet<_>>()
+    };
+    let want: BTreeSet<String> = ["eth0", "vxlan0"]
+        .into_iter()
+        .flat_map(|device| ["from_network", "to_network"].map(|program| format!("{program} {device}")))
+        .chain(["from_pod pod1", "to_pod pod1"].map(str::to_owned))
+        .collect();
+    assert_eq!(at_devices(), want);
+    // Somebody takes one away: the agent notices with its next probe.
+    let gone = std::fs::read_dir(node.bpffs().join("links")).unwrap().flatten();
+    let gone =
+        gone.map(|file| file.path()).find(|path| path.display().to_string().ends_with("-to_pod")).unwrap();
+    std::fs::remove_file(gone).unwrap();
+    let status = node.json(&["status"]);
+    assert!(status["problems"].to_string().contains("not attached: to_pod at pod1"), "{status}");
+    node.wait_healthy();
+    assert_eq!(at_devices(), want);
+    let set = |setting: &str, value: &str| {
+        let script = format!("echo {value} > /proc/sys/net/{setting}");
+        assert!(node.host.command("sh").args(["-c", &script]).status().unwrap().success());
+    };
+    for (setting, name) in [
+        ("ipv4/ip_forward", "net.ipv4.ip_forward is 0"),
+        ("ipv6/conf/all/forwarding", "net.ipv6.conf.all.forwarding is 0"),
+    ] {
+        for (value, told) in [("0", true), ("1", false)] {
+            set(setting, value);
+            let warnings = || node.json(&["status"])["warnings"].to_string();
+            until(name, warnings, |warnings| warnings.contains(name) == told);
+        }
+    }
+    // Programs go on without an agent, and go with `cleanup`.
+    outside.agents.clear();
+    let node = outside.world.node(1);
+    let node_port = format!("{}:30080", node.host.v4);
+    assert!(outside.client.tcp(&node_port).is_ok());
+    let cleanup = node.sluice(&["cleanup"]);
+    assert!(cleanup.status.success(), "{cleanup:?}");
+    // The kernel lets a link without a pin go in its own time.
+    let _refused =
+        until("detached", || outside.client.tcp(&node_port), |met| *met == Err("ECONNREFUSED".to_owned()));
 }

@@ -12,9 +12,13 @@ use serde::Serialize;
 
 use super::{Reading, output};
 use crate::{
-    health::{Source, State},
+    devices,
+    health::{AtDevice, Source, State},
     loader,
-    maps::{Pins, bpf::BpfMaps},
+    maps::{
+        Pins, SPECS,
+        bpf::{BpfMaps, Devices, Flows},
+    },
 };
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -71,7 +75,9 @@ pub fn status(reading: &Reading) -> Result<bool> {
         }
     };
     let cgroup = state.as_ref().map(|state| state.cgroup.clone());
-    let programs = programs(&pins, cgroup, &mut problems);
+    let mut programs = programs(&pins, cgroup, &mut problems);
+    let at_devices = state.as_ref().map_or(&[][..], |state| &state.at_devices);
+    programs.extend(at_device_rows(&pins, at_devices, &mut problems));
     let maps = match maps(&pins) {
         Ok(maps) => maps,
         Err(error) => {
@@ -97,6 +103,7 @@ pub fn status(reading: &Reading) -> Result<bool> {
     if state.as_ref().is_some_and(|state| state.node_leaving) {
         warnings.push("this node is about to be deleted: load balancers are told not to use it".to_owned());
     }
+    warnings.extend(maps.iter().filter_map(fills_up));
     let status = Status {
         healthy: problems.is_empty(),
         problems,
@@ -135,11 +142,58 @@ fn programs(pins: &Pins, cgroup: Option<PathBuf>, problems: &mut Vec<String>) ->
     attachments.into_iter().map(row).chain(steering).collect()
 }
 
+/// Programs that run at devices, or should.
+fn at_device_rows(pins: &Pins, wanted: &[AtDevice], problems: &mut Vec<String>) -> Vec<ProgramRow> {
+    let links = devices::links().unwrap_or_default();
+    let name = |ifindex: u32| {
+        let link = links.iter().find(|link| link.index == ifindex);
+        link.map_or_else(|| format!("device {ifindex}"), |link| link.name.clone())
+    };
+    let present = loader::device_attachments(pins);
+    let row = |point: loader::Point, target: String, attached| ProgramRow {
+        name: point.program(),
+        hook: point.hook().to_owned(),
+        target: target.into(),
+        attached,
+    };
+    let mut rows: Vec<ProgramRow> =
+        present.iter().map(|item| row(item.point, name(item.ifindex), item.attached)).collect();
+    for item in wanted {
+        let is_it = |other: &&loader::DeviceAttachment| {
+            (other.ifindex, other.point.program()) == (item.ifindex, item.program.as_str())
+        };
+        let found = present.iter().find(is_it);
+        if found.is_some_and(|found| found.attached) {
+            continue;
+        }
+        problems.push(format!("not attached: {} at {}", item.program, item.device));
+        let point = loader::Point::ALL.into_iter().find(|point| point.program() == item.program);
+        rows.extend(point.filter(|_| found.is_none()).map(|point| row(point, item.device.clone(), false)));
+    }
+    rows
+}
+
+/// A word about a map in which new connections take the place of old ones, once it is nearly full.
+fn fills_up(map: &MapRow) -> Option<String> {
+    let spec = SPECS.iter().find(|spec| spec.name == map.name && map.name == "FLOWS")?;
+    let percent = map.entries as u64 * 100 / u64::from(map.capacity.max(1));
+    // Each CPU keeps some places free, so that the last ones are never taken.
+    let consequence = match percent {
+        0..=90 => return None,
+        91..98 => "soon connections that are quiet will be forgotten, and break",
+        _ => "connections that are quiet are forgotten for new ones, and break",
+    };
+    let (name, flag, MapRow { entries, capacity, .. }) = (spec.name, spec.flag, map);
+    Some(format!("{name} is {percent} % full ({entries} of {capacity} entries): {consequence}; raise {flag}"))
+}
+
 fn maps(pins: &Pins) -> Result<Vec<MapRow>> {
     let maps = BpfMaps::open(pins)?;
     let tables = maps.dump()?;
     let udp_flows = BpfMaps::udp_flows(pins)?;
     let affinities = BpfMaps::affinities(pins)?.len();
+    let flows = Flows::open(pins)?.all()?.len();
+    let devices = Devices::open(pins)?.count();
     let entries = |name: &str| match name {
         "FRONTENDS" => Some(tables.frontends.len()),
         "SLOTS" => Some(tables.slots.len()),
@@ -148,6 +202,9 @@ fn maps(pins: &Pins) -> Result<Vec<MapRow>> {
         "NODES" => Some(tables.nodes.len()),
         "UDP_REVNAT" => Some(udp_flows),
         "AFFINITY" => Some(affinities),
+        "FLOWS" => Some(flows),
+        "DEVICES" => Some(devices),
+        "SOURCE_RANGES" => Some(tables.source_ranges.len()),
         _ => None,
     };
     let rows = maps.capacities().iter().copied();
@@ -191,9 +248,8 @@ fn text(status: &Status) -> String {
         .programs
         .iter()
         .map(|row| {
-            let place =
-                if row.attached { row.target.display().to_string() } else { "NOT ATTACHED".to_owned() };
-            [row.hook.clone(), place]
+            let place = if row.attached { "" } else { "NOT ATTACHED " };
+            [row.hook.clone(), format!("{place}{}", row.target.display())]
         })
         .collect();
     text += "\n";
@@ -209,4 +265,26 @@ fn text(status: &Status) -> String {
         text += &format!("\nlast error (over now): {error}\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_that_forgets_is_told_of_before_it_does() {
+        for (name, entries, want) in [
+            ("FLOWS", 910, None),
+            ("FLOWS", 920, Some("soon")),
+            ("FLOWS", 985, Some("for new ones")),
+            ("AFFINITY", 1_000, None),
+        ] {
+            let row = MapRow { name, entries, capacity: 1_001 };
+            let text = fills_up(&row);
+            assert_eq!(text.is_some(), want.is_some(), "{name} {entries}: {text:?}");
+            let right =
+                |text: &String| want.is_some_and(|want| text.contains(want) && text.ends_with("--max-flows"));
+            assert!(text.as_ref().is_none_or(right), "{name} {entries}: {text:?}");
+        }
+    }
 }

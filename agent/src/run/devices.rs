@@ -16,9 +16,9 @@ use sluice_common::{
 use super::Options;
 use crate::{
     devices::{self, Link, NodeDevices, PodDevices, Role, Xdp},
-    health::Shared,
-    loader::{Loaded, Point},
-    maps::bpf::Devices as DeviceMap,
+    health::{AtDevice, Shared},
+    loader::{self, Loaded, Point},
+    maps::{Pins, bpf::Devices as DeviceMap},
     model::{Change, Family},
 };
 
@@ -67,6 +67,8 @@ pub struct Devices {
     map: DeviceMap,
     attached: Option<BTreeMap<(u32, Point), String>>,
     notes: Vec<String>,
+    /// What of `attached` could be attached.
+    running: BTreeSet<(u32, Point)>,
 }
 
 impl Devices {
@@ -74,12 +76,18 @@ impl Devices {
     pub fn new(loaded: &Loaded, options: &Options) -> Result<Self> {
         let mut map = DeviceMap::open(loaded.pins())?;
         map.set_options(options.packets.bits())?;
-        Ok(Self { flags: options.packets.clone(), map, attached: None, notes: Vec::new() })
+        Ok(Self {
+            flags: options.packets.clone(),
+            map,
+            attached: None,
+            notes: Vec::new(),
+            running: BTreeSet::new(),
+        })
     }
 
     /// Makes what runs at devices what should. `node` are the addresses of the Node object.
     pub fn serve(&mut self, loaded: &mut Loaded, node: &[IpAddr], shared: &Shared) -> bool {
-        let (problems, notes) = match self.try_serve(loaded, node) {
+        let (problems, notes) = match self.try_serve(loaded, node, shared) {
             Ok(found) => found,
             Err(error) => (vec![format!("{error:#}")], Vec::new()),
         };
@@ -96,7 +104,12 @@ impl Devices {
     }
 
     /// Problems, and what is worth a note.
-    fn try_serve(&mut self, loaded: &mut Loaded, node: &[IpAddr]) -> Result<(Vec<String>, Vec<String>)> {
+    fn try_serve(
+        &mut self,
+        loaded: &mut Loaded,
+        node: &[IpAddr],
+        shared: &Shared,
+    ) -> Result<(Vec<String>, Vec<String>)> {
         let links = devices::links().context("cannot list the network devices")?;
         let takers = if self.flags.xdp == Xdp::Off { BTreeSet::new() } else { devices::takers() };
         self.map.set(&values(&links, node, &takers))?;
@@ -128,6 +141,14 @@ impl Devices {
                 format!("{}: no XDP in its driver, packets are balanced by tc: {error}", name(key))
             })
             .collect();
+        self.running = wanted.keys().filter(|key| !optional.contains_key(key)).copied().collect();
+        let at_device = |(ifindex, point): &(u32, Point)| AtDevice {
+            program: point.program().to_owned(),
+            device: name(&(*ifindex, *point)),
+            ifindex: *ifindex,
+        };
+        let at_devices = self.running.iter().map(at_device).collect();
+        shared.update(|state| state.at_devices = at_devices);
         self.attached = problems.is_empty().then_some(wanted);
         Ok((problems, self.notes.clone()))
     }
@@ -150,6 +171,15 @@ impl Devices {
             wanted.extend(points.into_iter().flatten().map(|point| ((link.index, point), link.name.clone())));
         }
         wanted
+    }
+
+    /// Whether somebody took away what we attached.
+    pub fn is_detached(&self, pins: &Pins) -> bool {
+        let present = loader::device_attachments(pins);
+        let runs = |(ifindex, point): &(u32, Point)| {
+            present.iter().any(|item| item.attached && (item.ifindex, item.point) == (*ifindex, *point))
+        };
+        self.attached.is_some() && !self.running.iter().all(runs)
     }
 
     /// Looks at everything anew the next time.

@@ -22,6 +22,7 @@ mod admin;
 mod devices;
 mod feed;
 mod flows;
+mod forwarding;
 mod health_ports;
 mod http;
 mod nodeport;

@@ -15,7 +15,7 @@ use super::{
     Options, Selector,
     devices::Devices,
     feed::Feed,
-    flows,
+    flows, forwarding,
     health_ports::{self, Check, Checks},
     nodeport, opt_outs, probe,
     steering::Steering,

@@ -150,6 +150,11 @@ impl Devices {
         })
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.map.keys().filter(Result::is_ok).count()
+    }
+
     /// Makes them `wanted`, by interface index.
     ///
     /// # Errors

@@ -4,11 +4,17 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
 
-use super::{PROBE_AGAIN, PROBE_EVERY, Programmer, probe};
+use super::{PROBE_AGAIN, PROBE_EVERY, Programmer, forwarding, probe};
 use crate::maps::WriteError;
 
 impl Programmer {
     pub(super) fn probe(&mut self, now: Instant) {
+        forwarding::check(self.reconciler.tables(), &self.shared);
+        if self.devices.is_detached(self.loaded.pins()) {
+            tracing::warn!("somebody detached programs from devices; attaching them again");
+            self.devices.forget();
+            self.serve_packets();
+        }
         let missing = self.loaded.missing();
         let result = if missing.is_empty() {
             probe::probe(&mut self.maps, self.loaded.cgroup())
