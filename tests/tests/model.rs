@@ -169,9 +169,11 @@ const fn name(expectation: &Expectation) -> &'static str {
 fn explained(tables: &Tables, service: &Service, address: IpAddr) -> Expectation {
     let protocol = if service.udp { "udp" } else { "tcp" };
     let destination = format!("{}/{protocol}", SocketAddr::new(address, service.port)).parse().unwrap();
-    let answer =
-        inspect::explain(tables, &inspect::Query { from: "client".into(), left_alone: false, destination })
-            .unwrap();
+    let answer = inspect::explain(
+        tables,
+        &inspect::Query { from: "client".into(), left_alone: false, outside: None, destination },
+    )
+    .unwrap();
     match answer.verdict {
         "translate" => Expectation::Answer(
             answer

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{devices, k8s, maps::Sizes, redirector, run};
 
 mod check;
+mod client;
 mod connections;
 mod output;
 mod read;
@@ -54,7 +55,7 @@ enum Command {
     Reasons(Reading),
     /// The decision for one connection, step by step
     Explain {
-        /// Who dials: a pod of this node (`[NAMESPACE/]NAME`), an address, or `host`
+        /// Who dials: a pod of this node (`[NAMESPACE/]NAME`), an address of whoever it may be, or `host`
         #[arg(long, default_value = "host", value_parser = request::client)]
         from: String,
         /// `ADDRESS:PORT[/udp]`, `NAMESPACE/NAME[:PORT]` or `NAME.NAMESPACE[:PORT]`, or a request:

@@ -214,7 +214,8 @@ pub fn explain(
             (destination, Some(Request { authority, path, method, headers }))
         }
     };
-    let query = Query { from, left_alone, destination };
+    let outside = super::client::outside(&tables, &Pins::at(&reading.bpffs), &from);
+    let query = Query { from, left_alone, outside, destination };
     let mut answer = inspect::explain(&tables, &query).map_err(|error| anyhow!(error))?;
     match request.filter(|_| answer.path == "redirector") {
         Some(request) => request::add_route(&mut answer, request, run_dir)?,

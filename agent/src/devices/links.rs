@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use nix::sys::socket::SockProtocol;
 
 use super::Link;
-use crate::netlink::{DUMP, Socket, find};
+use crate::netlink::{DUMP, Socket, attribute, find};
 
 const GET_LINK: u16 = 18;
 const GET_ROUTE: u16 = 26;
@@ -19,6 +19,7 @@ const LINK_MASTER: u16 = 10;
 const LINK_INFO: u16 = 18;
 const LINK_NETNS: u16 = 37;
 const INFO_KIND: u16 = 1;
+const ROUTE_TO: u16 = 1;
 const ROUTE_DEVICE: u16 = 4;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -92,6 +93,26 @@ fn parse(body: &[u8]) -> Option<Link> {
         mac: mac.unwrap_or_default(),
         addresses: Vec::new(),
     })
+}
+
+/// The device by which the node would send packets to `to`.
+///
+/// # Errors
+/// There is no route, or the kernel does not tell.
+pub fn device_to(to: IpAddr) -> io::Result<u32> {
+    let socket = Socket::open(SockProtocol::NetlinkRoute)?;
+    let (family, octets) = match to {
+        IpAddr::V4(v4) => (AF_INET, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (AF_INET6, v6.octets().to_vec()),
+    };
+    let request = Route { family, destination_bits: octets.len() as u8 * 8, ..Route::zeroed() };
+    socket.send(GET_ROUTE, 0, bytemuck::bytes_of(&request), &attribute(ROUTE_TO, &octets))?;
+    let mut device = None;
+    socket.receive(|body| {
+        let value = body.get(size_of::<Route>()..).and_then(|attributes| find(attributes, ROUTE_DEVICE));
+        device = value.and_then(|bytes| bytes.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)));
+    })?;
+    device.ok_or_else(|| io::Error::other("a route without a device"))
 }
 
 /// Indices of the devices by which default routes go.

@@ -9,7 +9,7 @@ use std::{
 mod links;
 mod raw;
 
-pub use links::{Watch, links};
+pub use links::{Watch, device_to, links};
 pub use raw::takers;
 
 /// A network device.

@@ -1,20 +1,23 @@
 //! The decision for one connection, step by step, by the code that decides in the kernel.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::Serialize;
 use sluice_common::{
     Reason, choose,
     layout::{
         ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, Excluded, FLAG_INTERNAL_LOCAL, FLAG_REDIRECTED,
-        FrontendKey, FrontendKind, FrontendValue, NO_BACKEND, ServiceValue,
+        FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue, NO_BACKEND, ServiceValue,
     },
 };
 
 use super::{
     EndpointShare,
     destination::{Destination, resolve},
-    excluded_name, kind_name, path_name,
+    excluded_name, kind_name, packets, path_name,
     rows::{service_name, used_slots},
 };
 use crate::{
@@ -31,6 +34,8 @@ pub struct Query {
     pub from: String,
     /// Whether that is a pod whose sockets are left alone.
     pub left_alone: bool,
+    /// Its address, if it is not of this node: only its packets are seen here.
+    pub outside: Option<IpAddr>,
     /// What is dialled.
     pub destination: Destination,
 }
@@ -102,7 +107,7 @@ pub struct ExcludedEndpoint {
     pub reason: &'static str,
 }
 
-/// Explains a connection from this node to the query's destination.
+/// Explains a connection from this node, or through it, to the query's destination.
 ///
 /// # Errors
 /// A Service or port of that name is not in the maps.
@@ -128,6 +133,10 @@ pub fn explain(tables: &Tables, query: &Query) -> Result<Explanation, String> {
         steps: Vec::new(),
         route: None,
     };
+    if let Some(client) = query.outside {
+        packets::packets(tables, &target, client, &mut answer);
+        return Ok(answer);
+    }
     let unknown_port = tables.addresses.get(&key.addr).is_some_and(|kind| kind & ADDRESS_CLUSTER_IP != 0);
     let found =
         tables.frontends.get(&key).and_then(|value| Some((value, tables.services.get(&value.service_id)?)));
@@ -150,6 +159,10 @@ pub fn explain(tables: &Tables, query: &Query) -> Result<Explanation, String> {
                 query.from
             ));
         }
+        Some((frontend, service)) if frontend.flags & FLAG_SOURCE_RANGES != 0 => {
+            introduce(&target, frontend, service, &mut answer);
+            leave_to_packets(tables, frontend, &mut answer);
+        }
         Some((frontend, service)) => decide(tables, &target, frontend, service, &mut answer),
     }
     Ok(answer)
@@ -170,8 +183,8 @@ fn key_of(tables: &Tables, target: &Dialled, from: &str) -> FrontendKey {
     }
 }
 
-fn decide(
-    tables: &Tables,
+/// The Service that is dialled.
+pub fn introduce(
     target: &Dialled,
     frontend: &FrontendValue,
     service: &ServiceValue,
@@ -188,14 +201,29 @@ fn decide(
         service_name(service),
         if port_name.is_empty() { number.to_string() } else { format!("{port_name} ({number})") }
     ));
-    fill_endpoints(tables, frontend, service, answer);
-    for excluded in &answer.excluded {
-        answer.steps.push(format!("{} is left out: {}", excluded.address, why(excluded.reason)));
-    }
-    let local = frontend.flags & FLAG_INTERNAL_LOCAL != 0;
-    if local {
-        answer.steps.push("internalTrafficPolicy is Local: only endpoints on this node".to_owned());
-    }
+    answer.path = path_name(frontend);
+}
+
+/// The source of a socket that connects is not known yet, and source ranges are about that.
+fn leave_to_packets(tables: &Tables, frontend: &FrontendValue, answer: &mut Explanation) {
+    answer.path = "kernel";
+    answer.reason = Reason::LeftToPackets.name();
+    let step = match answer.from.parse() {
+        Ok(client) => {
+            let allowed = packets::is_allowed(tables, frontend.service_id, client);
+            packets::source_ranges(tables, frontend.service_id, client, allowed)
+        }
+        Err(_) => {
+            "the Service has loadBalancerSourceRanges; give an address to --from to see whether they admit it"
+                .to_owned()
+        }
+    };
+    let why = "the socket connects as it asks, and its packets are balanced, for only they show from where they come";
+    answer.steps.extend([why.to_owned(), step]);
+}
+
+/// Session affinity.
+pub fn keeps(frontend: &FrontendValue, answer: &mut Explanation) {
     if frontend.affinity_timeout_s > 0 {
         answer.steps.push(format!(
             "session affinity: a client keeps its endpoint for {} s after its last new connection, while the endpoint \
@@ -203,16 +231,35 @@ fn decide(
             frontend.affinity_timeout_s
         ));
     }
-    answer.path = path_name(frontend);
+}
+
+/// The redirector serves the connection.
+pub fn redirected(answer: &mut Explanation) {
+    answer.verdict = "translate";
+    answer.reason = Reason::Redirected.name();
+    let step = "rules hold for this port: the kernel steers the connection to the redirector";
+    answer.steps.push(step.to_owned());
+}
+
+fn decide(
+    tables: &Tables,
+    target: &Dialled,
+    frontend: &FrontendValue,
+    service: &ServiceValue,
+    answer: &mut Explanation,
+) {
+    introduce(target, frontend, service, answer);
+    fill_endpoints(tables, frontend, choose::socket_range(frontend), service, answer);
+    let local = frontend.flags & FLAG_INTERNAL_LOCAL != 0;
+    if local {
+        answer.steps.push("internalTrafficPolicy is Local: only endpoints on this node".to_owned());
+    }
+    keeps(frontend, answer);
     if frontend.flags & FLAG_REDIRECTED != 0 && target.protocol == Protocol::Tcp {
-        answer.verdict = "translate";
-        answer.reason = Reason::Redirected.name();
-        let step = "rules hold for this port: the kernel steers the connection to the redirector";
-        answer.steps.push(step.to_owned());
-        return;
+        return redirected(answer);
     }
     let udp = target.protocol == Protocol::Udp;
-    let slots = used_slots(tables, frontend);
+    let slots = used_slots(tables, choose::socket_range(frontend));
     let (nowhere, all) = slots
         .fold((0, 0), |(nowhere, all), slot| (nowhere + u32::from(slot.backend_id == NO_BACKEND), all + 1));
     if nowhere > 0 {
@@ -261,14 +308,16 @@ fn decide(
     answer.steps.push(step);
 }
 
-fn fill_endpoints(
+/// The endpoints of `range`, and why the Service's others are left out.
+pub fn fill_endpoints(
     tables: &Tables,
     frontend: &FrontendValue,
+    range: (u32, u32),
     service: &ServiceValue,
     answer: &mut Explanation,
 ) {
     let mut shares: BTreeMap<u32, u32> = BTreeMap::new();
-    for slot in used_slots(tables, frontend) {
+    for slot in used_slots(tables, range) {
         *shares.entry(slot.backend_id).or_default() += 1;
     }
     for (id, weight) in &shares {
@@ -295,6 +344,9 @@ fn fill_endpoints(
     answer.endpoints.sort_by_key(|endpoint| (endpoint.address, endpoint.port));
     answer.excluded =
         seen.into_iter().map(|(address, reason)| ExcludedEndpoint { address, reason }).collect();
+    for excluded in &answer.excluded {
+        answer.steps.push(format!("{} is left out: {}", excluded.address, why(excluded.reason)));
+    }
 }
 
 fn why(reason: &str) -> &'static str {
@@ -308,7 +360,7 @@ fn why(reason: &str) -> &'static str {
 }
 
 /// Says what else has this address, for that is what people get wrong.
-fn not_ours(tables: &Tables, target: &Dialled, outcome: &str) -> String {
+pub fn not_ours(tables: &Tables, target: &Dialled, outcome: &str) -> String {
     let others: Vec<String> = tables
         .frontends
         .iter()

@@ -11,12 +11,14 @@ mod config;
 mod connections;
 mod destination;
 mod explain;
+mod packets;
 mod rows;
 
 pub use config::{ConfigMessage, ConfigRow, config};
 pub use connections::{ConnectionFilter, ConnectionRow, NatRow, connections, nats};
 pub use destination::Destination;
 pub use explain::{Explanation, Query, RouteRow, SkippedRow, explain};
+pub use packets::is_of_this_node;
 pub use rows::{AffinityRow, BackendRow, FrontendRow, ServiceRow, affinities, backends, frontends, services};
 
 /// An endpoint that may be chosen.

@@ -220,7 +220,7 @@ fn endpoints(
     // Frontends of one service may lead to different ranges: an endpoint is used if one of them leads to it.
     for (_, frontend) in frontends {
         let mut own: BTreeMap<u32, u32> = BTreeMap::new();
-        for slot in used_slots(tables, frontend) {
+        for slot in used_slots(tables, choose::socket_range(frontend)) {
             *own.entry(slot.backend_id).or_default() += 1;
         }
         for (id, weight) in own {
@@ -253,13 +253,8 @@ fn endpoint(tables: &Tables, slot: &SlotValue, backend: &BackendValue, weight: u
     }
 }
 
-/// The slots that a socket on this node may be led to.
-pub fn used_slots<'t>(tables: &'t Tables, frontend: &FrontendValue) -> impl Iterator<Item = &'t SlotValue> {
-    let (start, count) = if frontend.flags & FLAG_INTERNAL_LOCAL != 0 {
-        (frontend.local_start, frontend.local_count)
-    } else {
-        (frontend.cluster_start, frontend.cluster_count)
-    };
+/// The slots of a range: its first and how many.
+pub fn used_slots(tables: &Tables, (start, count): (u32, u32)) -> impl Iterator<Item = &SlotValue> {
     (start..start.saturating_add(count)).filter_map(|index| tables.slots.get(&index))
 }
 

@@ -22,10 +22,14 @@ impl Writer for Table {
     }
 }
 
-/// The Service shop/cart at 10.96.0.1:80, with endpoints 10.0.0.1 and so on in these states, the first here.
 fn tables(states: &[EndpointState], internal_local: bool) -> Tables {
+    tables_with(states, |service| service.internal_local = internal_local)
+}
+
+/// The Service shop/cart at 10.96.0.1:80, with endpoints 10.0.0.1 and so on in these states, the first here.
+pub fn tables_with(states: &[EndpointState], edit: impl FnOnce(&mut Service)) -> Tables {
     let name = ObjectName::new("shop", "cart");
-    let service = Service {
+    let mut service = Service {
         name: name.clone(),
         kind: ServiceKind::ClusterIp,
         external_name: None,
@@ -34,7 +38,7 @@ fn tables(states: &[EndpointState], internal_local: bool) -> Tables {
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
         ports: vec![ServicePort::new("http", Protocol::Tcp, 80)],
-        internal_local,
+        internal_local: false,
         external_local: false,
         source_ranges: Default::default(),
         health_check_node_port: 0,
@@ -42,6 +46,7 @@ fn tables(states: &[EndpointState], internal_local: bool) -> Tables {
         translate_headless_port: true,
         per_request: false,
     };
+    edit(&mut service);
     let endpoint = |(index, state): (usize, &EndpointState)| Endpoint {
         addresses: vec![[10, 0, 0, index as u8 + 1].into()],
         state: *state,
@@ -66,7 +71,10 @@ fn tables(states: &[EndpointState], internal_local: bool) -> Tables {
 }
 
 fn ask(tables: &Tables, destination: &str) -> Result<Explanation, String> {
-    explain(tables, &Query { from: "host".into(), left_alone: false, destination: destination.parse()? })
+    explain(
+        tables,
+        &Query { from: "host".into(), left_alone: false, outside: None, destination: destination.parse()? },
+    )
 }
 
 #[test]
