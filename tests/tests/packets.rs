@@ -10,7 +10,7 @@ use sluice_tests::{
     outside::{Outside, seen, until},
     peer::{Outcome, Peer},
     wait,
-    world::{Pod, tool_path},
+    world::{Pod, ip, tool_path},
 };
 
 /// Enough that an endpoint that may answer does, but for once in 65,000.
@@ -247,5 +247,51 @@ fn with_direct_server_return_pods_of_other_nodes_see_the_client_and_answer_it_th
         let reasons = outside.world.node(2).json(&["reasons"]);
         let received = reasons.as_array().unwrap().iter().find(|row| row["name"] == "tunnel_received");
         assert!(received.unwrap()["count"].as_u64() > Some(0), "{reasons}");
+    }
+}
+
+#[test]
+fn packets_to_cluster_ips_that_no_service_has_end_on_the_node() {
+    // The default gateway takes what leaves the node for such an address: it has two of them itself.
+    let free = ["10.96.0.77", "fd00:10:96::77"];
+    let to = |address: &str| {
+        if address.contains(':') { format!("[{address}]:8080") } else { format!("{address}:8080") }
+    };
+    for guarded in [false, true] {
+        let flags: &[&str] = if guarded { &["--service-cidr", "10.96.0.0/16,fd00:10:96::/112"] } else { &[] };
+        let mut outside = Outside::new(&[1], flags);
+        let gateway = outside.world.client().clone();
+        for address in free {
+            let bits = if address.contains(':') { 128 } else { 32 };
+            ip(&format!("-n {} addr add {address}/{bits} dev lo", gateway.netns));
+        }
+        let _server = gateway.serve(&[(8080, false), (8080, true)]);
+        let pod = outside.world.pod(1, "alone");
+        let hookless = Pod { cgroup: sluice::loader::find_cgroup(None).unwrap(), ..pod.clone() };
+        let node = outside.world.node(1);
+        for (who, mut client) in
+            [("node", node.host.peer()), ("pod", pod.peer()), ("pod without hooks", hookless.peer())]
+        {
+            for address in free {
+                // A pod's address is not known outside: only the node's packets come back.
+                let answered = !guarded && who == "node";
+                let met = client.tcp(&to(address));
+                assert_eq!(met.is_ok(), answered, "{who} {address} guarded {guarded}: {met:?}");
+                assert!(answered || timed_out(&met), "{who} {address}: {met:?}");
+            }
+        }
+        let counted = || {
+            let rows = node.json(&["reasons"]);
+            let row =
+                rows.as_array().unwrap().iter().find(|row| row["name"] == "unallocated_address").cloned();
+            row.unwrap()["count"].as_u64().unwrap()
+        };
+        assert_eq!(counted() >= 6, guarded, "each of six was met");
+        let explained = node.json(&["explain", "--from", &gateway.v4.to_string(), "10.96.0.99:80"]);
+        assert_eq!(explained["reason"], if guarded { "unallocated_address" } else { "not_ours" });
+        let before = counted();
+        assert!(timed_out(&outside.client.tcp("10.96.0.99:80")), "from outside");
+        assert_eq!(counted() > before, guarded, "from outside");
+        assert!(outside.client.tcp("10.96.0.1:80").is_ok(), "what Services have is theirs");
     }
 }

@@ -3,6 +3,7 @@
 use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
 
 use crate::{devices, k8s, maps::Sizes, redirector, run};
 
@@ -162,6 +163,10 @@ struct RunArgs {
     /// Answer pings of Services' addresses
     #[arg(long, action = clap::ArgAction::Set, default_value_t = true)]
     vip_ping: bool,
+    /// Networks that cluster IPs are taken from: packets to their addresses that no Service has are dropped, and do not
+    /// travel on; give several, or a list separated by commas
+    #[arg(long, value_delimiter = ',')]
+    service_cidr: Vec<IpNet>,
     #[command(flatten)]
     sizes: Sizes,
 }
@@ -283,6 +288,7 @@ fn agent(args: RunArgs) -> anyhow::Result<()> {
             xdp: args.xdp,
             forwarding: args.forwarding,
             vip_ping: args.vip_ping,
+            service_cidrs: args.service_cidr.into_iter().collect(),
         },
         sizes: args.sizes,
     })

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
+
 use super::{
     Held, Outcome, Placed, Reconciler, Unit,
     encode::{self, Order},
@@ -9,7 +11,7 @@ use super::{
 };
 use sluice_common::{
     Addr,
-    layout::{EndpointState, SlotValue, SourceRangeKey},
+    layout::{EndpointState, SERVICE_CIDRS, SlotValue, SourceRangeKey},
 };
 
 use crate::{
@@ -227,6 +229,23 @@ impl Reconciler {
             }
         }
         Ok(())
+    }
+
+    /// Makes these the networks that cluster IPs are taken from.
+    ///
+    /// # Errors
+    /// A write failed; it is safe to call again.
+    pub fn set_service_cidrs(
+        &mut self,
+        writer: &mut impl Writer,
+        networks: &BTreeSet<IpNet>,
+    ) -> Result<(), WriteError> {
+        let wanted: BTreeSet<_> =
+            networks.iter().map(|network| encode::source_range(SERVICE_CIDRS, network)).collect();
+        for (key, prefix) in &wanted {
+            self.write(writer, &Op::PutSourceRange(*key, *prefix))?;
+        }
+        self.remove_source_ranges(writer, SERVICE_CIDRS, &wanted)
     }
 
     /// Removes the service's source ranges but for `keep`.

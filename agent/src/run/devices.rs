@@ -8,9 +8,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use ipnet::IpNet;
 use sluice_common::{
     Addr,
-    layout::{ANY_DEVICE, DEVICE_TAKES_RAW, DeviceValue, OPTION_DSR_TCP, OPTION_DSR_UDP, OPTION_VIP_PING},
+    layout::{
+        ANY_DEVICE, DEVICE_TAKES_RAW, DeviceValue, OPTION_DSR_TCP, OPTION_DSR_UDP, OPTION_SERVICE_CIDRS,
+        OPTION_VIP_PING,
+    },
 };
 
 use super::Options;
@@ -18,8 +22,12 @@ use crate::{
     devices::{self, Link, NodeDevices, PodDevices, Role, Xdp},
     health::{AtDevice, Shared},
     loader::{self, Loaded, Point},
-    maps::{Pins, bpf::Devices as DeviceMap},
+    maps::{
+        Pins,
+        bpf::{BpfMaps, Devices as DeviceMap},
+    },
     model::{Change, Family},
+    reconcile::Reconciler,
 };
 
 /// `--forwarding`.
@@ -35,14 +43,14 @@ pub enum Forwarding {
 
 impl Packets {
     /// As `CONFIG` has them.
-    const fn bits(&self) -> u64 {
+    const fn options(&self, has_cidrs: bool) -> u64 {
         let ping = if self.vip_ping { OPTION_VIP_PING } else { 0 };
         let tunnels = match self.forwarding {
             Forwarding::Snat => 0,
             Forwarding::Dsr => OPTION_DSR_TCP | OPTION_DSR_UDP,
             Forwarding::Hybrid => OPTION_DSR_TCP,
         };
-        ping | tunnels
+        ping | tunnels | if has_cidrs { OPTION_SERVICE_CIDRS } else { 0 }
     }
 }
 
@@ -59,6 +67,8 @@ pub struct Packets {
     pub forwarding: Forwarding,
     /// `--vip-ping`.
     pub vip_ping: bool,
+    /// `--service-cidr`.
+    pub service_cidrs: BTreeSet<IpNet>,
 }
 
 /// Keeps the programs at the devices where packets are balanced.
@@ -69,20 +79,51 @@ pub struct Devices {
     notes: Vec<String>,
     /// What of `attached` could be attached.
     running: BTreeSet<(u32, Point)>,
+    /// The networks of cluster IPs as they are in the maps.
+    cidrs: Option<BTreeSet<IpNet>>,
 }
 
 impl Devices {
     /// Nothing is attached yet.
     pub fn new(loaded: &Loaded, options: &Options) -> Result<Self> {
         let mut map = DeviceMap::open(loaded.pins())?;
-        map.set_options(options.packets.bits())?;
+        map.set_options(options.packets.options(false))?;
         Ok(Self {
             flags: options.packets.clone(),
             map,
             attached: None,
             notes: Vec::new(),
             running: BTreeSet::new(),
+            cidrs: None,
         })
+    }
+
+    /// Has packets dropped that are for addresses which cluster IPs are taken from and which no Service has: by the flags'
+    /// networks and `more`.
+    pub fn guard_cluster_ips(
+        &mut self,
+        reconciler: &mut Reconciler,
+        maps: &mut BpfMaps,
+        more: &BTreeSet<IpNet>,
+        shared: &Shared,
+    ) -> bool {
+        let networks = &self.flags.service_cidrs | more;
+        if self.cidrs.as_ref() == Some(&networks) {
+            return true;
+        }
+        let mut set = || -> Result<()> {
+            // Programs look into the map only while something is in it.
+            if networks.is_empty() {
+                self.map.set_options(self.flags.options(false))?;
+            }
+            reconciler.set_service_cidrs(maps, &networks)?;
+            self.map.set_options(self.flags.options(!networks.is_empty()))
+        };
+        let result = set();
+        let problem = result.as_ref().err().map(|error| format!("unallocated cluster IPs: {error:#}"));
+        shared.problem("service-cidrs", problem);
+        self.cidrs = result.is_ok().then_some(networks);
+        self.cidrs.is_some()
     }
 
     /// Makes what runs at devices what should. `node` are the addresses of the Node object.

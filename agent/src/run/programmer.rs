@@ -184,7 +184,9 @@ impl Programmer {
         let addresses = self.serve_node_ports();
         let services = self.program();
         let rules = self.steer();
-        let complete = self.program() && addresses && services && rules;
+        let (devices, none) = (&mut self.devices, BTreeSet::new());
+        let guarded = devices.guard_cluster_ips(&mut self.reconciler, &mut self.maps, &none, &self.shared);
+        let complete = self.program() && addresses && services && rules && guarded;
         self.steering.check(self.loaded.pins(), &self.shared);
         self.checks.publish(&self.here);
         if complete && !self.first_round_done && !self.store.is_partial() {
