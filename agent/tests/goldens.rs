@@ -143,7 +143,9 @@ fn every_golden_holds_in_any_order_and_with_failing_writes() {
                         Change::AllPods(pods) => pods.reverse(),
                         Change::AllRules(_, rules) => rules.reverse(),
                         Change::AllOwnPods(pods) => pods.reverse(),
+                        Change::AllServiceCidrs(all) => all.reverse(),
                         Change::Pod(..)
+                        | Change::ServiceCidr(..)
                         | Change::Rule(..)
                         | Change::NoPods
                         | Change::OwnPod(..)

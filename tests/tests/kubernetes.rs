@@ -30,6 +30,37 @@ fn services_and_slices_arrive_change_and_go() {
 }
 
 #[test]
+fn networks_of_cluster_ips_are_guarded_where_the_api_server_tells_them() {
+    let cluster = Cluster::new();
+    cluster.api.serve_service_cidrs();
+    cluster.cart(1);
+    let cidr = |name: &str, networks: &str| {
+        format!(
+            "---\napiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {{name: {name}}}\n\
+             spec: {{cidrs: [{networks}]}}\n"
+        )
+    };
+    cluster.api.apply(&cidr("kubernetes", "10.96.0.0/16, \"fd00:96::/112\", nonsense"));
+    let _agent = cluster.agent();
+    let guarded = |count: u64| {
+        wait::until("networks", || {
+            let maps = cluster.world.json(&["status"])["maps"].clone();
+            let map = maps.as_array().unwrap().iter().find(|map| map["name"] == "SOURCE_RANGES").cloned();
+            if map.as_ref().unwrap()["entries"] == count { Ok(()) } else { Err(maps) }
+        });
+    };
+    guarded(2);
+    assert!(cluster.world.json(&["config"]).to_string().contains("\\\"nonsense\\\" is not a network"));
+    cluster.api.apply(&cidr("more", "10.98.0.0/16"));
+    guarded(3);
+    cluster.api.delete("ServiceCIDR", "kubernetes");
+    guarded(1);
+    cluster.api.delete("ServiceCIDR", "more");
+    guarded(0);
+    cluster.world.wait_healthy();
+}
+
+#[test]
 fn many_objects_arrive_over_several_pages() {
     on_every_api_server(|cluster| {
         let address = |index: u32| format!("10.97.{}.{}", index / 250, index % 250 + 1);

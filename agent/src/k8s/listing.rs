@@ -107,8 +107,10 @@ where
         let text = format!("the API server does not give {}: {}", self.source, chain(error));
         let resource = K::plural(&K::DynamicType::default()).into_owned();
         self.common.shared.problem(&topic(&resource), Some(text));
-        // Whether rule objects are served says nothing of the server.
-        if K::group(&K::DynamicType::default()) == super::rules::GROUP {
+        // Whether what one can do without is served, and to us, says nothing of the server.
+        let kind = K::DynamicType::default();
+        let group = K::group(&kind);
+        if [super::rules::GROUP, super::service_cidrs::GROUP].contains(&group.as_ref()) {
             return false;
         }
         let servers = self.common.servers;

@@ -1,5 +1,5 @@
 //! Objects from the API server: the only place that talks to one. Lists and watches Services, EndpointSlices, this Node
-//! and the metadata of its pods, and all pods while a feature needs them; reconnects for ever; a relisting replaces the
+//! and the metadata of its pods, ServiceCIDRs, and all pods while a feature needs them; reconnects for ever; a relisting replaces the
 //! earlier one without a gap.
 
 use std::{
@@ -28,6 +28,7 @@ mod kinds;
 mod listing;
 mod observe;
 mod rules;
+mod service_cidrs;
 
 use crate::{health::Shared, model::Change};
 use listing::{Common, Listing};
@@ -84,6 +85,7 @@ pub async fn watch(
             result = nodes.follow(Api::all(client.clone()), here("metadata.name")) => result?,
             result = own_pods.follow(Api::all(client.clone()), here("spec.nodeName")) => result?,
             result = rules::follow(client, common) => result?,
+            result = service_cidrs::follow(client, common) => result?,
             result = pods_while_needed(client, common, pods_needed.clone()) => result?,
         }
         tracing::warn!(server = %host, "giving this API server up for the next one");

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{
@@ -44,6 +45,10 @@ pub enum Change {
     Node(Node),
     /// There is no object for this node.
     NoNode,
+    /// All ServiceCIDRs there are, each with its networks.
+    AllServiceCidrs(Vec<(ObjectName, Vec<IpNet>)>),
+    /// A ServiceCIDR is new or different; `None` when it is gone.
+    ServiceCidr(ObjectName, Option<Vec<IpNet>>),
     /// Whether a part of the listings cannot be read, so that what they lack may yet be there.
     Partial(bool),
 }
@@ -69,6 +74,7 @@ pub struct Store {
     /// Pods of this node; the uid of those that want to be left alone.
     own_pods: Option<BTreeMap<ObjectName, Option<String>>>,
     node: Node,
+    service_cidrs: BTreeMap<ObjectName, Vec<IpNet>>,
     dirty: BTreeSet<ObjectName>,
     services_listed: bool,
     slices_listed: bool,
@@ -113,6 +119,11 @@ impl Store {
             Change::Service(name, service) => self.set_service(name, service.map(|service| *service)),
             Change::Slice(name, slice) => self.set_slice(name, slice.map(|slice| *slice)),
             Change::NoNode => self.node_looked_up = true,
+            Change::AllServiceCidrs(all) => self.service_cidrs = all.into_iter().collect(),
+            Change::ServiceCidr(name, networks) => {
+                self.service_cidrs.remove(&name);
+                self.service_cidrs.extend(networks.map(|networks| (name, networks)));
+            }
             Change::Partial(partial) => self.partial = partial,
             Change::Node(node) => {
                 self.node_looked_up = true;
@@ -153,6 +164,11 @@ impl Store {
     /// This node.
     pub const fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// The networks that cluster IPs are taken from, as far as the API server tells.
+    pub fn service_cidrs(&self) -> BTreeSet<IpNet> {
+        self.service_cidrs.values().flatten().copied().collect()
     }
 
     /// All Services, by name.

@@ -8,12 +8,14 @@ mod address;
 mod node;
 mod pods;
 mod service;
+mod service_cidr;
 mod slice;
 
 pub use address::{parse_ip, parse_network, parse_port};
 pub use node::node;
 pub use pods::{PodFacts, own_pod, pod_facts, slices_from_pods};
 pub use service::{ServiceWithSelector, service};
+pub use service_cidr::service_cidr;
 pub use slice::slice;
 
 /// What is wrong with an object, where in it, and what follows.

@@ -184,8 +184,8 @@ impl Programmer {
         let addresses = self.serve_node_ports();
         let services = self.program();
         let rules = self.steer();
-        let (devices, none) = (&mut self.devices, BTreeSet::new());
-        let guarded = devices.guard_cluster_ips(&mut self.reconciler, &mut self.maps, &none, &self.shared);
+        let (devices, cidrs) = (&mut self.devices, self.store.service_cidrs());
+        let guarded = devices.guard_cluster_ips(&mut self.reconciler, &mut self.maps, &cidrs, &self.shared);
         let complete = self.program() && addresses && services && rules && guarded;
         self.steering.check(self.loaded.pins(), &self.shared);
         self.checks.publish(&self.here);

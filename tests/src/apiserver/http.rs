@@ -92,8 +92,16 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
         return Ok(respond(StatusCode::OK, Full::new(Bytes::from(body.to_string())).boxed()));
     }
     let rules = request.uri().path().starts_with("/apis/networking.istio.io");
-    if rules && !shared.lock().serves_rules {
+    let service_cidrs = request.uri().path().starts_with("/apis/networking.k8s.io");
+    if (rules && !shared.lock().serves_rules) || (service_cidrs && !shared.lock().serves_service_cidrs) {
         return Ok(status(404, "NotFound"));
+    }
+    if request.uri().path() == "/apis/networking.k8s.io/v1" {
+        let kind = json!({"name": "servicecidrs", "kind": "ServiceCIDR", "namespaced": false, "singularName": "",
+            "verbs": ["list", "watch"]});
+        let body = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "networking.k8s.io/v1",
+            "resources": [kind]});
+        return Ok(respond(StatusCode::OK, Full::new(Bytes::from(body.to_string())).boxed()));
     }
     if request.uri().path() == "/apis/networking.istio.io" {
         let version = json!({"groupVersion": "networking.istio.io/v1beta1", "version": "v1beta1"});

@@ -20,11 +20,12 @@ mod real;
 pub use real::assets;
 
 /// The resources served: path, kind of the list.
-const RESOURCES: [(&str, &str); 6] = [
+const RESOURCES: [(&str, &str); 7] = [
     ("/api/v1/services", "v1 ServiceList"),
     ("/apis/discovery.k8s.io/v1/endpointslices", "discovery.k8s.io/v1 EndpointSliceList"),
     ("/api/v1/nodes", "v1 NodeList"),
     ("/api/v1/pods", "v1 PodList"),
+    ("/apis/networking.k8s.io/v1/servicecidrs", "networking.k8s.io/v1 ServiceCIDRList"),
     ("/apis/networking.istio.io/v1beta1/virtualservices", "networking.istio.io/v1beta1 VirtualServiceList"),
     ("/apis/networking.istio.io/v1beta1/destinationrules", "networking.istio.io/v1beta1 DestinationRuleList"),
 ];
@@ -56,6 +57,8 @@ struct State {
     streams: u32,
     /// Whether the definitions of rule objects are there.
     serves_rules: bool,
+    /// Whether it is new enough for ServiceCIDRs.
+    serves_service_cidrs: bool,
     /// Connections are kept and new ones accepted, but nothing is ever answered.
     frozen: bool,
     /// This many of the next requests are answered 429.
@@ -244,6 +247,11 @@ impl ApiServer {
     /// Installs the definitions of rule objects, in an older version.
     pub fn serve_rules(&self) {
         self.shared().edit(|state| state.serves_rules = true);
+    }
+
+    /// Serves ServiceCIDRs from now on, as servers of 1.33 and later do.
+    pub fn serve_service_cidrs(&self) {
+        self.shared.edit(|state| state.serves_service_cidrs = true);
     }
 
     /// How many lists were streamed.
