@@ -257,6 +257,9 @@ fn connections_that_are_over_are_forgotten() {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     assert!(metrics().contains("sluice_flows_removed_total{reason=\"expired\"} 0"), "{}", metrics());
+    for line in ["sluice_map_entries{map=\"SERVICES\"} 4", "sluice_map_capacity{map=\"FLOWS\"} 131072"] {
+        assert!(metrics().lines().any(|other| other == line), "{line}: {}", metrics());
+    }
     // The thread looks each half minute.
     wait::until_within(Duration::from_secs(60), "forgotten", || {
         let now = metrics();

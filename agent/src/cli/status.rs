@@ -190,22 +190,17 @@ fn fills_up(map: &MapRow) -> Option<String> {
 fn maps(pins: &Pins) -> Result<Vec<MapRow>> {
     let maps = BpfMaps::open(pins)?;
     let tables = maps.dump()?;
+    let counts = tables.counts();
     let udp_flows = BpfMaps::udp_flows(pins)?;
     let affinities = BpfMaps::affinities(pins)?.len();
     let flows = Flows::open(pins)?.all()?.len();
     let devices = Devices::open(pins)?.count();
     let entries = |name: &str| match name {
-        "FRONTENDS" => Some(tables.frontends.len()),
-        "SLOTS" => Some(tables.slots.len()),
-        "BACKENDS" => Some(tables.backends.len()),
-        "SERVICES" => Some(tables.services.len()),
-        "NODES" => Some(tables.nodes.len()),
         "UDP_REVNAT" => Some(udp_flows),
         "AFFINITY" => Some(affinities),
         "FLOWS" => Some(flows),
         "DEVICES" => Some(devices),
-        "SOURCE_RANGES" => Some(tables.source_ranges.len()),
-        _ => None,
+        _ => counts.iter().find(|(map, _)| *map == name).map(|(_, count)| *count),
     };
     let rows = maps.capacities().iter().copied();
     Ok(rows.filter_map(|(name, capacity)| Some(MapRow { name, entries: entries(name)?, capacity })).collect())

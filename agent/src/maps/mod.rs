@@ -98,6 +98,19 @@ pub trait Writer {
 }
 
 impl Tables {
+    /// How many entries each map has.
+    pub fn counts(&self) -> [(&'static str, usize); 7] {
+        [
+            ("FRONTENDS", self.frontends.len()),
+            ("SERVICES", self.services.len()),
+            ("SLOTS", self.slots.len()),
+            ("BACKENDS", self.backends.len()),
+            ("NODES", self.nodes.len()),
+            ("ADDRESSES", self.addresses.len()),
+            ("SOURCE_RANGES", self.source_ranges.len()),
+        ]
+    }
+
     /// What `op` makes of these contents.
     pub fn apply(&mut self, op: &Op) {
         match *op {

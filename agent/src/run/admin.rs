@@ -154,6 +154,13 @@ fn metrics(state: &State, pins: &Pins) -> String {
         "What happened in the redirector since its start.",
         counters,
     );
+    let entries = state.map_entries.iter().map(|(map, n)| (format!("{{map=\"{map}\"}}"), *n)).collect();
+    family(
+        "sluice_map_entries",
+        "gauge",
+        "Entries that a map holds; those of FLOWS when they were last looked through.",
+        entries,
+    );
     if let Ok(maps) = BpfMaps::open(pins) {
         let reasons = maps.reasons().unwrap_or_default();
         let samples = reasons.iter().map(|(r, n)| (format!("{{reason=\"{}\"}}", r.name()), *n)).collect();

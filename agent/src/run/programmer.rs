@@ -209,6 +209,8 @@ impl Programmer {
         }
         let done = complete && (self.first_round_done || self.store.is_partial()) && self.attached;
         self.schedule_retry(now, done);
+        let counts = self.reconciler.tables().counts().map(|(map, count)| (map.to_owned(), count as u64));
+        self.shared.update(|state| state.map_entries.extend(counts));
         if done {
             self.shared.update(|state| state.updated = Some(SystemTime::now()));
         }
