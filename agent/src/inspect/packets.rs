@@ -309,7 +309,7 @@ mod tests {
                 "unallocated",
                 both,
                 all,
-                "10.96.9.9:80",
+                "10.96.200.9:80",
                 ("drop", "unallocated_address"),
                 0,
                 "cluster IPs are taken from",
