@@ -5,7 +5,7 @@ use sluice_common::{
     layout::{
         ADDRESS_CLUSTER_IP, ADDRESS_NODE, ADDRESS_VIP, AffinityKey, CONFIG_FAIL_CLOSED, CONFIG_OPTIONS,
         FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue, HOOK_FROM_NETWORK,
-        OPTION_SERVICE_CIDRS, SCTP, SERVICE_CIDRS, TCP,
+        NO_BACKEND, OPTION_SERVICE_CIDRS, SCTP, SERVICE_CIDRS, TCP,
     },
     packet::flow,
 };
@@ -40,6 +40,9 @@ pub fn find<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     leave_others(frame, work)?;
     admit(work)?;
     choose_slot(work)?;
+    if work.slot.backend_id == NO_BACKEND {
+        return Err(Reason::NoEndpoints);
+    }
     work.backend = socket::backend_by_id(work.slot.backend_id)?;
     // The checksum of SCTP covers the whole packet.
     if work.packet.key.protocol == SCTP && work.backend.port_be != work.packet.key.dst_port_be {

@@ -12,7 +12,7 @@ use crate::{maps::Pins, sys};
 
 /// The map `FLOWS`.
 pub struct Flows {
-    map: HashMap<MapData, [u8; 40], [u8; 64]>,
+    map: HashMap<MapData, [u8; 40], [u8; 80]>,
     whole: MapData,
 }
 
