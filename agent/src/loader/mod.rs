@@ -145,6 +145,11 @@ impl Loaded {
         &self.pins
     }
 
+    /// A program, to run it on packets of one's own; `None` if there is none of that name.
+    pub fn program(&self, name: &str) -> Option<&Program> {
+        self.ebpf.program(name)
+    }
+
     /// The cgroup that [`Self::attach`] attaches to.
     pub fn cgroup(&self) -> &Path {
         &self.cgroup
