@@ -12,6 +12,7 @@ pub mod http;
 pub mod manifest;
 pub mod outside;
 pub mod peer;
+pub mod programmed;
 pub mod reference;
 pub mod shop;
 pub mod wait;

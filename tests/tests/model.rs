@@ -7,70 +7,20 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use serde_json::Value;
 use sluice::{
-    compile, inspect, loader,
-    maps::{Sizes, Tables, bpf::BpfMaps},
-    model::{Change, Node, ObjectName, Store},
-    objects,
-    reconcile::Reconciler,
+    inspect, loader,
+    maps::{Sizes, Tables},
 };
 use sluice_tests::{
     peer::Outcome,
+    programmed::Programmed,
     reference::{
-        Cluster, Endpoint, Expectation, NODE, Random, Service, ZONE, mutate, random::PODS, random::PORTS,
+        Cluster, Endpoint, Expectation, Random, Service, mutate, number, random::PODS, random::PORTS,
     },
     world::{World, ip},
 };
 
 const STATES: u64 = 2000;
-const GRACE_NS: u64 = sluice::reconcile::GRACE_NS;
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-}
-
-/// The agent's parts, driven by hand: no polling, so that thousands of states fit in a test.
-struct Node1 {
-    store: Store,
-    reconciler: Reconciler,
-    maps: BpfMaps,
-    now_ns: u64,
-}
-
-impl Node1 {
-    fn apply(&mut self, service: Option<&Service>, name: &str, slices: Vec<Value>) {
-        let value = service.map(|service| {
-            let object = serde_json::from_value(service.object()).expect("a Service");
-            Box::new(objects::service(&object).value.expect("usable").service)
-        });
-        self.store.apply(Change::Service(ObjectName::new("random", name), value));
-        for slice in slices {
-            let converted = objects::slice(&serde_json::from_value(slice).expect("a slice"));
-            assert!(converted.problems.is_empty(), "{:?}", converted.problems);
-            let slice = converted.value.expect("usable");
-            self.store.apply(Change::Slice(slice.name.clone(), Some(Box::new(slice))));
-        }
-    }
-
-    fn program(&mut self) {
-        let dirty = self.store.take_dirty();
-        let compiled = dirty.into_iter().map(|name| (name.clone(), compile::service(&self.store, &name)));
-        self.now_ns += GRACE_NS / 3;
-        let outcome = self.reconciler.reconcile(&mut self.maps, compiled.collect(), self.now_ns);
-        assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
-        self.reconciler.collect(&mut self.maps, self.now_ns).expect("writes work");
-    }
-
-    /// As a new agent would: everything is read from the maps again.
-    fn restart(&mut self) {
-        let dump = self.maps.dump().expect("maps can be read");
-        self.reconciler = Reconciler::new(dump, Sizes::default());
-        self.reconciler.purge(&mut self.maps).expect("writes work");
-    }
-}
 
 #[test]
 fn random_clusters_behave_as_the_reference_model_says() {
@@ -101,9 +51,7 @@ fn random_clusters_behave_as_the_reference_model_says() {
         ip(&format!("-n {} route add unreachable {network}", client_pod.netns));
     }
     let maps = loaded.maps().unwrap();
-    let node = Node { name: NODE.to_owned(), zone: Some(ZONE.to_owned()), ..Node::default() };
-    let reconciler = Reconciler::new(Tables::default(), Sizes::default());
-    let mut node = Node1 { store: Store::new(node), reconciler, maps, now_ns: 0 };
+    let mut node = Programmed::new(maps, &[], &[]);
     let (mut cluster, mut random) = (Cluster::default(), Random::new(seed));
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
     // Who a Service with affinity answered by last, by address: forgotten with the address, and with the endpoint,

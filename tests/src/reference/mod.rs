@@ -9,7 +9,7 @@ use std::{
 pub mod random;
 mod yaml;
 
-pub use random::{Random, mutate};
+pub use random::{Random, mutate, number};
 
 /// This node, and its zone.
 pub const NODE: &str = "node-1";

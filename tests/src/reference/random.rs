@@ -8,6 +8,16 @@ pub const PODS: usize = 3;
 pub const PORTS: [u16; 2] = [8081, 8082];
 const SERVICES: u8 = 5;
 
+/// The number in this environment variable, which repeats a run or makes it longer.
+///
+/// # Panics
+/// It is none.
+pub fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
 /// SplitMix64 (Steele, Lea, Flood 2014): small, and good enough to make test cases.
 #[derive(Debug)]
 pub struct Random(u64);
