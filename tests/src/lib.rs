@@ -11,6 +11,7 @@ pub mod flood;
 pub mod http;
 pub mod manifest;
 pub mod outside;
+pub mod packet;
 pub mod peer;
 pub mod programmed;
 pub mod reference;
