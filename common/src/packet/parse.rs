@@ -201,7 +201,7 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), Rea
 fn extensions<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), Reason> {
     for _ in 0..MOST_EXTENSIONS {
         let next = packet.key.protocol;
-        if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION) {
+        if !is_extension(next) {
             return Ok(());
         }
         let header: [u8; 8] = bytes.load(packet.l4_at).ok_or(Reason::Malformed)?;
@@ -225,8 +225,15 @@ fn extensions<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), R
         }
     }
     // What hides behind more of them is nobody's connection.
-    packet.key.protocol = HOP_BY_HOP;
+    if is_extension(packet.key.protocol) {
+        packet.key.protocol = HOP_BY_HOP;
+    }
     Ok(())
+}
+
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
 }
 
 #[inline(always)]
@@ -270,4 +277,39 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet, quoted: bool) ->
 fn address<B: Bytes + ?Sized>(bytes: &B, at: u32) -> Result<Addr, Reason> {
     let octets: [u8; 16] = bytes.load(at).ok_or(Reason::Malformed)?;
     Ok(Addr { words_be: bytemuck::must_cast(octets) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    /// An IPv6 packet from `src` (its first twelve bytes) with these extension headers and a UDP header.
+    fn v6(src: [u8; 12], extensions: &[u8]) -> Vec<u8> {
+        let mut next: Vec<u8> = extensions.to_vec();
+        next.push(UDP);
+        let length = (extensions.len() as u8 + 1) * 8;
+        let mut bytes: Vec<u8> =
+            [&[0x60, 0, 0, 0, 0, length, next[0], 64][..], &src, &[10, 0, 0, 1]].concat();
+        bytes.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+        next[1..].iter().for_each(|next| bytes.extend([*next, 0, 1, 4, 0, 0, 0, 0]));
+        bytes.extend([0, 7, 0, 53, 0, 8, 0, 0]);
+        bytes
+    }
+
+    #[test]
+    fn as_many_extension_headers_as_there_may_be_are_looked_behind() {
+        for count in 0..=MOST_EXTENSIONS as usize + 1 {
+            let bytes = v6([0xfd; 12], &[DESTINATION; 7][..count]);
+            let mut packet = Packet::EMPTY;
+            parse(bytes.as_slice(), 0, true, &mut packet).unwrap();
+            let want = if count <= MOST_EXTENSIONS as usize {
+                (Kind::Ports, UDP)
+            } else {
+                (Kind::Other, HOP_BY_HOP)
+            };
+            assert_eq!((packet.kind, packet.key.protocol), want, "{count}");
+        }
+    }
 }
