@@ -183,6 +183,10 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), Rea
     }
     packet.key.src = address(bytes, ip_at + 8)?;
     packet.key.dst = address(bytes, ip_at + 24)?;
+    if packet.key.src.is_v4() || packet.key.dst.is_v4() {
+        // Nobody may send such a packet (draft-itojun-v6ops-v4mapped-harmful); it would pass for IPv4 in our maps.
+        return Err(Reason::Malformed);
+    }
     packet.key.protocol = header[6];
     packet.l4_at = ip_at + 40;
     packet.length = 40 + u32::from(u16::from_be_bytes([header[4], header[5]]));
@@ -311,5 +315,12 @@ mod tests {
             };
             assert_eq!((packet.kind, packet.key.protocol), want, "{count}");
         }
+    }
+
+    #[test]
+    fn ipv4_addresses_in_ipv6_headers_are_no_packet() {
+        let bytes = v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff], &[]);
+        let mut packet = Packet::EMPTY;
+        assert_eq!(parse(bytes.as_slice(), 0, true, &mut packet), Err(Reason::Malformed));
     }
 }
