@@ -92,9 +92,10 @@ impl Frame for Raw<'_> {
     }
 
     #[inline(always)]
-    fn fix_transport(&self, at: u32, by: Difference, _kind: Sum, protocol: u8, is_v6: bool) -> Option<()> {
+    fn fix_transport(&self, at: u32, by: Difference, _kind: Sum, protocol: u8, _is_v6: bool) -> Option<()> {
         let check = u16::from_ne_bytes(self.load(at)?);
-        if protocol == UDP && !is_v6 && check == 0 {
+        // None at all, which tunnels may send over IPv6 too (RFC 6936).
+        if protocol == UDP && check == 0 {
             return Some(());
         }
         let new = by.apply(check);
