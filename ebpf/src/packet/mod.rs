@@ -65,7 +65,7 @@ pub trait Frame: Bytes + Copy {
     fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> Option<()>;
     /// Brings the IPv4 header's checksum up to date.
     fn fix_header(&self, at: u32, by: Difference) -> Option<()>;
-    /// Brings a transport checksum up to date. An IPv4 UDP checksum of zero, which is none, stays.
+    /// Brings a transport checksum up to date. A UDP checksum of zero, which is none, stays.
     fn fix_transport(&self, at: u32, by: Difference, kind: Sum, protocol: u8, is_v6: bool) -> Option<()>;
     /// Makes it this long, Ethernet header included.
     fn resize(&self, length: u32) -> Option<()>;
@@ -215,7 +215,9 @@ fn fragment_key(packet: &Packet) -> FragmentKey {
 pub fn give_ports(packet: &mut Packet) -> Result<(), Reason> {
     match packet.fragment {
         Fragment::First if matches!(packet.kind, Kind::Ports) => remember_fragment(packet),
-        Fragment::Whole | Fragment::First => {}
+        Fragment::Whole => {}
+        // The other pieces, which do not show what they belong to, would stay behind.
+        Fragment::First => return Err(Reason::NotOurs),
         Fragment::Later => return recall_fragment(packet),
     }
     Ok(())
