@@ -4,7 +4,7 @@ use sluice_common::{
     Reason,
     layout::{ADDRESS_CLUSTER_IP, ADDRESS_VIP, CONFIG_OPTIONS, HOOK_TO_NETWORK, OPTION_VIP_PING, TCP},
     packet::{
-        Fragment,
+        Fragment, Kind,
         checksum::{Difference, fold},
         reply::{self, Trouble},
     },
@@ -40,6 +40,10 @@ pub fn refuse<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
 pub fn too_big<F: Frame>(frame: F, work: &mut Work, mtu: u32) -> Result<(), Reason> {
     work.verdict = Verdict::Drop;
     raw::count(Reason::TooBig);
+    // Of a datagram in pieces only the first is answered, and of ICMP errors none (RFC 1812 §4.3.2.7).
+    if matches!(work.packet.fragment, Fragment::Later) || matches!(work.packet.kind, Kind::Error) {
+        return Ok(());
+    }
     if !flows::may_answer(work.now_ns) {
         return Err(Reason::AnswersExhausted);
     }
