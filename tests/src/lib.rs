@@ -15,6 +15,7 @@ pub mod packet;
 pub mod peer;
 pub mod programmed;
 pub mod reference;
+pub mod rig;
 pub mod shop;
 pub mod wait;
 pub mod world;

@@ -6,7 +6,9 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+pub mod packets;
 pub mod random;
+pub mod way;
 mod yaml;
 
 pub use random::{Random, mutate, number};
@@ -38,8 +40,21 @@ pub struct Service {
     pub internal_local: bool,
     /// sessionAffinity ClientIP, with a timeout longer than any run.
     pub affinity: bool,
+    /// What it has for clients outside; type LoadBalancer then.
+    pub exposed: Option<Exposed>,
     /// Endpoints.
     pub endpoints: Vec<Endpoint>,
+}
+
+/// What clients outside of the cluster dial, besides cluster IPs.
+#[derive(Clone, Debug)]
+pub struct Exposed {
+    /// externalTrafficPolicy Local.
+    pub external_local: bool,
+    /// Its NodePort.
+    pub node_port: u16,
+    /// loadBalancerSourceRanges: addresses and lengths of prefixes.
+    pub source_ranges: Vec<(IpAddr, u8)>,
 }
 
 /// An endpoint.
@@ -86,14 +101,20 @@ impl Service {
             .collect()
     }
 
-    /// What dialling this Service comes to. `pods` are the pods' addresses of the family dialled.
+    /// What dialling its cluster IP from a socket of this node comes to. `pods` are the pods' addresses of the family
+    /// dialled.
+    pub fn expectation(&self, pods: &[IpAddr]) -> Expectation {
+        self.choice(pods, self.internal_local)
+    }
+
+    /// The same where the endpoints of this node are all that count, or not.
     ///
     /// Source: kube-proxy `CategorizeEndpoints`; nil conditions mean ready, serving, not terminating.
-    pub fn expectation(&self, pods: &[IpAddr]) -> Expectation {
+    pub fn choice(&self, pods: &[IpAddr], only_local: bool) -> Expectation {
         let ready = |e: &&Endpoint| e.ready != Some(false);
         let fallback =
             |e: &&Endpoint| e.ready == Some(false) && e.serving != Some(false) && e.terminating == Some(true);
-        let chosen: Vec<&Endpoint> = if self.internal_local {
+        let chosen: Vec<&Endpoint> = if only_local {
             let local: Vec<&Endpoint> = self.endpoints.iter().filter(|e| e.here).collect();
             prefer(&local, ready, fallback)
         } else {

@@ -79,6 +79,7 @@ fn service(number: u8, random: &mut Random) -> Service {
         port: random.of(&[80, 8081]),
         internal_local: random.once_in(3),
         affinity: random.once_in(3),
+        exposed: None,
         endpoints: Vec::new(),
     };
     (0..count).for_each(|_| add(&mut service, random));

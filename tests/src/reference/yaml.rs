@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::{Endpoint, NODE, Service};
+use super::{Endpoint, NODE, Service, packets::Kind};
 
 impl Service {
     /// `v1.Service`.
     pub fn object(&self) -> Value {
         let addresses = self.addresses();
-        json!({
+        let mut object = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": self.name(), "namespace": "random"},
             "spec": {
@@ -19,7 +19,20 @@ impl Service {
                 "internalTrafficPolicy": if self.internal_local { "Local" } else { "Cluster" },
                 "ports": [{"port": self.port, "protocol": if self.udp { "UDP" } else { "TCP" }}],
             },
-        })
+        });
+        if let Some(exposed) = &self.exposed {
+            let spec = &mut object["spec"];
+            spec["type"] = json!("LoadBalancer");
+            spec["externalTrafficPolicy"] = json!(if exposed.external_local { "Local" } else { "Cluster" });
+            spec["ports"][0]["nodePort"] = json!(exposed.node_port);
+            spec["externalIPs"] = json!(self.of_kind(Kind::ExternalIp));
+            let ranges = exposed.source_ranges.iter().map(|(network, bits)| format!("{network}/{bits}"));
+            spec["loadBalancerSourceRanges"] = json!(ranges.collect::<Vec<_>>());
+            let ingress: Vec<Value> =
+                self.of_kind(Kind::LoadBalancer).iter().map(|address| json!({ "ip": address })).collect();
+            object["status"]["loadBalancer"]["ingress"] = json!(ingress);
+        }
+        object
     }
 
     /// Its name.

@@ -1,0 +1,81 @@
+//! A packet to a Service and its answer, checked byte by byte.
+
+use std::net::{Ipv6Addr, SocketAddr};
+
+use super::{Dialled, Met, Place, Rig, Verdict};
+use crate::{
+    packet::{Carried, ETHERNET, Packet, read, verify},
+    reference::{packets::Sender, way::Way},
+};
+
+/// All that there are.
+pub const SENDERS: [Sender; 3] = [Sender::Outside, Sender::Pod(1), Sender::Node];
+
+/// Who sends it, at that address.
+///
+/// # Panics
+/// Never.
+pub fn address(rig: &Rig, sender: Sender, is_v6: bool, port: u16) -> SocketAddr {
+    let ip = match (sender, is_v6) {
+        (Sender::Outside, false) => [192, 168, 50, 2].into(),
+        (Sender::Outside, true) => Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, 2).into(),
+        (Sender::Pod(pod), _) => Rig::pods(is_v6)[pod],
+        (Sender::Node, _) => rig.own(is_v6),
+    };
+    SocketAddr::new(ip, port)
+}
+
+/// What a program says of a packet that is led on, by a route of ours or by the node's.
+pub const fn routed(place: Place, is_routed: bool) -> Verdict {
+    match (is_routed, place) {
+        (false, _) => Verdict::Pass,
+        (true, Place::Early) => Verdict::Back,
+        (true, _) => Verdict::Redirect,
+    }
+}
+
+/// This verdict, these bytes behind the Ethernet header.
+///
+/// # Panics
+/// It is not so.
+pub fn assert_ip(met: &Met, verdict: Verdict, want: &[u8], case: &str) {
+    assert_eq!(met.verdict, verdict, "{case}: {:?}", read(&met.frame));
+    assert_eq!(met.frame[ETHERNET..], *want, "{case}: {:?}", read(&met.frame));
+}
+
+/// Sends a packet of a new or known connection to a Service, and its answer back; every byte must be right. Returns the
+/// source that the endpoint sees.
+///
+/// # Panics
+/// Something is not as it must be.
+pub fn there_and_back(
+    rig: &mut Rig,
+    sender: Sender,
+    place: Place,
+    packet: &Packet,
+    row: &Dialled,
+    case: &str,
+) -> SocketAddr {
+    let (is_v6, by) = (packet.dst.is_ipv6(), row.endpoint(packet.dst.is_ipv6()));
+    let way = Way::of(sender, packet.src.ip(), by.ip(), rig.own(is_v6));
+    let frame = rig.frame(place, &packet.ip());
+    let met = rig.run(place, &frame);
+    let seen = read(&met.frame).expect("a packet").ends.src;
+    match way.source {
+        Some(own) => assert_eq!(seen.ip(), own, "{case}"),
+        None => assert_eq!(seen, packet.src, "{case}"),
+    }
+    let seen =
+        if packet.carried == Carried::Sctp { SocketAddr::new(seen.ip(), packet.src.port()) } else { seen };
+    let want = packet.between(seen, by).with_ttl(packet.ttl - u8::from(way.is_routed));
+    assert_ip(&met, routed(place, way.is_routed), &want.ip(), case);
+    verify(&met.frame).unwrap_or_else(|error| panic!("{case}: {error}"));
+    let back_place = if place == Place::Early && way.back == Place::FromNetwork { place } else { way.back };
+    let back = packet.between(by, seen).with_ttl(packet.ttl);
+    let frame = rig.frame(back_place, &back.ip());
+    let met = rig.run(back_place, &frame);
+    let want = packet.between(packet.dst, packet.src).with_ttl(packet.ttl - u8::from(way.back_is_routed));
+    let verdict = routed(back_place, way.back_is_routed || way.back_to_node);
+    assert_ip(&met, verdict, &want.ip(), &format!("{case}, back"));
+    seen
+}
