@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 mod build;
 mod checksum;
+mod mutate;
 mod read;
 
 pub use build::{Carried, Packet, icmp_error, on_wire};
 pub use checksum::{ones, residue};
+pub use mutate::mutate;
 pub use read::{Ends, Head, read, read_quoted, verify};
 
 /// IANA protocol numbers.

@@ -38,6 +38,7 @@ use crate::{
 };
 
 pub mod exchange;
+pub mod judge;
 mod services;
 
 pub use services::{Dialled, SERVICES, served};

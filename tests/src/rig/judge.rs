@@ -1,0 +1,255 @@
+//! Whether what a program made of a packet, any packet, is something that it may make of it.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use super::{Met, Rig, SERVICES, Verdict};
+use crate::{
+    packet::{ETHERNET, Ends, Head, ICMP, ICMPV6, SCTP, TCP, UDP, read, read_quoted, residue, verify},
+    reference::packets::Kind,
+};
+
+/// Knows what is dialled and who serves it.
+pub struct Judge {
+    /// Address, port and protocol dialled, and the endpoint.
+    dialled: HashMap<(SocketAddr, u8), Option<SocketAddr>>,
+    /// In whose name the node speaks.
+    own: Vec<IpAddr>,
+}
+
+type Judged = Result<&'static str, String>;
+
+impl Judge {
+    /// For a rig with [`SERVICES`].
+    pub fn new(rig: &Rig) -> Self {
+        let own = rig.both();
+        let mut dialled = HashMap::new();
+        for (row, is_v6, kind) in SERVICES.into_iter().flat_map(|row| {
+            [false, true].into_iter().flat_map(move |is_v6| Kind::ALL.map(|kind| (row, is_v6, kind)))
+        }) {
+            let protocol = match row.protocol {
+                "TCP" => TCP,
+                "UDP" => UDP,
+                _ => SCTP,
+            };
+            let endpoint = row.pod.map(|_| row.endpoint(is_v6));
+            dialled.insert((row.at(kind, is_v6, &own), protocol), endpoint);
+        }
+        let overlay = ["10.244.1.0", "fd00:10:244:1::"].map(|text| text.parse().expect("an address"));
+        Self { dialled, own: own.into_iter().chain(overlay).collect() }
+    }
+
+    /// What was done with `frame`.
+    ///
+    /// # Errors
+    /// Why that must not be.
+    pub fn judge(&self, frame: &[u8], met: &Met) -> Judged {
+        match met.verdict {
+            Verdict::Illegal(code) => return Err(format!("{code} is no verdict")),
+            Verdict::Drop => return Ok("dropped"),
+            Verdict::Pass if met.frame == frame => return Ok("passed"),
+            Verdict::Pass | Verdict::Redirect | Verdict::Back => {}
+        }
+        let before = read(frame).ok_or("nobody can read it, and it was changed or sent")?;
+        let after = read(&met.frame).ok_or("nobody can read what became of it")?;
+        let translation = match self.translation(frame, &before, met, &after) {
+            Ok(name) => return Ok(name),
+            Err(error) => error,
+        };
+        let answer = match self.answer(frame, &before, met, &after) {
+            Ok(name) => return Ok(name),
+            Err(error) => error,
+        };
+        let error = match self.error(frame, &before, met, &after) {
+            Ok(name) => return Ok(name),
+            Err(error) => error,
+        };
+        Err(format!("no translation: {translation}; no answer: {answer}; no error translated: {error}"))
+    }
+
+    /// Only the ends differ, hops and hardware addresses; and checksums are as right or as wrong as they were.
+    fn translation(&self, frame: &[u8], before: &Head, met: &Met, after: &Head) -> Judged {
+        let out = &met.frame;
+        let later = before.piece.is_some_and(|(offset, _)| offset != 0);
+        let (is_v6, at) = (before.ends.src.is_ipv6(), before.body_at);
+        let mut may = may_in_ip(is_v6, ETHERNET, met.verdict);
+        let check_at = match before.ends.protocol {
+            _ if later => None,
+            TCP => Some(at + 16),
+            UDP => Some(at + 6),
+            _ => None,
+        };
+        may.extend(check_at.into_iter().flat_map(|check_at| (at..at + 4).chain(check_at..check_at + 2)));
+        differs_only(frame, out, &may)?;
+        if (before.body_at, before.piece, before.ends.protocol)
+            != (after.body_at, after.piece, after.ends.protocol)
+        {
+            return Err("its headers are others".to_owned());
+        }
+        hops(before, met, after)?;
+        header_sum(frame, out, ETHERNET)?;
+        if let Some(check_at) = check_at {
+            let is_none =
+                |bytes: &[u8]| before.ends.protocol == UDP && bytes[check_at..check_at + 2] == [0, 0];
+            if is_none(frame) != is_none(out) {
+                return Err("a checksum that is none came or went".to_owned());
+            }
+            let sum = |bytes: &[u8], ends: &Ends| {
+                residue(Some((ends.src.ip(), ends.dst.ip(), ends.protocol)), &bytes[at..])
+            };
+            if !is_none(frame) && sum(frame, &before.ends) != sum(out, &after.ends) {
+                return Err("the transport's checksum does not follow".to_owned());
+            }
+        }
+        if later { self.is_piece_of_ours(before, after) } else { self.is_ours(&before.ends, &after.ends) }
+    }
+
+    /// There, to whoever serves what was dialled; or back, from what was dialled.
+    fn is_ours(&self, before: &Ends, after: &Ends) -> Judged {
+        let protocol = before.protocol;
+        if self.dialled.get(&(before.dst, protocol)) == Some(&Some(after.dst)) {
+            let kept = before.src == after.src;
+            if kept || self.own.contains(&after.src.ip()) {
+                return Ok(if kept { "led" } else { "led in the node's name" });
+            }
+        }
+        if self.dialled.get(&(after.src, protocol)) == Some(&Some(before.src)) {
+            let kept = before.dst == after.dst;
+            if kept || self.own.contains(&before.dst.ip()) {
+                return Ok(if kept { "led back" } else { "led back from the node's name" });
+            }
+        }
+        Err(format!("{before:?} is not {after:?}"))
+    }
+
+    /// The same for what shows no ports.
+    fn is_piece_of_ours(&self, before: &Head, after: &Head) -> Judged {
+        let pair = |dialled: SocketAddr, by: SocketAddr| {
+            self.dialled.iter().any(|((at, protocol), endpoint)| {
+                at.ip() == dialled.ip()
+                    && *protocol == before.ends.protocol
+                    && endpoint.is_some_and(|endpoint| endpoint.ip() == by.ip())
+            })
+        };
+        if pair(before.ends.dst, after.ends.dst) || pair(after.ends.src, before.ends.src) {
+            return Ok("a piece led");
+        }
+        Err(format!("{before:?} is not a piece of {after:?}"))
+    }
+
+    /// A reset, an ICMP error or a pong, from what was dialled to whoever dialled it.
+    fn answer(&self, frame: &[u8], before: &Head, met: &Met, after: &Head) -> Judged {
+        let (out, is_v6) = (&met.frame, before.ends.src.is_ipv6());
+        if met.verdict != Verdict::Redirect {
+            return Err(format!("{:?}", met.verdict));
+        }
+        let to = before.ends.dst.ip();
+        let ours = self.own.contains(&to) || self.dialled.keys().any(|(at, _)| at.ip() == to);
+        let turned =
+            after.ends.src.ip() == before.ends.dst.ip() && after.ends.dst.ip() == before.ends.src.ip();
+        let macs = out[..6] == frame[6..12] && out[6..12] == frame[..6];
+        if !ours || !turned || !macs {
+            return Err(format!("not turned round, or nobody's: {ours} {turned} {macs}"));
+        }
+        let icmp = if is_v6 { ICMPV6 } else { ICMP };
+        let body = out.get(after.body_at..).unwrap_or_default();
+        if before.ends.protocol == icmp && out.len() == frame.len() {
+            let mut may = may_in_ip(is_v6, ETHERNET, met.verdict);
+            may.extend([after.body_at, after.body_at + 2, after.body_at + 3]);
+            differs_only(frame, out, &may)?;
+            header_sum(frame, out, ETHERNET)?;
+            let ends = |head: &Head| is_v6.then_some((head.ends.src.ip(), head.ends.dst.ip(), icmp));
+            let same = residue(ends(before), &frame[before.body_at..]) == residue(ends(after), body);
+            let types = (frame[before.body_at], body[0]);
+            let right = types == if is_v6 { (128, 129) } else { (8, 0) };
+            return if same && right { Ok("pong") } else { Err(format!("a wrong pong: {same}, {types:?}")) };
+        }
+        if before.piece.is_some_and(|(offset, _)| offset != 0) {
+            // RFC 1812 §4.3.2.7.
+            return Err("pieces without a header are nothing to answer".to_owned());
+        }
+        verify(out)?;
+        if before.ends.protocol == TCP && after.ends.protocol == TCP {
+            let reversed = (after.ends.src, after.ends.dst) == (before.ends.dst, before.ends.src);
+            return if reversed && body[13] & 4 != 0 { Ok("reset") } else { Err("no reset".to_owned()) };
+        }
+        let kind = body.first_chunk::<2>().ok_or("it has no type")?;
+        let is_error = matches!((is_v6, kind), (false, [3, 3 | 4]) | (true, [1, 4] | [2, 0]));
+        let quotes =
+            body.get(8..).is_some_and(|quoted| frame[ETHERNET..].starts_with(quoted) && quoted.len() >= 28);
+        if after.ends.protocol == icmp && is_error && quotes {
+            Ok("told")
+        } else {
+            Err("no ICMP error".to_owned())
+        }
+    }
+
+    /// An ICMP error whose quoted packet has its sender's ends again.
+    fn error(&self, frame: &[u8], before: &Head, met: &Met, after: &Head) -> Judged {
+        let (out, is_v6) = (&met.frame, before.ends.src.is_ipv6());
+        let icmp = if is_v6 { ICMPV6 } else { ICMP };
+        if before.ends.protocol != icmp {
+            return Err("it is not ICMP".to_owned());
+        }
+        let at = before.body_at + 8;
+        let quoted = read_quoted(frame, at, is_v6).ok_or("nobody can read what it quotes")?;
+        let now = read_quoted(out, at, is_v6).ok_or("nobody can read what it quotes now")?;
+        let mut may = may_in_ip(is_v6, ETHERNET, met.verdict);
+        may.extend(before.body_at + 2..before.body_at + 4);
+        // The quoted packet's hops are as they were.
+        may.extend(may_in_ip(is_v6, at, Verdict::Pass));
+        may.extend(quoted.body_at..quoted.body_at + 4);
+        differs_only(frame, out, &may)?;
+        hops(before, met, after)?;
+        header_sum(frame, out, ETHERNET)?;
+        header_sum(frame, out, at)?;
+        let ends = |head: &Head| is_v6.then_some((head.ends.src.ip(), head.ends.dst.ip(), icmp));
+        let sum = |bytes: &[u8], head: &Head| residue(ends(head), &bytes[before.body_at..]);
+        if sum(frame, before) != sum(out, after) {
+            return Err("the checksum of ICMP does not follow".to_owned());
+        }
+        let back = |ends: &Ends| Ends { src: ends.dst, dst: ends.src, protocol: ends.protocol };
+        self.is_ours(&back(&quoted.ends), &back(&now.ends)).map(|_| "an error led")
+    }
+}
+
+/// Which bytes of a frame may differ for a packet's IP header at `at` to have other ends and fewer hops.
+fn may_in_ip(is_v6: bool, at: usize, verdict: Verdict) -> Vec<usize> {
+    let macs = if verdict == Verdict::Pass { 0..0 } else { 0..12 };
+    let hops = if verdict == Verdict::Pass { 0 } else { 1 };
+    if is_v6 {
+        return macs.chain(at + 8..at + 40).chain((0..hops).map(|_| at + 7)).collect();
+    }
+    macs.chain(at + 10..at + 20).chain((0..hops).map(|_| at + 8)).collect()
+}
+
+fn differs_only(before: &[u8], after: &[u8], may: &[usize]) -> Result<(), String> {
+    if before.len() != after.len() {
+        return Err(format!("{} bytes became {}", before.len(), after.len()));
+    }
+    let mut differing = (0..before.len()).filter(|at| before[*at] != after[*at]);
+    differing.find(|at| !may.contains(at)).map_or(Ok(()), |at| Err(format!("byte {at} is another")))
+}
+
+fn hops(before: &Head, met: &Met, after: &Head) -> Result<(), String> {
+    let fewer = before.ttl.checked_sub(after.ttl).ok_or("it gained hops")?;
+    let right =
+        if met.verdict == Verdict::Pass { fewer == 0 } else { fewer == 0 || (fewer == 1 && after.ttl > 0) };
+    if right { Ok(()) } else { Err(format!("{} hops became {}", before.ttl, after.ttl)) }
+}
+
+/// The IPv4 header's checksum is as right or as wrong as it was.
+fn header_sum(before: &[u8], after: &[u8], at: usize) -> Result<(), String> {
+    if before[at] >> 4 != 4 {
+        return Ok(());
+    }
+    let end = at + usize::from(before[at] & 15) * 4;
+    let sum = |bytes: &[u8]| residue(None, &bytes[at..end.min(bytes.len())]);
+    if sum(before) == sum(after) {
+        Ok(())
+    } else {
+        Err("the IPv4 header's checksum does not follow".to_owned())
+    }
+}
