@@ -7,7 +7,7 @@ use crate::{handover::become_program, setup::Toolchain};
 /// What to measure.
 #[derive(clap::Args)]
 pub struct Args {
-    /// east-west, l7, north-south
+    /// east-west, l7, north-south, packet
     name: String,
     /// Of north-south, only these: plain, empty-xdp, iptables, nftables, tc, xdp
     ways: Vec<String>,

@@ -8,7 +8,7 @@ use sluice_tests::bench;
 /// Measures on this machine; prints each target as met or missed.
 #[derive(Parser)]
 struct Args {
-    /// What to measure: east-west, l7, north-south
+    /// What to measure: east-west, l7, north-south, packet
     name: String,
     /// Of north-south, only these: plain, empty-xdp, iptables, nftables, tc, xdp
     ways: Vec<String>,
@@ -24,8 +24,9 @@ fn main() -> ExitCode {
         "east-west" => bench::east_west(say),
         "l7" => bench::l7(say),
         "north-south" => bench::north_south(&args.ways, say),
+        "packet" => bench::packet(say),
         other => {
-            eprintln!("error: there is no bench {other:?}; there are east-west, l7 and north-south");
+            eprintln!("error: there is no bench {other:?}; there are east-west, l7, north-south and packet");
             return ExitCode::from(2);
         }
     };
