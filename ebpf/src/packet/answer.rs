@@ -10,9 +10,9 @@ use sluice_common::{
     },
 };
 
-use super::{Frame, Sum, Verdict, Work, rewrite::v4_pair};
+use super::{Frame, Sum, Verdict, Work, begin, rewrite::v4_pair};
 use crate::{
-    maps::{ADDRESSES, CONFIG, DEVICES},
+    maps::{CONFIG, DEVICES},
     raw::{self, flows},
 };
 
@@ -130,7 +130,10 @@ fn error_v6<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<()>
 /// Answers a ping of a Service's address.
 #[inline(never)]
 pub fn echo<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
-    let kind = raw::get(&ADDRESSES, &work.packet.key.dst).ok_or(Reason::NotOurs)?;
+    let kind = work.address_kind;
+    if kind == 0 {
+        return Err(begin::unallocated(&work.packet.key.dst));
+    }
     let wanted = CONFIG.get(CONFIG_OPTIONS).is_some_and(|options| options & OPTION_VIP_PING != 0);
     if kind & (ADDRESS_CLUSTER_IP | ADDRESS_VIP) == 0 || !wanted {
         return Err(Reason::NotOurs);

@@ -45,12 +45,13 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Re
         return Err(Reason::NotOurs);
     }
     work.address_kind = raw::get(&ADDRESSES, &work.packet.key.dst).unwrap_or(0);
-    if work.address_kind == 0 {
-        return Err(Reason::NotOurs);
-    }
+    // Connections outlive their Service, and with it what is known of the address.
     match known::known(frame, work) {
         Err(Reason::NotOurs) => {}
         done => return done,
+    }
+    if work.address_kind == 0 {
+        return Err(Reason::NotOurs);
     }
     work.now_ns = raw::now_ns();
     match begin::find(frame, work) {

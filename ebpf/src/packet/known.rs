@@ -7,10 +7,13 @@ use sluice_common::{
 };
 
 use super::{Frame, Verdict, Work, answer, rewrite::rewrite, tunnel};
-use crate::raw::{
-    self,
-    fib::{self, Unroutable},
-    flows,
+use crate::{
+    maps::FLOWS,
+    raw::{
+        self,
+        fib::{self, Unroutable},
+        flows,
+    },
 };
 
 /// Leads the packet on if its connection is known at this hook; else [`Reason::NotOurs`].
@@ -56,8 +59,12 @@ fn refresh(work: &mut Work) {
 #[inline(never)]
 fn touch_both(work: &mut Work) {
     work.reply = work.flow.peer(work.packet.key.protocol);
+    let whole = flows::touch(&work.reply, work.flow.state, work.now_ns) || work.flow.flags & FLOW_TUNNEL != 0;
     flows::touch(&work.packet.key, work.flow.state, work.now_ns);
-    flows::touch(&work.reply, work.flow.state, work.now_ns);
+    if !whole {
+        // The map made room by forgetting the other direction. Half a connection leads nowhere: the next packet begins anew.
+        let _gone_already = FLOWS.remove(&work.packet.key);
+    }
 }
 
 /// Gives the packet its new ends, those of `work.flow`, and sends it where the flow says.

@@ -6,7 +6,7 @@ use sluice_common::{
     Reason,
     layout::{
         BackendValue, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendValue, HOOK_FROM_NETWORK,
-        HOOK_TO_NETWORK, HOOK_TO_POD, SlotValue,
+        HOOK_TO_POD, SlotValue,
     },
     packet::{
         Bytes, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Kind, Packet, checksum::Difference, parse,
@@ -172,12 +172,6 @@ const fn of_failure(reason: Reason) -> Verdict {
 fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Reason> {
     read(frame, is_v6, work)?;
     work.address_kind = raw::get(&ADDRESSES, &work.packet.key.dst).unwrap_or(0);
-    // What comes from a client goes to an address that some Service or the node has, and so do replies to the node; only what
-    // goes out to the network or to a pod may be a reply to anybody.
-    let to_anybody = work.hook == HOOK_TO_NETWORK || work.hook == HOOK_TO_POD;
-    if work.address_kind == 0 && !to_anybody && !matches!(work.packet.kind, Kind::Tunnel) {
-        return Err(begin::unallocated(&work.packet.key.dst));
-    }
     give_ports(&mut work.packet)?;
     match work.packet.kind {
         Kind::Ports => match known::known(frame, work) {

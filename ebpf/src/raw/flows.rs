@@ -25,15 +25,17 @@ pub fn flow(key: &FlowKey) -> Option<FlowValue> {
     super::get_lru(&FLOWS, key)
 }
 
-/// Notes in the entry, if it is there, that a packet was seen.
+/// Notes in the entry that a packet was seen; false if it is not there.
 #[inline(always)]
-pub fn touch(key: &FlowKey, state: u8, now_ns: u64) {
-    if let Some(value) = FLOWS.get_ptr_mut(key) {
-        // SAFETY: the lookup returned a live element; of two packets that write at once, either is right.
-        unsafe { (&raw mut (*value).last_seen_ns).write_volatile(now_ns) };
-        // SAFETY: as above.
-        unsafe { (&raw mut (*value).state).write_volatile(state) };
-    }
+pub fn touch(key: &FlowKey, state: u8, now_ns: u64) -> bool {
+    let Some(value) = FLOWS.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: the lookup returned a live element; of two packets that write at once, either is right.
+    unsafe { (&raw mut (*value).last_seen_ns).write_volatile(now_ns) };
+    // SAFETY: as above.
+    unsafe { (&raw mut (*value).state).write_volatile(state) };
+    true
 }
 
 /// Notes in the entry, if it is there, where its packets go.
