@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     process::Stdio,
 };
 
@@ -14,6 +14,11 @@ use crate::world::{Pod, sluice_binary, tool_path};
 const TIMES: u32 = 24;
 /// Rounds until every pod has answered: makes a miss as rare as one in 10^15.
 pub const ROUNDS: u32 = 4;
+
+/// What [`try_once`] meets where packets are dropped.
+pub const TIMED_OUT: &str = "timed out";
+/// What [`ping`] meets where all is well.
+pub const ECHO: &str = "echo";
 
 /// Transport.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +55,8 @@ pub struct Dialled {
     pub peers: BTreeSet<String>,
     /// Connections that the clients made, as they say themselves.
     pub connections: u32,
+    /// The client's addresses that each pod saw.
+    pub seen: BTreeMap<String, BTreeSet<IpAddr>>,
     /// HTTP errors, such as `HTTP 418`.
     pub statuses: BTreeSet<String>,
     /// Refused, at least once.
@@ -59,6 +66,14 @@ pub struct Dialled {
 }
 
 impl Dialled {
+    /// A server's answer: its pod's name, and the client's address as it sees it.
+    fn answered(&mut self, pod: &str, client: &str) {
+        *self.answers.entry(pod.to_owned()).or_default() += 1;
+        if let Ok(client) = client.trim_matches(['[', ']']).parse::<IpAddr>() {
+            self.seen.entry(pod.to_owned()).or_default().insert(client.to_canonical());
+        }
+    }
+
     /// The peer, or what was met instead of one.
     pub fn peer(&self) -> String {
         let mut seen: Vec<&str> = self.peers.iter().map(String::as_str).collect();
@@ -88,6 +103,41 @@ pub fn dial(pod: &Pod, protocol: Protocol, to: &str, request: Request) -> Result
         }
         Protocol::Udp => (0..TIMES).try_for_each(|_| socat(pod, to, &mut dialled))?,
     }
+    Ok(dialled)
+}
+
+/// Connects once, and waits no longer than an answer takes when there is one: for what is dropped on the way.
+///
+/// # Errors
+/// curl does not start.
+pub fn try_once(pod: &Pod, to: &str) -> Result<Dialled> {
+    let mut dialled = Dialled::default();
+    let status = pod
+        .command(&tool_path("curl"))
+        .args(["--silent", "--connect-timeout", "2", "--output", "/dev/null", "--write-out", "%{http_code}"])
+        .arg(format!("http://{to}/"))
+        .output()
+        .context("curl does not start")?;
+    match (status.status.code(), String::from_utf8_lossy(&status.stdout)) {
+        (Some(7), _) => dialled.refused = true,
+        (Some(28), _) => drop(dialled.failures.insert(TIMED_OUT.to_owned())),
+        (_, code) => drop(dialled.statuses.insert(format!("HTTP {code}"))),
+    }
+    Ok(dialled)
+}
+
+/// Asks for an echo.
+///
+/// # Errors
+/// ping does not start.
+pub fn ping(pod: &Pod, to: &str) -> Result<Dialled> {
+    let mut dialled = Dialled::default();
+    let mut command = pod.command(&tool_path("ping"));
+    let output =
+        command.args(["-c", "3", "-i", "0.2", "-W", "2", to]).output().context("ping does not start")?;
+    let is_whole = String::from_utf8_lossy(&output.stdout).contains("3 received");
+    let met = if is_whole { &mut dialled.statuses } else { &mut dialled.failures };
+    met.insert(if is_whole { ECHO } else { "no echo" }.to_owned());
     Ok(dialled)
 }
 
@@ -135,7 +185,7 @@ fn read(text: &str, dialled: &mut Dialled) {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
             ["connects", count] => dialled.connections += count.parse::<u32>().unwrap_or(0),
-            ["answer", pod] => *dialled.answers.entry(pod.to_owned()).or_default() += 1,
+            ["answer", pod, client] => dialled.answered(pod, client),
             [ip, port, ""] => match format!("{}:{port}", bracketed(ip)).parse::<SocketAddr>() {
                 Ok(peer) => drop(dialled.peers.insert(peer.to_string())),
                 Err(_) => drop(dialled.failures.insert(line.to_owned())),
@@ -172,8 +222,8 @@ fn socat(pod: &Pod, to: &str, dialled: &mut Dialled) -> Result<()> {
     let _ended_already = child.kill();
     let output = child.wait_with_output()?;
     let log = String::from_utf8_lossy(&output.stderr);
-    match answer.trim().strip_prefix("answer ") {
-        Some(pod) => *dialled.answers.entry(pod.to_owned()).or_default() += 1,
+    match answer.trim().strip_prefix("answer ").and_then(|answer| answer.split_once(' ')) {
+        Some((pod, client)) => dialled.answered(pod, client),
         None if log.contains("Connection refused") => dialled.refused = true,
         None => drop(dialled.failures.insert("no answer".to_owned())),
     }

@@ -1,5 +1,5 @@
-//! The demo: a small shop on one node, served by nginx and socat, dialled by curl and socat, translated by nothing
-//! but our programs.
+//! The demo: a small shop on one node, then Services on two nodes with a client outside. Served by nginx and socat,
+//! dialled by curl and socat, translated by nothing but our programs.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -8,11 +8,13 @@ use crate::{manifest, wait, world::World};
 
 mod dial;
 mod outside;
+mod outside_rows;
 mod servers;
 mod table;
 
 pub use dial::{Dialled, Protocol};
 pub use outside::Outside;
+pub use outside_rows::Rows as OutsideRows;
 use servers::Servers;
 
 /// One line of the table.
@@ -240,32 +242,38 @@ impl Demo {
         &self.world
     }
 
-    /// Whether every row is as it should be.
-    pub fn is_ok(&self) -> bool {
-        !self.rows.is_empty() && self.rows.iter().all(|row| row.ok)
+    /// What was met.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
     }
 
     /// The table for people.
     pub fn table(&self) -> String {
         table::render(&self.rows)
     }
+}
 
-    /// The rows for scripts.
-    pub fn json(&self) -> Value {
-        let row = |row: &Row| {
-            json!({
-                "name": row.name,
-                "from": row.from,
-                "dialled": row.dialled,
-                "answers": row.outcome.answers,
-                "peer": row.outcome.peer(),
-                "verdict": row.verdict,
-                "path": row.path,
-                "ok": row.ok,
-            })
-        };
-        json!({ "rows": self.rows.iter().map(row).collect::<Vec<_>>(), "ok": self.is_ok() })
-    }
+/// Whether every row is as it should be.
+pub fn is_ok(rows: &[Row]) -> bool {
+    !rows.is_empty() && rows.iter().all(|row| row.ok)
+}
+
+/// The rows for scripts.
+pub fn json(rows: &[Row]) -> Value {
+    let row = |row: &Row| {
+        json!({
+            "name": row.name,
+            "from": row.from,
+            "dialled": row.dialled,
+            "answers": row.outcome.answers,
+            "clients": row.outcome.seen,
+            "peer": row.outcome.peer(),
+            "verdict": row.verdict,
+            "path": row.path,
+            "ok": row.ok,
+        })
+    };
+    json!({ "rows": rows.iter().map(row).collect::<Vec<_>>(), "ok": is_ok(rows) })
 }
 
 /// Progress, apart from the results.

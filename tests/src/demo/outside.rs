@@ -9,11 +9,11 @@ use super::{
 };
 use crate::{
     manifest,
-    world::{Agent, Pod, Remover, TwoNodes},
+    world::{Agent, Pod, TwoNodes},
 };
 
 /// `outlet` is led anywhere; `counter` keeps the client's address and stays on the node that took the packet, for its
-/// only pod is on node-2.
+/// only pod is on node-2. `members` and `staff` admit some clients only. `attic` has no pod.
 const SERVICES: &str = "\
 ---
 apiVersion: v1
@@ -23,6 +23,7 @@ spec:
   type: LoadBalancer
   clusterIP: 10.96.0.90
   clusterIPs: [10.96.0.90, \"fd00:10:96::90\"]
+  externalIPs: [203.0.113.95, \"2001:db8:50::95\"]
   selector: {app: outlet}
   ports:
   - {name: http, port: 80, targetPort: 8080, nodePort: 30080}
@@ -42,6 +43,40 @@ spec:
   ports:
   - {name: http, port: 80, targetPort: 8080, nodePort: 30081}
 status: {loadBalancer: {ingress: [{ip: 203.0.113.91}, {ip: \"2001:db8:50::91\"}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: members, namespace: shop}
+spec:
+  type: LoadBalancer
+  loadBalancerSourceRanges: [192.168.50.0/28]
+  clusterIP: 10.96.0.92
+  selector: {app: outlet}
+  ports:
+  - {name: http, port: 80, targetPort: 8080, nodePort: 30082}
+status: {loadBalancer: {ingress: [{ip: 203.0.113.92}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: staff, namespace: shop}
+spec:
+  type: LoadBalancer
+  loadBalancerSourceRanges: [10.0.0.0/8]
+  clusterIP: 10.96.0.93
+  selector: {app: outlet}
+  ports:
+  - {name: http, port: 80, targetPort: 8080, nodePort: 30083}
+status: {loadBalancer: {ingress: [{ip: 203.0.113.93}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: attic, namespace: shop}
+spec:
+  type: NodePort
+  clusterIP: 10.96.0.94
+  selector: {app: attic}
+  ports:
+  - {name: http, port: 80, targetPort: 8080, nodePort: 30084}
 ";
 /// Pod, Service, node.
 const PODS: [(&str, &str, usize); 3] =
@@ -51,7 +86,7 @@ const PORTS: [(u64, bool); 2] = [(8080, false), (5300, true)];
 
 /// Two nodes with servers and agents. Everything ends with the value.
 pub struct Outside {
-    _agents: [Agent; 2],
+    agents: Option<[Agent; 2]>,
     _servers: Servers,
     world: TwoNodes,
 }
@@ -73,18 +108,20 @@ impl Outside {
             }
         }
         world.apply("outside", &text);
-        let agents = [1, 2].map(|node| world.node(node).agent_with(flags));
-        Ok(Self { _agents: agents, _servers: servers, world })
+        let mut outside = Self { agents: None, _servers: servers, world };
+        outside.restart(flags);
+        Ok(outside)
+    }
+
+    /// Kills the agents, if they run, and starts others with these flags.
+    pub fn restart(&mut self, flags: &[&str]) {
+        self.agents.take().into_iter().flatten().for_each(Agent::kill);
+        self.agents = Some([1, 2].map(|node| self.world.node(node).agent_with(flags)));
     }
 
     /// Nodes, pods, the client.
     pub const fn world(&self) -> &TwoNodes {
         &self.world
-    }
-
-    /// Takes it down from another thread.
-    pub fn remover(&self) -> Remover {
-        self.world.remover()
     }
 
     /// Dials from `pod`, which may be the client, a node's host or a pod, as the other part of the demo does.

@@ -1,4 +1,4 @@
-//! The shop's servers: nginx for TCP, socat for UDP, each answering with its pod's name.
+//! The shop's servers: nginx for TCP, socat for UDP, each answering with its pod's name and the client's address.
 
 use std::{
     fs,
@@ -112,7 +112,7 @@ fn nginx(pod: &Pod, (port, kind): (u64, &str), fails: Option<&str>, folder: &Pat
         "daemon off; master_process off; pid {place}/pid; error_log stderr;\nevents {{}}\n\
          http {{ access_log {place}/{LOG}; {spools} {certificate}\n\
          server {{ listen {port}{with}; listen [::]:{port}{with}; default_type text/plain; {fails}\n\
-         location / {{ return 200 \"answer {}\\n\"; }} }} }}\n",
+         location / {{ return 200 \"answer {} $remote_addr\\n\"; }} }} }}\n",
         pod.name
     );
     let file = folder.join("nginx.conf");
@@ -141,11 +141,12 @@ pub fn asked(world: &World, pod: &str, path: &str) -> usize {
     log.lines().filter(|line| line.contains(&format!(" {path}?"))).count()
 }
 
+// The question is read, for socat gives up when it cannot hand it over, the answer not yet sent.
 fn socat(pod: &Pod, port: u64) -> Result<Child> {
     let mut command = pod.command(&tool_path("socat"));
     command
         .arg(format!("UDP6-RECVFROM:{port},fork,ipv6only=0"))
-        .arg(format!("SYSTEM:echo answer {}", pod.name));
+        .arg(format!("SYSTEM:read question; echo answer {} $SOCAT_PEERADDR", pod.name));
     spawn(command, pod)
 }
 

@@ -29,8 +29,7 @@ impl Ground {
     pub fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "worlds need root: run `cargo xtask test` as root");
         sweep::leftovers();
-        let number = WORLDS.fetch_add(1, Ordering::Relaxed);
-        let id = format!("{}{}-{number}", sweep::PREFIX, std::process::id());
+        let id = name(WORLDS.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(&id);
         let cgroup = sluice::loader::find_cgroup(None).expect("cgroup v2").join(&id);
         let ground = Self { id, folder, cgroup };
@@ -55,11 +54,6 @@ impl Ground {
         fs::create_dir(&cgroup).expect("a cgroup");
         Pod { name: name.to_owned(), netns: self.netns(name), cgroup, v4, v6 }
     }
-
-    /// See [`Remover`].
-    pub fn remover(&self) -> Remover {
-        Remover(self.id.clone())
-    }
 }
 
 impl Drop for Ground {
@@ -68,13 +62,13 @@ impl Drop for Ground {
     }
 }
 
-/// Takes a world down from another thread, when there is no time to unwind.
-#[derive(Debug)]
-pub struct Remover(String);
+/// Takes all worlds of this process down from another thread, when there is no time to unwind. What their owners do
+/// afterwards fails.
+pub fn remove_all() {
+    let count = WORLDS.load(Ordering::Relaxed);
+    (0..count).for_each(|number| sweep::remove(&name(number)));
+}
 
-impl Remover {
-    /// Removes the world. What its owner does afterwards fails.
-    pub fn remove(&self) {
-        sweep::remove(&self.0);
-    }
+fn name(number: u32) -> String {
+    format!("{}{}-{number}", sweep::PREFIX, std::process::id())
 }

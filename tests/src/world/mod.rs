@@ -23,7 +23,7 @@ mod two_nodes;
 
 pub use agent::{Agent, text};
 use ground::Ground;
-pub use ground::Remover;
+pub use ground::remove_all;
 pub use line::Line;
 pub use net::{ip, tool, tool_path};
 pub use node::Node;
@@ -100,11 +100,6 @@ impl World {
     /// There is none.
     pub fn find(&self, name: &str) -> &Pod {
         self.pods.iter().find(|pod| pod.name == name).unwrap_or_else(|| panic!("no pod {name}"))
-    }
-
-    /// Takes the world down from another thread, when there is no time to unwind.
-    pub fn remover(&self) -> Remover {
-        self.ground.remover()
     }
 
     /// Starts a process that opens sockets in `pod` on command.

@@ -14,7 +14,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Ground, Node, Pod, Remover, ip, overlay};
+use super::{Ground, Node, Pod, ip, overlay};
 use crate::peer::Peer;
 
 /// What the client sends to a node: the ranges of load balancer addresses and cluster IPs.
@@ -105,11 +105,6 @@ impl TwoNodes {
     /// Puts a file of manifests in place for both agents, in one step.
     pub fn apply(&self, name: &str, text: &str) {
         self.nodes[0].apply(name, text);
-    }
-
-    /// Takes the world down from another thread, when there is no time to unwind.
-    pub fn remover(&self) -> Remover {
-        self.ground.remover()
     }
 }
 
