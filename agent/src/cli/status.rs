@@ -92,8 +92,12 @@ pub fn status(reading: &Reading) -> Result<bool> {
         if !waiting.is_empty() {
             problems.push(format!("not listed completely yet: {}", waiting.join(", ")));
         }
-        if state.programmed && state.probed_s.is_none() && state.problems.is_empty() {
-            problems.push("the self-probe has not passed yet".to_owned());
+        if state.problems.is_empty() && waiting.is_empty() {
+            if !state.programmed {
+                problems.push("not everything is in the maps and attached yet".to_owned());
+            } else if state.probed_s.is_none() {
+                problems.push("the self-probe has not passed yet".to_owned());
+            }
         }
     }
     let mut warnings: Vec<String> = state
