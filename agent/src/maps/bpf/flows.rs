@@ -12,7 +12,7 @@ use crate::{maps::Pins, sys};
 
 /// The map `FLOWS`.
 pub struct Flows {
-    map: HashMap<MapData, [u8; 40], [u8; 80]>,
+    map: HashMap<MapData, [u8; size_of::<FlowKey>()], [u8; size_of::<FlowValue>()]>,
     whole: MapData,
 }
 
