@@ -91,8 +91,7 @@ pub fn remember<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
         take_source(frame, work)?;
         claim_port(frame, work)?;
     } else {
-        work.reply = work.flow.peer(work.packet.key.protocol);
-        FLOWS.insert(&work.reply, &work.back, 0).map_err(|_| Reason::SourcePortsTaken)?;
+        keep_port(frame, work)?;
     }
     FLOWS.insert(&work.packet.key, &work.flow, 0).map_err(|_| Reason::SourcePortsTaken)
 }
@@ -135,6 +134,23 @@ fn claim_port<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
         }
     }
     Err(Reason::SourcePortsTaken)
+}
+
+/// Stores the entry of the replies under the client's own port, unless that port has a live connection to the same backend
+/// by another address of a Service: then another port stands for it.
+#[inline(never)]
+fn keep_port<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+    work.reply = work.flow.peer(work.packet.key.protocol);
+    let back = &work.back;
+    let is_taken = flows::flow(&work.reply).is_some_and(|old| {
+        let is_same =
+            old.src == back.src && old.src_port_be == back.src_port_be && old.dst_port_be == back.dst_port_be;
+        !is_same && flow::is_live(&old, work.reply.protocol, work.now_ns)
+    });
+    if is_taken && work.reply.protocol != SCTP {
+        return claim_port(frame, work);
+    }
+    FLOWS.insert(&work.reply, &work.back, 0).map_err(|_| Reason::SourcePortsTaken)
 }
 
 /// Stores the entry of the replies unless a live one is there.
