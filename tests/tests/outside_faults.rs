@@ -182,7 +182,7 @@ fn datagrams_without_a_checksum_are_led_and_answered() {
 
 #[test]
 fn pods_on_the_hosts_network_in_the_clients_own_subnet_are_backends_too() {
-    for (number, flags) in [(1, WAYS[0]), (2, WAYS[0]), (2, WAYS[1])] {
+    for (number, flags) in [(1, WAYS[0]), (2, WAYS[0]), (2, WAYS[1]), (2, WAYS[2])] {
         let mut outside = Outside::new(&[], flags);
         let host = outside.world.node(number).host.clone();
         let _server = host.serve(&[(8080, false), (5353, true)]);

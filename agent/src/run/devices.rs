@@ -12,8 +12,8 @@ use ipnet::IpNet;
 use sluice_common::{
     Addr,
     layout::{
-        ANY_DEVICE, DEVICE_TAKES_RAW, DeviceValue, OPTION_DSR_TCP, OPTION_DSR_UDP, OPTION_SERVICE_CIDRS,
-        OPTION_VIP_PING,
+        ANY_DEVICE, DEVICE_NO_TX, DEVICE_TAKES_RAW, DeviceValue, OPTION_DSR_TCP, OPTION_DSR_UDP,
+        OPTION_SERVICE_CIDRS, OPTION_VIP_PING,
     },
 };
 
@@ -235,11 +235,12 @@ fn values(links: &[Link], node: &[IpAddr], takers: &BTreeSet<u32>) -> BTreeMap<u
         let usable = addresses.iter().find(|address| Family::of(**address) == family && is_global(address));
         usable.map_or(Addr::UNSPECIFIED, |address| Addr::from(*address))
     };
-    let value = |index: u32, addresses: &[IpAddr], mac| DeviceValue {
+    let value = |index: u32, kind: &str, addresses: &[IpAddr], mac| DeviceValue {
         v4: address(addresses, Family::V4),
         v6: address(addresses, Family::V6),
         mac,
-        flags: if takers.contains(&index) { DEVICE_TAKES_RAW } else { 0 },
+        flags: if takers.contains(&index) { DEVICE_TAKES_RAW } else { 0 }
+            | if kind == "veth" { DEVICE_NO_TX } else { 0 },
         pad: 0,
     };
     let main = links.iter().find(|link| link.has_default_route).map_or(&[][..], |link| &link.addresses);
@@ -247,9 +248,9 @@ fn values(links: &[Link], node: &[IpAddr], takers: &BTreeSet<u32>) -> BTreeMap<u
     let mut values: BTreeMap<u32, DeviceValue> = links
         .iter()
         .filter(|link| !link.is_loopback)
-        .map(|link| (link.index, value(link.index, &link.addresses, link.mac)))
+        .map(|link| (link.index, value(link.index, &link.kind, &link.addresses, link.mac)))
         .collect();
-    values.insert(ANY_DEVICE, value(ANY_DEVICE, any, [0; 6]));
+    values.insert(ANY_DEVICE, value(ANY_DEVICE, "", any, [0; 6]));
     values
 }
 

@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use sluice_common::{
     Addr, Reason,
-    layout::{DEVICE_TAKES_RAW, FrontendKey, SocketValue, SourceRangeKey},
+    layout::{FrontendKey, SocketValue, SourceRangeKey},
 };
 
 use crate::maps::{DEVICES, HEARTBEAT, REASONS, SOCKETS, SOURCE_RANGES};
@@ -231,11 +231,11 @@ pub fn in_source_ranges(service_id: u32, addr: &Addr) -> bool {
     SOURCE_RANGES.get(&key).is_some()
 }
 
-/// Whether XDP may send packets out by that device. A function of its own: inlined, LLVM leaves the element's address in
+/// What the device can do, `DEVICE_*`. A function of its own: inlined, LLVM leaves the element's address in
 /// the register of a return value that it thinks nobody reads ("bitwise operator &= on pointer prohibited").
 #[inline(never)]
-pub fn takes_raw_packets(ifindex: u32) -> bool {
-    get(&DEVICES, &ifindex).is_some_and(|device| device.flags & DEVICE_TAKES_RAW != 0)
+pub fn device_flags(ifindex: u32) -> u8 {
+    get(&DEVICES, &ifindex).map_or(0, |device| device.flags)
 }
 
 /// What the socket remembers of its translation.

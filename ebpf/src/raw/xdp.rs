@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use sluice_common::{
-    layout::UDP,
+    layout::{DEVICE_NO_TX, DEVICE_TAKES_RAW, UDP},
     packet::{Bytes, ETHERNET, Packet, checksum::Difference},
 };
 
@@ -140,7 +140,8 @@ impl Frame for Raw<'_> {
 
     #[inline(always)]
     fn can_send_out(&self, ifindex: u32) -> bool {
-        ifindex == self.ifindex() || super::takes_raw_packets(ifindex)
+        let flags = super::device_flags(ifindex);
+        flags & DEVICE_TAKES_RAW != 0 || (ifindex == self.ifindex() && flags & DEVICE_NO_TX == 0)
     }
 
     #[inline(always)]
@@ -148,7 +149,7 @@ impl Frame for Raw<'_> {
         if self.store(0, macs).is_none() {
             return Verdict::Drop;
         }
-        if ifindex == self.ifindex() {
+        if ifindex == self.ifindex() && super::device_flags(ifindex) & DEVICE_NO_TX == 0 {
             return Verdict::Sent(XDP_TX as i32);
         }
         // SAFETY: the helper has no preconditions.
