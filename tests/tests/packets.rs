@@ -295,3 +295,27 @@ fn packets_to_cluster_ips_that_no_service_has_end_on_the_node() {
         assert!(outside.client.tcp("10.96.0.1:80").is_ok(), "what Services have is theirs");
     }
 }
+
+#[test]
+fn what_sockets_leave_untranslated_packets_refuse_or_drop() {
+    let mut outside = Outside::new(&[2], &[]);
+    let mut pod = outside.world.pod(1, "visitor").peer();
+    let mut host = outside.world.node(1).host.peer();
+    outside.apply("internalTrafficPolicy: Local");
+    outside.wait_policy("internalTrafficPolicy: Local");
+    for (who, client) in [("pod", &mut pod), ("node", &mut host)] {
+        for to in ["10.96.0.1:80", "[fd00:10:96::1]:80"] {
+            let met = client.tcp(to);
+            assert!(timed_out(&met), "{who} -> {to}, endpoints elsewhere only: {met:?}");
+        }
+    }
+    outside.pods.clear();
+    outside.apply("");
+    let _refused = until("no endpoints", || pod.tcp("10.96.0.1:80"), refused);
+    for (who, client) in [("pod", &mut pod), ("node", &mut host)] {
+        for to in ["10.96.0.1:53", "[fd00:10:96::1]:53", "10.96.0.1:54", "203.0.113.10:53"] {
+            let met = client.udp_connected(to);
+            assert!(refused(&met), "{who} -> {to}, connected UDP: {met:?}");
+        }
+    }
+}
