@@ -141,7 +141,7 @@ fn flags_name_the_devices() {
 
 #[test]
 fn a_device_without_xdp_in_its_driver_is_a_warning_and_is_balanced_at_by_tc() {
-    let mut outside = Outside::new(&[1, 2], &["--xdp", "auto"]);
+    let mut outside = Outside::new(&[1, 2], &["--xdp", "native"]);
     let node = outside.world.node(1);
     let early = ["early_native", "from_network", "to_network"];
     wait_programs(node, &index(&node.host.netns, "eth0"), &early);

@@ -211,7 +211,7 @@ fn xdp_sends_out_by_the_device_that_a_packet_came_by() {
     for [tcp, udp] in outside.dialled(1) {
         let answer = until(&tcp, || outside.client.tcp(&tcp), Result::is_ok).unwrap();
         assert_ne!(seen(&answer), outside.own_address(&tcp), "{tcp}");
-        outside.client.tcp_echo(&tcp, 1_000).unwrap();
+        outside.client.tcp_echo(&tcp, 1 << 18).unwrap();
         outside.client.udp(&udp).unwrap();
     }
 }

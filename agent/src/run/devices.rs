@@ -205,7 +205,11 @@ impl Devices {
         let mut wanted = BTreeMap::new();
         for link in links {
             let points = match roles.get(&link.index) {
-                Some(Role::Node) => [Some(Point::FromNetwork), Some(Point::ToNetwork), early],
+                // A veth hands on packets whose checksum is not finished, which XDP cannot tell from others.
+                Some(Role::Node) => {
+                    let early = early.filter(|_| self.flags.xdp != Xdp::Auto || link.kind != "veth");
+                    [Some(Point::FromNetwork), Some(Point::ToNetwork), early]
+                }
                 Some(Role::Pod) => [Some(Point::FromPod), Some(Point::ToPod), None],
                 None => continue,
             };

@@ -11,6 +11,9 @@ use crate::{
     reference::packets::Kind,
 };
 
+/// Where the ports begin that stand for a client's own when that serves for another address of the Service already.
+const FIRST_OTHER_PORT: u16 = 32_768;
+
 /// Knows what is dialled and who serves it.
 pub struct Judge {
     /// Address, port and protocol dialled, and the endpoint.
@@ -111,12 +114,18 @@ impl Judge {
         let protocol = before.protocol;
         if self.dialled.get(&(before.dst, protocol)) == Some(&Some(after.dst)) {
             let kept = before.src == after.src;
+            if before.src.ip() == after.src.ip() && !kept && after.src.port() >= FIRST_OTHER_PORT {
+                return Ok("led by another port");
+            }
             if kept || self.own.contains(&after.src.ip()) {
                 return Ok(if kept { "led" } else { "led in the node's name" });
             }
         }
         if self.dialled.get(&(after.src, protocol)) == Some(&Some(before.src)) {
             let kept = before.dst == after.dst;
+            if before.dst.ip() == after.dst.ip() && !kept && before.dst.port() >= FIRST_OTHER_PORT {
+                return Ok("led back from another port");
+            }
             if kept || self.own.contains(&before.dst.ip()) {
                 return Ok(if kept { "led back" } else { "led back from the node's name" });
             }

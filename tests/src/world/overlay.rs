@@ -34,6 +34,8 @@ pub fn wire(wire: &str, hosts: &[&Pod]) {
         ethtool(wire, &format!("-K {name} gro on"));
         // A packet on a real wire has its checksum. A veth leaves it to the receiver, and XDP could not tell.
         ethtool(netns, "-K eth0 tx off");
+        // Nor may the wire take it away again, as it does from packets that it has put together.
+        ethtool(wire, &format!("-K {name} tx off"));
         ip(&format!("-n {netns} addr add {v4}/24 dev eth0"));
         ip(&format!("-n {netns} addr add {v6}/64 dev eth0"));
         ip(&format!("-n {netns} link set eth0 up"));
