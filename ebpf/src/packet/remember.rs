@@ -108,6 +108,12 @@ fn take_source<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     if let Err(Unroutable::NoRoute) = fib::route(frame, work) {
         return Err(Reason::NoRoute);
     }
+    take_own_address(work)
+}
+
+/// The node's address on the device by which `work.route` goes, as the source of what is sent.
+#[inline(never)]
+pub fn take_own_address(work: &mut Work) -> Result<(), Reason> {
     // Not from `is_v6`, which the verifier takes for any number: it becomes an offset here.
     let is_v4 = work.packet.key.src.is_v4();
     let address = |index: u32| {

@@ -3,17 +3,20 @@
 
 use bytemuck::Zeroable as _;
 use sluice_common::{
-    Addr, Reason,
+    Reason,
     layout::{
-        ANY_DEVICE, CONFIG_OPTIONS, FLOW_TUNNEL, FrontendKey, HOOK_FROM_NETWORK, OPTION_DSR_TCP,
-        OPTION_DSR_UDP, SlotValue, TCP, UDP,
+        CONFIG_OPTIONS, FLOW_TUNNEL, FrontendKey, HOOK_FROM_NETWORK, OPTION_DSR_TCP, OPTION_DSR_UDP,
+        SlotValue, TCP, UDP,
     },
     packet::{ETHERNET, Kind, checksum::Difference, inner_of_tunnel, reply},
 };
 
-use super::{Frame, Verdict, Work, answer, error, give_ports, known, remember::remember};
+use super::{
+    Frame, Verdict, Work, answer, error, give_ports, known,
+    remember::{remember, take_own_address},
+};
 use crate::{
-    maps::{CONFIG, DEVICES},
+    maps::CONFIG,
     raw::{
         self,
         fib::{self, Unroutable},
@@ -67,19 +70,6 @@ pub fn wrap<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     put_header(frame, work).ok_or(Reason::Malformed)?;
     raw::count(Reason::TunnelSent);
     work.verdict = frame.forward(&work.route, false);
-    Ok(())
-}
-
-/// The outer source: the node's address on the device by which the pod is reached.
-#[inline(never)]
-fn take_own_address(work: &mut Work) -> Result<(), Reason> {
-    let is_v4 = work.packet.key.src.is_v4();
-    let address = |index: u32| {
-        let device = raw::get(&DEVICES, &index)?;
-        let address = if is_v4 { device.v4 } else { device.v6 };
-        (address != Addr::UNSPECIFIED).then_some(address)
-    };
-    work.flow.src = address(work.route.ifindex).or_else(|| address(ANY_DEVICE)).ok_or(Reason::NoRoute)?;
     Ok(())
 }
 
