@@ -150,7 +150,7 @@ fn with_xdp(node: &Node) -> BTreeSet<String> {
 
 #[test]
 fn cleanup_detaches_everything_from_devices() {
-    let mut outside = Outside::new(&[1, 2], &["--xdp", "auto"]);
+    let mut outside = Outside::new(&[1, 2], &["--xdp", "native"]);
     let node_port = outside.dialled(1)[0][0].clone();
     assert!(outside.client.tcp(&node_port).is_ok());
     let node = outside.world.node(1);
