@@ -178,9 +178,9 @@ impl Steering {
         self.checked = None;
     }
 
-    /// Whether the redirector has said that it knows; where there is none, nobody is waited for.
+    /// Whether the redirector has said that it knows. The first rule waits for it to start.
     fn is_known(&self) -> bool {
-        !self.feed.is_read() || self.feed.acked() >= self.needed
+        self.feed.acked() >= self.needed
     }
 
     /// Makes the cluster IPs local that the redirector serves, or that the maps still say it does.
