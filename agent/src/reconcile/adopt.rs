@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use sluice_common::layout::{NO_BACKEND, Name, NodeValue, ServiceValue, SlotValue};
+use sluice_common::layout::{BackendValue, NO_BACKEND, Name, NodeValue, ServiceValue, SlotValue};
 
 use super::{
     Placed, Reconciler, Unit,
@@ -57,10 +57,21 @@ pub fn adopt(actual: Tables, sizes: Sizes) -> Reconciler {
     let placed = reconciler.units.values().flat_map(|unit| unit.stale.iter().chain([&unit.current]));
     let used: BTreeSet<u32> =
         placed.flat_map(|placed| placed.range.start..placed.range.start + placed.range.count).collect();
+    reconciler.gone = orphans(&reconciler);
     reconciler.actual.slots.retain(|index, _| used.contains(index));
     reconciler.backends.rest_unreferred(0);
     reconciler.nodes.rest_unreferred(0);
     reconciler
+}
+
+/// Backends that nobody names any more: an agent may have died before it told their sockets. Who had them last, and
+/// whether that Service is still there, stands in slots that nobody has used again since.
+fn orphans(reconciler: &Reconciler) -> Vec<(u32, BackendValue, bool)> {
+    let actual = &reconciler.actual;
+    let staying = actual.slots.values().filter(|slot| actual.services.contains_key(&slot.service_id));
+    let staying: BTreeSet<u32> = staying.map(|slot| slot.backend_id).collect();
+    let unused = actual.backends.iter().filter(|(id, _)| reconciler.backends.is_unreferred(**id));
+    unused.map(|(id, backend)| (*id, *backend, staying.contains(id))).collect()
 }
 
 fn adopt_unit(reconciler: &mut Reconciler, service_id: u32, value: &ServiceValue) {

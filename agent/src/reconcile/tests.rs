@@ -19,6 +19,8 @@ const SECOND: u64 = 1_000_000_000;
 struct Table {
     tables: Tables,
     fail_every: Option<usize>,
+    /// How many writes succeed before the rest fails.
+    writes_left: Option<usize>,
     attempts: usize,
     log: Vec<Op>,
 }
@@ -26,7 +28,9 @@ struct Table {
 impl Writer for Table {
     fn write(&mut self, op: &Op) -> Result<(), WriteError> {
         self.attempts += 1;
-        if self.fail_every.is_some_and(|every| self.attempts.is_multiple_of(every)) {
+        let dead = self.writes_left == Some(0);
+        self.writes_left = self.writes_left.map(|left| left.saturating_sub(1));
+        if dead || self.fail_every.is_some_and(|every| self.attempts.is_multiple_of(every)) {
             return Err(WriteError::Refused { map: "TEST", source: std::io::Error::other("test") });
         }
         if let Op::PutSlot(index, value) = op {
@@ -188,6 +192,25 @@ fn scaling_one_three_none_one_gone_leaves_nothing_behind() {
     let tables = &world.table.tables;
     assert!(tables.frontends.is_empty() && tables.services.is_empty());
     assert!(tables.backends.is_empty() && tables.nodes.is_empty());
+}
+
+#[test]
+fn sockets_of_a_backend_that_goes_are_told_of_whenever_the_agent_dies() {
+    for writes in 0..8 {
+        let mut world = World::new();
+        world.round(vec![service("cart", [10, 96, 0, 1], 0), slice("cart", &[1, 2])]);
+        // What this round told is lost, with whatever it did not write.
+        world.table.writes_left = Some(writes);
+        world.round(vec![slice("cart", &[2])]);
+        world.table.writes_left = None;
+        world.reconciler = Reconciler::new(world.table.tables.clone(), Sizes::default());
+        world.store.mark(ObjectName::new("shop", "cart"));
+        let told: Vec<_> = world.round(Vec::new()).gone;
+        let address = Addr::from(std::net::IpAddr::from([10, 0, 0, 1]));
+        let told: Vec<_> = told.iter().map(|(backend, stays)| (backend.addr, *stays)).collect();
+        assert_eq!(told, [(address, true)], "after {writes} writes");
+        assert!(world.round(vec![slice("cart", &[2, 3])]).gone.is_empty(), "once");
+    }
 }
 
 #[test]
