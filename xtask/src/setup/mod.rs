@@ -50,8 +50,8 @@ impl Toolchain {
         command
     }
 
-    fn is_usable(&self) -> bool {
-        self.version == SETUP_VERSION && self.files.iter().all(|file| file.exists()) && self.tools.are_there()
+    fn compiles(&self) -> bool {
+        self.version == SETUP_VERSION && self.files.iter().all(|file| file.exists())
     }
 }
 
@@ -64,18 +64,17 @@ pub fn folder() -> PathBuf {
 pub fn ensure() -> Result<Toolchain> {
     let folder = folder();
     let ready = folder.join("ready.json");
-    if let Ok(text) = std::fs::read_to_string(&ready)
-        && let Ok(toolchain) = serde_json::from_str::<Toolchain>(&text)
-        && toolchain.is_usable()
-    {
-        return Ok(toolchain);
-    }
+    let earlier = std::fs::read_to_string(&ready).ok();
+    let earlier = earlier.and_then(|text| serde_json::from_str::<Toolchain>(&text).ok());
+    let earlier = earlier.filter(Toolchain::compiles);
+    let earlier = match earlier {
+        Some(toolchain) if toolchain.tools.are_there() => return Ok(toolchain),
+        compiler => compiler,
+    };
     eprintln!("setting up (once; kept in {})", folder.display());
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let mut toolchain = match rustup::find() {
-        Some(found) => found,
-        None => debian::install(&folder)?,
-    };
+    let found = earlier.or_else(rustup::find);
+    let mut toolchain = found.map_or_else(|| debian::install(&folder), Ok)?;
     toolchain.tools = tools::ensure(&folder)?;
     eprintln!("  toolchain for eBPF: {}", toolchain.origin);
     std::fs::write(&ready, serde_json::to_string_pretty(&toolchain)?)

@@ -13,7 +13,7 @@ use super::debian::{Apt, library_path};
 use crate::shell::{on_path, step};
 
 /// Program and the Debian package that has it.
-const NEEDED: [(&str, &str); 10] = [
+const NEEDED: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("ping", "iputils-ping"),
@@ -24,6 +24,7 @@ const NEEDED: [(&str, &str); 10] = [
     ("wrk", "wrk"),
     ("nft", "nftables"),
     ("iptables-legacy-restore", "iptables"),
+    ("promtool", "prometheus"),
 ];
 /// Where iptables looks for its extensions when it was unpacked.
 const XTABLES: &str = "usr/lib/x86_64-linux-gnu/xtables";
