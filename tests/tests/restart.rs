@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
+    path::Path,
     process::ExitStatus,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
@@ -215,8 +216,15 @@ fn larger_maps_are_taken_into_use_without_losing_a_connection() {
     assert_eq!(slots["capacity"], 1000);
 }
 
+fn wait_pin(path: &Path) {
+    wait::until_within(Duration::from_secs(30), "the pin is back", || match path.try_exists() {
+        Ok(true) => Ok(()),
+        other => Err(format!("{}: {other:?}", path.display())),
+    });
+}
+
 #[test]
-fn links_that_somebody_removed_are_noticed_and_put_back() {
+fn links_and_maps_that_somebody_removed_are_noticed_and_put_back() {
     let mut world = World::new();
     shop(&mut world, 1);
     let _agent = world.agent();
@@ -225,12 +233,10 @@ fn links_that_somebody_removed_are_noticed_and_put_back() {
     let status = world.json(&["status"]);
     assert_eq!(status["problems"][0], "not attached: recvmsg6");
     // The agent looks every ten seconds.
-    wait::until_within(Duration::from_secs(30), "attached again", || {
-        match pins.link("recvmsg6").try_exists() {
-            Ok(true) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
+    wait_pin(&pins.link("recvmsg6"));
+    world.wait_healthy();
+    std::fs::remove_file(pins.map("BACKENDS")).unwrap();
+    wait_pin(&pins.map("BACKENDS"));
     world.wait_healthy();
 }
 

@@ -156,7 +156,10 @@ impl Loaded {
     }
 
     /// Puts back folders and map pins that somebody removed: the maps themselves live on in the programs.
-    fn restore_pins(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// A folder cannot be made, or the file system for BPF is gone.
+    pub fn restore_pins(&self) -> Result<()> {
         pins::create(self.pins.root())?;
         for spec in SPECS {
             let path = self.pins.map(spec.name);

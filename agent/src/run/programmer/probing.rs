@@ -10,6 +10,8 @@ use crate::maps::WriteError;
 impl Programmer {
     pub(super) fn probe(&mut self, now: Instant) {
         forwarding::check(self.reconciler.tables(), &self.shared);
+        let restored = self.loaded.restore_pins().context("what the next agent takes over is not pinned");
+        self.shared.problem("pins", restored.err().map(|error| format!("{error:#}")));
         if self.devices.is_detached(self.loaded.pins()) {
             tracing::warn!("somebody detached programs from devices; attaching them again");
             self.devices.forget();
