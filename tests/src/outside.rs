@@ -90,12 +90,14 @@ impl Outside {
         for number in [1, 2] {
             wait::until("the policy is programmed", || {
                 let rows = self.world.node(number).json(&["frontend"]);
-                let right = rows.as_array().is_some_and(|rows| {
-                    rows.iter().any(|row| row["kind"] == "nodePort" && row["externalLocal"] == external)
-                        && rows
-                            .iter()
-                            .any(|row| row["kind"] == "clusterIP" && row["internalLocal"] == internal)
-                });
+                // All of them: they are switched one by one.
+                let all = |kind: &str, field: &str, want: bool| {
+                    let rows = rows.as_array().into_iter().flatten().filter(|row| row["kind"] == kind);
+                    let found: Vec<bool> = rows.map(|row| row[field] == want).collect();
+                    !found.is_empty() && found.iter().all(|right| *right)
+                };
+                let right =
+                    all("nodePort", "externalLocal", external) && all("clusterIP", "internalLocal", internal);
                 if right { Ok(()) } else { Err(rows) }
             });
         }
