@@ -137,6 +137,7 @@ fn slice(
     };
     let port = |name: &str, protocol, port| SlicePort { name: name.to_owned(), protocol, port: Some(port) };
     EndpointSlice {
+        changed: None,
         name: ObjectName::new("bench", format!("{}-1", service.name)),
         service,
         ports: vec![port("http", Protocol::Tcp, 8080), port("dns", Protocol::Udp, 5353)],

@@ -13,6 +13,7 @@ mod kube_proxy;
 mod l7;
 mod north_south;
 mod packet;
+mod pod_devices;
 
 pub use cluster::Cluster;
 pub use kube_proxy::{Mode, ProxyNode};
@@ -99,6 +100,8 @@ pub fn east_west(mut say: impl FnMut(&str)) -> Result<Results> {
         connections::measure(&mut cluster, &mut proxies, services, &mut results)?;
     }
     drop((cluster, proxies));
+    say("the programs at the pods' devices");
+    pod_devices::measure(&mut results)?;
     say("10,000 Services with 100,000 endpoints: programming");
     cluster::programming(&mut results)?;
     Ok(results)

@@ -94,9 +94,13 @@ fn set_open(pod: &Pod, open: bool) {
 
 fn wire(node: &Pod, device: &str, other: &Pod) {
     ip(&format!("-n {} link add {device} type veth peer name eth0 netns {}", node.netns, other.netns));
-    for (netns, device) in [(&node.netns, device), (&other.netns, "eth0")] {
+    let ends = [(&node.netns, device), (&other.netns, "eth0")];
+    for (netns, device) in ends {
         ethtool(netns, &format!("-K {device} gro on"));
         ethtool(netns, &format!("-K {device} tx off"));
+    }
+    // A veth that comes up looks whether its other end polls: then it says that it takes what XDP sends.
+    for (netns, device) in ends {
         ip(&format!("-n {netns} link set {device} up"));
     }
 }
