@@ -176,6 +176,8 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Re
     match work.packet.kind {
         Kind::Ports => match known::known(frame, work) {
             Err(Reason::NotOurs) if work.hook == HOOK_TO_POD => Err(Reason::NotOurs),
+            // Most of what a node routes: nobody's, and done with before anything else is asked.
+            Err(Reason::NotOurs) if work.address_kind == 0 => Err(begin::unallocated(&work.packet.key.dst)),
             Err(Reason::NotOurs) => begin::begin(frame, work),
             done => done,
         },
