@@ -9,8 +9,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::{Histogram, RouteCounts, RouteName};
+
 /// Topics of problems in spite of which the node forwards.
-const IN_SPITE_OF: [&str; 4] = ["source/", "service/", "full/", "redirector"];
+const IN_SPITE_OF: [&str; 5] = ["source/", "service/", "full/", "redirector", "pins"];
 
 /// A source of objects.
 #[derive(Clone, Serialize, Deserialize, Debug, PartialEq, Eq)]
@@ -92,6 +94,21 @@ pub struct State {
     /// What happened how often in the redirector since its start.
     #[serde(default)]
     pub redirector: BTreeMap<String, u64>,
+    /// How many there are of some things in the redirector at the moment.
+    #[serde(default)]
+    pub redirector_open: BTreeMap<String, u64>,
+    /// Which redirector that is.
+    #[serde(skip)]
+    pub redirector_epoch: u64,
+    /// Requests since its start, by where they went.
+    #[serde(skip)]
+    pub routes: BTreeMap<RouteName, RouteCounts>,
+    /// From changes of endpoints, as their objects tell, to the maps.
+    #[serde(skip)]
+    pub programming: Histogram,
+    /// What compiling and writing took.
+    #[serde(skip)]
+    pub sync: Histogram,
     /// Map writes since the start.
     pub writes: u64,
     /// Sockets that were told that their backend is gone, since the start.

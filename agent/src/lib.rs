@@ -13,6 +13,7 @@ pub mod l7;
 pub mod loader;
 pub mod manifests;
 pub mod maps;
+pub mod metrics;
 pub mod model;
 mod netlink;
 pub mod objects;

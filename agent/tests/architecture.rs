@@ -9,10 +9,11 @@ use std::{
 };
 
 /// Who may use whom within the agent. What is missing here is not allowed; ARCHITECTURE.md draws it.
-const ARROWS: [(&str, &[&str]); 23] = [
+const ARROWS: [(&str, &[&str]); 24] = [
     ("model", &[]),
     ("objects", &["model"]),
-    ("health", &[]),
+    ("metrics", &[]),
+    ("health", &["metrics"]),
     ("manifests", &["l7", "model", "objects"]),
     ("k8s", &["health", "model", "objects"]),
     ("compile", &["model"]),
@@ -35,6 +36,7 @@ const ARROWS: [(&str, &[&str]); 23] = [
             "loader",
             "manifests",
             "maps",
+            "metrics",
             "model",
             "objects",
             "reconcile",
@@ -47,10 +49,10 @@ const ARROWS: [(&str, &[&str]); 23] = [
     ("sockets", &["netlink"]),
     ("netlink", &[]),
     ("routes", &["netlink"]),
-    ("l7", &["compile", "model"]),
+    ("l7", &["compile", "metrics", "model"]),
     ("reserved", &["maps"]),
     ("signals", &[]),
-    ("redirector", &["l7", "maps", "signals", "sys"]),
+    ("redirector", &["l7", "maps", "metrics", "model", "signals", "sys"]),
     (
         "cli",
         &[

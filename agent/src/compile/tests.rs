@@ -39,6 +39,7 @@ fn endpoint(octet: u8, state: EndpointState, node: Option<&str>, zones: &[&str],
 
 fn slice(name: &str, endpoints: Vec<Endpoint>, port: Option<u16>) -> EndpointSlice {
     EndpointSlice {
+        changed: None,
         name: ObjectName::new("shop", name),
         service: ObjectName::new("shop", "cart"),
         ports: vec![SlicePort { name: String::new(), protocol: Protocol::Tcp, port }],

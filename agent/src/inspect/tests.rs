@@ -56,6 +56,7 @@ pub fn tables_with(states: &[EndpointState], edit: impl FnOnce(&mut Service)) ->
         node_hints: Default::default(),
     };
     let slice = EndpointSlice {
+        changed: None,
         name: ObjectName::new("shop", "cart-1"),
         service: name.clone(),
         ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: Some(8080) }],

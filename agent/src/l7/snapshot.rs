@@ -9,7 +9,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::{ObjectName, Split};
+use crate::{
+    metrics::{RouteCounts, RouteName},
+    model::{ObjectName, Split},
+};
 
 /// The state of the cluster, as far as the redirector is concerned.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -127,6 +130,10 @@ pub struct Report {
     pub version: u64,
     /// What happened how often since its start.
     pub counters: BTreeMap<String, u64>,
+    /// How many there are of some things at the moment.
+    pub open: BTreeMap<String, u64>,
+    /// Requests since its start, where there were some since the last report on this connection.
+    pub routes: Vec<(RouteName, RouteCounts)>,
 }
 
 /// The user that the redirector becomes once it has its listeners: `nobody`, on every distribution.

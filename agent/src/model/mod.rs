@@ -1,6 +1,6 @@
 //! What Sluice knows of a cluster, free of Kubernetes types and of map layouts. No I/O.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc, time::SystemTime};
 
 use ipnet::IpNet;
 
@@ -185,6 +185,8 @@ pub struct EndpointSlice {
     pub ports: Vec<SlicePort>,
     /// `endpoints`.
     pub endpoints: Vec<Endpoint>,
+    /// When what it says became true, as its controller tells.
+    pub changed: Option<SystemTime>,
 }
 
 /// One of a slice's ports.

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
+    time::SystemTime,
 };
 
 use ipnet::IpNet;
@@ -42,6 +43,8 @@ pub struct Store {
     node: Node,
     service_cidrs: BTreeMap<ObjectName, Vec<IpNet>>,
     dirty: BTreeSet<ObjectName>,
+    /// Services whose endpoints changed, and since when, as their controller tells.
+    triggers: Vec<(ObjectName, SystemTime)>,
     services_listed: bool,
     slices_listed: bool,
     node_looked_up: bool,
@@ -232,6 +235,11 @@ impl Store {
         }
     }
 
+    /// Services whose endpoints changed since the last call, and when what changed them happened.
+    pub fn take_triggers(&mut self) -> Vec<(ObjectName, SystemTime)> {
+        std::mem::take(&mut self.triggers)
+    }
+
     fn replace_slices(&mut self, slices: Vec<EndpointSlice>) {
         self.slices_listed = true;
         let mut gone: BTreeSet<ObjectName> = self.slices.keys().cloned().collect();
@@ -306,6 +314,12 @@ impl Store {
     fn set_slice(&mut self, name: ObjectName, slice: Option<EndpointSlice>) {
         if slice.as_ref() == self.slices.get(&name) {
             return;
+        }
+        let known = self.slices.get(&name).and_then(|old| old.changed);
+        if let Some(new) = &slice
+            && let Some(changed) = new.changed.filter(|changed| Some(*changed) != known)
+        {
+            self.triggers.push((new.service.clone(), changed));
         }
         self.l7_changed = true;
         if let Some(old) = self.slices.remove(&name) {

@@ -175,6 +175,7 @@ fn slices_of_pod(service: &ServiceWithSelector, pod: &PodFacts) -> Vec<EndpointS
         let address = pod.addresses.iter().find(|address| Family::of(**address) == family)?;
         let owner = &service.service.name;
         Some(EndpointSlice {
+            changed: None,
             // No name holds a slash, so that no two of these are the same.
             name: ObjectName::new(
                 owner.namespace.clone(),

@@ -8,6 +8,8 @@ use super::{Complaints, Converted, parse_port};
 use crate::model::{Endpoint, EndpointSlice, EndpointState, Family, ObjectName, Protocol, SlicePort};
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// When the change happened that made the controller write the slice, RFC 3339.
+const CHANGED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Another proxy serves these. The label `service.kubernetes.io/headless`, which hides slices from kube-proxy,
 /// does not hide them here: headless Services have their ports translated.
 const OTHER_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
@@ -37,7 +39,12 @@ pub fn slice(object: &discovery::EndpointSlice) -> Converted<EndpointSlice> {
     let endpoints = object.endpoints.iter().flatten().enumerate();
     let endpoints = endpoints.map(|(index, item)| endpoint(index, item, family, &mut complaints)).collect();
     let service = ObjectName::new(namespace, service.clone());
-    complaints.done(Some(EndpointSlice { name, service, ports, endpoints }))
+    let annotations = meta.annotations.iter().flatten();
+    let changed = annotations.filter(|(name, _)| *name == CHANGED).find_map(|(_, time)| {
+        let time: jiff::Timestamp = time.parse().ok()?;
+        Some(time.into())
+    });
+    complaints.done(Some(EndpointSlice { name, service, ports, endpoints, changed }))
 }
 
 fn ports(object: &discovery::EndpointSlice, complaints: &mut Complaints) -> Vec<SlicePort> {

@@ -11,7 +11,11 @@ use crate::l7::rules::table::{Selected, Target};
 use http::StatusCode;
 use serde::Serialize;
 
-use super::{counters::Counter, worker::Worker};
+use super::{
+    counters::{Counter, OneOpen, Open},
+    requests::Way,
+    worker::Worker,
+};
 
 /// A request under way; it is counted and logged when this is dropped.
 #[derive(Debug)]
@@ -21,6 +25,9 @@ pub struct Record {
     attempts: u32,
     endpoint: Option<SocketAddr>,
     started: Instant,
+    /// `None` for a copy.
+    way: Option<Way>,
+    _open: Option<OneOpen>,
     /// Only where a line will be written.
     line: Option<Box<Line>>,
 }
@@ -61,6 +68,8 @@ impl Record {
             attempts: 0,
             endpoint: None,
             started: Instant::now(),
+            way: Some(Way::default()),
+            _open: Some(OneOpen::new(&worker.counters, Open::Requests)),
             line,
         }
     }
@@ -73,6 +82,8 @@ impl Record {
             attempts: 0,
             endpoint: None,
             started: Instant::now(),
+            way: None,
+            _open: None,
             line: None,
         }
     }
@@ -86,6 +97,9 @@ impl Record {
 
     /// The rule that took it.
     pub fn rule(&mut self, selected: &Selected<'_>) {
+        if let Some(way) = &mut self.way {
+            way.rule(selected);
+        }
         if let Some(line) = &mut self.line {
             line.virtual_service = Some(selected.rule().virtual_service.to_string());
             line.rule = Some(selected.label());
@@ -94,6 +108,9 @@ impl Record {
 
     /// Where it goes.
     pub fn destination(&mut self, target: &Target) {
+        if let Some(way) = &mut self.way {
+            way.destination(target);
+        }
         if let Some(line) = &mut self.line {
             let subset = target.subset.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
             line.destination = Some(format!("{}:{}{subset}", target.host, target.port));
@@ -122,6 +139,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         if self.status.is_none() {
             self.worker.count(Counter::Abandoned);
+        }
+        if let Some(way) = self.way.take() {
+            self.worker.counters.requests.count(way, self.status, self.started.elapsed());
         }
         let Some(line) = &mut self.line else { return };
         line.status = self.status.map_or(0, |status| status.as_u16());

@@ -2,10 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use http::StatusCode;
+
+use super::requests::Requests;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
@@ -102,18 +107,58 @@ counters! {
 
 /// The counters of one worker.
 #[derive(Debug)]
-pub struct Counters(Vec<AtomicU64>);
+pub struct Counters {
+    values: Vec<AtomicU64>,
+    /// Requests by where they went.
+    pub requests: Requests,
+    open: [AtomicU64; OPEN_NAMES.len()],
+}
+
+/// Something that there are some of at the moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Open {
+    /// Connections of clients, tunnels included.
+    Clients,
+    /// Requests whose answer has not ended.
+    Requests,
+    /// HTTP connections to endpoints, idle ones included.
+    Upstreams,
+}
+
+const OPEN_NAMES: [&str; 3] = ["clientConnections", "requests", "upstreamConnections"];
+
+/// One of them, for as long as this lives.
+#[derive(Debug)]
+pub struct OneOpen(Arc<Counters>, Open);
+
+impl OneOpen {
+    /// One more.
+    pub fn new(counters: &Arc<Counters>, what: Open) -> Self {
+        counters.open[what as usize].fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(counters), what)
+    }
+}
+
+impl Drop for OneOpen {
+    fn drop(&mut self) {
+        self.0.open[self.1 as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl Default for Counters {
     fn default() -> Self {
-        Self(NAMES.iter().map(|_| AtomicU64::new(0)).collect())
+        Self {
+            values: NAMES.iter().map(|_| AtomicU64::new(0)).collect(),
+            requests: Requests::default(),
+            open: Default::default(),
+        }
     }
 }
 
 impl Counters {
     /// Counts one.
     pub fn count(&self, counter: Counter) {
-        if let Some(value) = self.0.get(counter as usize) {
+        if let Some(value) = self.values.get(counter as usize) {
             value.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -129,9 +174,16 @@ impl Counters {
         });
     }
 
+    /// Adds to `sums` how many there are of what at the moment, by name.
+    pub fn add_open_to(&self, sums: &mut BTreeMap<String, u64>) {
+        for (name, value) in OPEN_NAMES.iter().zip(&self.open) {
+            *sums.entry((*name).to_owned()).or_default() += value.load(Ordering::Relaxed);
+        }
+    }
+
     /// Adds all values to `sums`, by name.
     pub fn add_to(&self, sums: &mut BTreeMap<String, u64>) {
-        for (name, value) in NAMES.iter().zip(&self.0) {
+        for (name, value) in NAMES.iter().zip(&self.values) {
             *sums.entry((*name).to_owned()).or_default() += value.load(Ordering::Relaxed);
         }
     }

@@ -31,6 +31,7 @@ mod process;
 mod replay;
 mod replies;
 mod request;
+mod requests;
 mod server;
 mod session;
 mod snapshot;

@@ -2,6 +2,7 @@
 //! and says every second that it is well. It needs no agent to start, and none to go on.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -24,6 +25,7 @@ use super::{Options, Redirector};
 use crate::{
     l7::snapshot::{Report, Snapshot, USER, agent_socket, snapshot_file},
     maps::{Pins, bpf::Listeners},
+    metrics::{RouteCounts, RouteName},
     signals,
     sys::SharedNumber,
 };
@@ -77,7 +79,7 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         let sets = listeners.into_iter().map(|(v4, v6)| vec![v4, v6]).collect();
         let redirector = Redirector::start_with(sets, options.options, compiled)?;
         tracing::info!(workers, version, "the redirector is up");
-        let mut link = Link { socket, redirector: &redirector, epoch, version };
+        let mut link = Link { socket, redirector: &redirector, epoch, version, told: BTreeMap::new() };
         tokio::select! {
             () = beat(&heartbeat) => {}
             () = link.follow() => tracing::info!("another redirector takes over"),
@@ -182,6 +184,8 @@ struct Link<'r> {
     /// When our listeners came into the map, ns of `CLOCK_MONOTONIC`: of two redirectors the later one serves.
     epoch: u64,
     version: u64,
+    /// Requests as the agent knows them.
+    told: BTreeMap<RouteName, RouteCounts>,
 }
 
 impl Link<'_> {
@@ -198,6 +202,7 @@ impl Link<'_> {
 
     async fn connection(&mut self) -> Result<()> {
         let (mut reader, mut writer) = UnixStream::connect(&self.socket).await?.into_split();
+        self.told.clear();
         self.report(&mut writer).await?;
         let (sender, mut snapshots) = mpsc::channel(1);
         // Apart from the reports: a frame that is read in part must not be let go.
@@ -225,9 +230,13 @@ impl Link<'_> {
         }
     }
 
-    async fn report(&self, writer: &mut OwnedWriteHalf) -> Result<()> {
-        let counters = self.redirector.counters();
-        write(writer, &Report { epoch: self.epoch, version: self.version, counters }).await
+    async fn report(&mut self, writer: &mut OwnedWriteHalf) -> Result<()> {
+        let (counters, open) = (self.redirector.counters(), self.redirector.open());
+        let requests = self.redirector.requests();
+        let news = requests.iter().filter(|(name, counts)| self.told.get(*name) != Some(counts));
+        let routes = news.map(|(name, counts)| (name.clone(), counts.clone())).collect();
+        self.told = requests;
+        write(writer, &Report { epoch: self.epoch, version: self.version, counters, open, routes }).await
     }
 }
 

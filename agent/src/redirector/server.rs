@@ -19,6 +19,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::metrics::{RouteCounts, RouteName};
+
 use super::{
     circuit::Circuits,
     config::Config,
@@ -121,6 +123,20 @@ impl Redirector {
         for counters in &self.counters {
             counters.add_to(&mut sums);
         }
+        sums
+    }
+
+    /// How many there are of what at the moment, over all workers.
+    pub fn open(&self) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        self.counters.iter().for_each(|counters| counters.add_open_to(&mut sums));
+        sums
+    }
+
+    /// Requests since the start by where they went, over all workers.
+    pub fn requests(&self) -> BTreeMap<RouteName, RouteCounts> {
+        let mut sums = BTreeMap::new();
+        self.counters.iter().for_each(|counters| counters.requests.add_to(&mut sums));
         sums
     }
 

@@ -14,7 +14,7 @@ use tokio::{task::spawn_local, time::Instant};
 use super::{
     circuit::{Circuit, Held, What},
     connect::Peer,
-    counters::Counter,
+    counters::{Counter, OneOpen, Open},
     pool::{Key, Lease, Multiplexed},
     replay::{Outgoing, Replay},
     session::{HEADERS_MAX, Local},
@@ -124,8 +124,7 @@ impl Line<'_> {
         let socket = self.peer.connect(self.worker, key.endpoint).await.map_err(|_| Failure::Connect)?;
         let handshake = http1::handshake(TokioIo::new(socket)).await;
         let (sender, connection) = handshake.map_err(|_| Failure::Connect)?;
-        // Its errors come back with the answers.
-        spawn_local(connection.with_upgrades());
+        self.drive(connection.with_upgrades());
         drop(waiting);
         let lease = Lease { sender, used: 0, until: self.end_of_life() };
         self.use_http1(key, lease, place, head, replay).await
@@ -226,8 +225,18 @@ impl Line<'_> {
         builder.timer(TokioTimer::new()).max_header_list_size(HEADERS_MAX as u32);
         let handshake = builder.handshake(TokioIo::new(socket)).await;
         let (sender, connection) = handshake.map_err(|_| Failure::Connect)?;
-        spawn_local(connection);
+        self.drive(connection);
         Ok(sender)
+    }
+
+    /// Lets a connection run until it ends.
+    fn drive(&self, connection: impl Future<Output = hyper::Result<()>> + 'static) {
+        let open = OneOpen::new(&self.worker.counters, Open::Upstreams);
+        spawn_local(async move {
+            // Its errors come back with the answers.
+            let _ended = connection.await;
+            drop(open);
+        });
     }
 
     fn requests_per_connection(&self) -> u32 {

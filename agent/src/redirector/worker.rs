@@ -11,7 +11,7 @@ use super::{
     balance::Balancer,
     circuit::Circuits,
     config::Config,
-    counters::{Counter, Counters},
+    counters::{self, Counter, Counters, OneOpen},
     draws::Draws,
     limits::{Clients, Place},
     monitors::Monitors,
@@ -72,6 +72,7 @@ pub struct Worker {
 pub struct Open {
     worker: Rc<Worker>,
     _place: Option<Place>,
+    _counted: OneOpen,
 }
 
 impl Worker {
@@ -113,13 +114,17 @@ impl Worker {
             return None;
         };
         self.open.set(self.open.get() + 1);
-        Some(Open { worker: self.clone(), _place: Some(place) })
+        Some(Open { worker: self.clone(), _place: Some(place), _counted: self.one_client() })
     }
 
     /// Keeps the worker alive for a tunnel, which outlives the connection that it began on.
     pub fn keep(self: &Rc<Self>) -> Open {
         self.open.set(self.open.get() + 1);
-        Open { worker: self.clone(), _place: None }
+        Open { worker: self.clone(), _place: None, _counted: self.one_client() }
+    }
+
+    fn one_client(&self) -> OneOpen {
+        OneOpen::new(&self.counters, counters::Open::Clients)
     }
 
     /// Returns once draining has begun.

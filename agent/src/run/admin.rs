@@ -1,17 +1,19 @@
 //! The admin endpoints: `/state`, `/metrics`, `/healthz`, `/livez`, `/proxyMode`.
 
-use std::{fmt::Write as _, net::SocketAddr, path::Path, sync::Arc, time::SystemTime};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::SystemTime};
 
 use anyhow::{Context as _, Result};
 use hyper::{Method, StatusCode};
 use serde::Serialize;
 use tokio::net::TcpListener;
 
-use super::http::{self, Answer, json, text};
+use super::{
+    http::{self, Answer, json, text},
+    metrics,
+};
 use crate::{
-    flows::Removal,
     health::{Shared, State},
-    maps::{Pins, bpf::BpfMaps},
+    maps::Pins,
 };
 
 /// Who may come to a listener.
@@ -66,7 +68,7 @@ fn answer(role: Role, shared: &Shared, pins: &Pins, method: &Method, path: &str)
         _ if !admin => text(StatusCode::NOT_FOUND, "not found; there are /healthz /livez\n".to_owned()),
         "/state" => json(StatusCode::OK, serde_json::to_string(&state).unwrap_or_default()),
         "/proxyMode" => text(StatusCode::OK, "ebpf".to_owned()),
-        "/metrics" => text(StatusCode::OK, metrics(&state, pins)),
+        "/metrics" => text(StatusCode::OK, metrics::page(&state, pins)),
         _ => text(
             StatusCode::NOT_FOUND,
             "not found; there are /state /metrics /healthz /livez /proxyMode\n".to_owned(),
@@ -101,72 +103,4 @@ fn health(state: &State, for_load_balancers: bool) -> Answer {
 
 fn rfc3339(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).unwrap_or_default().to_string()
-}
-
-fn metrics(state: &State, pins: &Pins) -> String {
-    let mut out = String::new();
-    // Writing to a String cannot fail.
-    let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>| {
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (labels, value) in samples {
-            let _ = writeln!(out, "{name}{labels} {value}");
-        }
-    };
-    let version = format!("{{version=\"{}\"}}", state.version);
-    family("sluice_build_info", "gauge", "Always 1; the version is in the label.", vec![(version, 1)]);
-    let healthy = vec![(String::new(), u64::from(state.is_healthy()))];
-    family(
-        "sluice_healthy",
-        "gauge",
-        "1 when programs run, the self-probe passes and nothing is wrong.",
-        healthy,
-    );
-    let forwarding = vec![(String::new(), u64::from(state.is_forwarding()))];
-    family("sluice_forwarding", "gauge", "1 when this node forwards: what /livez says.", forwarding);
-    let eligible = vec![(String::new(), u64::from(!state.node_leaving))];
-    family("sluice_node_eligible", "gauge", "0 when the node is about to be deleted (KEP-3836).", eligible);
-    let synced = state.sources.iter();
-    let synced = synced.map(|s| (format!("{{source=\"{}\"}}", s.name), u64::from(s.synced))).collect();
-    family("sluice_source_synced", "gauge", "1 when the source was listed completely.", synced);
-    let writes = vec![(String::new(), state.writes)];
-    family("sluice_map_writes_total", "counter", "Map entries written or deleted since the start.", writes);
-    let destroyed = vec![(String::new(), state.sockets_destroyed)];
-    family(
-        "sluice_sockets_destroyed_total",
-        "counter",
-        "Sockets told that their backend is gone.",
-        destroyed,
-    );
-    let removed = Removal::ALL.map(|removal| {
-        let count = state.flows_removed.get(removal.name()).copied().unwrap_or(0);
-        (format!("{{reason=\"{}\"}}", removal.name()), count)
-    });
-    family(
-        "sluice_flows_removed_total",
-        "counter",
-        "Connections of the packet path that the agent made the kernel forget.",
-        removed.into(),
-    );
-    let counters = state.redirector.iter().map(|(what, n)| (format!("{{event=\"{what}\"}}"), *n)).collect();
-    family(
-        "sluice_redirector_total",
-        "counter",
-        "What happened in the redirector since its start.",
-        counters,
-    );
-    let entries = state.map_entries.iter().map(|(map, n)| (format!("{{map=\"{map}\"}}"), *n)).collect();
-    family(
-        "sluice_map_entries",
-        "gauge",
-        "Entries that a map holds; those of FLOWS when they were last looked through.",
-        entries,
-    );
-    if let Ok(maps) = BpfMaps::open(pins) {
-        let reasons = maps.reasons().unwrap_or_default();
-        let samples = reasons.iter().map(|(r, n)| (format!("{{reason=\"{}\"}}", r.name()), *n)).collect();
-        family("sluice_reasons_total", "counter", "Outcomes of all hooks, by reason.", samples);
-        let samples = maps.capacities().iter().map(|(map, n)| (format!("{{map=\"{map}\"}}"), u64::from(*n)));
-        family("sluice_map_capacity", "gauge", "Entries that a map can hold.", samples.collect());
-    }
-    out
 }

@@ -171,7 +171,15 @@ impl Feed {
         if report.epoch < *self.latest.borrow() {
             return;
         }
-        self.shared.update(|state| state.redirector = report.counters);
+        let epoch = report.epoch;
+        self.shared.update(|state| {
+            if std::mem::replace(&mut state.redirector_epoch, epoch) != epoch {
+                state.routes.clear();
+            }
+            state.redirector = report.counters;
+            state.redirector_open = report.open;
+            state.routes.extend(report.routes);
+        });
         if self.acked.swap(report.version, Ordering::Relaxed) != report.version {
             self.wake();
         }

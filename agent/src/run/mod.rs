@@ -25,6 +25,7 @@ mod flows;
 mod forwarding;
 mod health_ports;
 mod http;
+mod metrics;
 mod nodeport;
 mod opt_outs;
 mod probe;

@@ -27,7 +27,7 @@ use crate::{
     loader::{self, Loaded},
     maps::{Tables, bpf::BpfMaps},
     model::{Change, Node, ObjectName, OptOut, Store},
-    reconcile::{Outcome, Reconciler},
+    reconcile::Reconciler,
     reserved,
     sockets::Gone,
 };
@@ -39,6 +39,10 @@ const PROBE_AGAIN: Duration = Duration::from_secs(2);
 const COLLECT_EVERY: Duration = Duration::from_millis(500);
 
 mod probing;
+mod report;
+mod times;
+
+use report::describe;
 
 struct Programmer {
     store: Store,
@@ -67,6 +71,10 @@ struct Programmer {
     pod_askers: BTreeSet<ObjectName>,
     /// Services that are not in the maps as they should be, and why.
     failed: BTreeMap<ObjectName, String>,
+    /// Changes of endpoints that are not in the maps yet, and when they happened.
+    triggers: Vec<(ObjectName, SystemTime)>,
+    /// Changes from before that time say nothing about us.
+    since: SystemTime,
 }
 
 /// Adopts what the maps hold and starts the thread. The receiver yields when the thread ends.
@@ -117,6 +125,8 @@ pub fn spawn(
         checks: Checks::new(health_ports),
         here: Vec::new(),
         failed: BTreeMap::new(),
+        triggers: Vec::new(),
+        since: SystemTime::now(),
     };
     // What is steered stays so until the rules are known.
     let redirected = redirected(programmer.reconciler.tables());
@@ -246,6 +256,7 @@ impl Programmer {
         };
         let checks: Vec<_> = compiled.iter().map(check).collect();
         let outcome = self.reconciler.reconcile(&mut self.maps, compiled, now_ns);
+        self.note_times(start, &outcome);
         // What is not in the maps is not told to load balancers either.
         let in_maps = checks.into_iter().filter(|(name, _)| !outcome.failed.contains_key(name));
         in_maps.for_each(|(name, check)| self.checks.set(name, check));
@@ -334,23 +345,6 @@ impl Programmer {
         }
     }
 
-    /// One problem for each cause, however many Services it hits.
-    fn report(&mut self, outcome: &Outcome) {
-        let failures = outcome.failed.iter().map(|(name, error)| (name.clone(), describe(error)));
-        self.failed.extend(failures);
-        let mut causes: BTreeMap<&String, Vec<String>> = BTreeMap::new();
-        for (name, error) in &self.failed {
-            causes.entry(error).or_default().push(name.to_string());
-        }
-        self.shared.keep_problems("full/", causes.keys().map(|cause| format!("full/{cause}")));
-        for (cause, names) in causes {
-            let some = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-            let text =
-                format!("{cause}: {} Services are not up to date in the maps, such as {some}", names.len());
-            self.shared.problem(&format!("full/{cause}"), Some(text));
-        }
-    }
-
     fn attach(&mut self) {
         match self.loaded.attach() {
             Ok(()) => {
@@ -378,17 +372,4 @@ impl Programmer {
     fn now_ns(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
-}
-
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut causes = BTreeSet::from([text.clone()]);
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if causes.insert(cause.to_string()) {
-            text = format!("{text}: {cause}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -1,0 +1,132 @@
+//! Requests by rule and destination, for metrics. One for each worker; sums are made when someone asks.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::StatusCode;
+
+use crate::{
+    l7::rules::table::{Selected, Target},
+    metrics::{Histogram, RouteCounts, RouteName},
+    model::ObjectName,
+};
+
+/// Rows of a worker; what comes later is counted together. Rules come and go, and nobody forgets them here.
+const MOST_ROWS: usize = 500;
+/// Classes of answers, 1xx first, and none at all.
+const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
+
+/// Where a request went, without copies of names.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Way {
+    rule: Option<(Arc<ObjectName>, Arc<str>)>,
+    destination: Option<(Arc<str>, u16, Option<Arc<str>>)>,
+}
+
+impl Way {
+    /// The rule that took it.
+    pub fn rule(&mut self, selected: &Selected<'_>) {
+        let rule = selected.rule();
+        self.rule = Some((rule.virtual_service.clone(), rule.name.clone()));
+    }
+
+    /// Where it is sent.
+    pub fn destination(&mut self, target: &Target) {
+        self.destination = Some((target.host.clone(), target.port, target.subset.clone()));
+    }
+
+    fn name(&self) -> RouteName {
+        let (virtual_service, rule) =
+            self.rule.as_ref().map(|(owner, rule)| (owner.to_string(), rule.to_string())).unwrap_or_default();
+        let destination = self.destination.as_ref().map(|(host, port, subset)| {
+            let subset = subset.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
+            format!("{host}:{port}{subset}")
+        });
+        RouteName { virtual_service, rule, destination: destination.unwrap_or_default() }
+    }
+}
+
+#[derive(Default, Debug)]
+struct Row {
+    answers: [u64; CLASSES.len()],
+    took: Histogram,
+}
+
+/// The rows of one worker.
+#[derive(Default, Debug)]
+pub struct Requests(Mutex<(HashMap<Way, Row>, Row)>);
+
+impl Requests {
+    /// Counts a request that has ended.
+    pub fn count(&self, way: Way, status: Option<StatusCode>, took: Duration) {
+        let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (rows, others) = &mut *rows;
+        let room = rows.len() < MOST_ROWS;
+        let row = if room || rows.contains_key(&way) { rows.entry(way).or_default() } else { others };
+        let class =
+            status.map_or(CLASSES.len() - 1, |status| usize::from(status.as_u16() / 100).clamp(1, 5) - 1);
+        row.answers[class] += 1;
+        row.took.observe(&RouteCounts::BOUNDS, took);
+    }
+
+    /// Adds all rows to `sums`.
+    pub fn add_to(&self, sums: &mut BTreeMap<RouteName, RouteCounts>) {
+        let rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (rows, others) = &*rows;
+        let others = (RouteName::others(), others);
+        for (name, row) in rows.iter().map(|(way, row)| (way.name(), row)).chain([others]) {
+            let counted = CLASSES.iter().zip(row.answers).filter(|(_, count)| *count > 0);
+            let answers: BTreeMap<_, _> =
+                counted.map(|(class, count)| ((*class).to_owned(), count)).collect();
+            if !answers.is_empty() {
+                sums.entry(name).or_default().add(&RouteCounts { answers, took: row.took.clone() });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(rule: usize) -> Way {
+        let owner = Arc::new(ObjectName::new("shop", "cart"));
+        let destination = Some(("cart.shop.svc.cluster.local".into(), 80, Some("v2".into())));
+        Way { rule: Some((owner, format!("http[{rule}]").into())), destination }
+    }
+
+    #[test]
+    fn requests_are_counted_where_they_went() {
+        let requests = Requests::default();
+        for status in [Some(200), Some(204), Some(503), None] {
+            let status = status.map(|status| StatusCode::from_u16(status).unwrap());
+            requests.count(way(1), status, Duration::from_millis(3));
+        }
+        let mut sums = BTreeMap::new();
+        requests.add_to(&mut sums);
+        let (name, counts) = sums.pop_first().unwrap();
+        assert_eq!(
+            name.labels().map(|(_, text)| text),
+            ["shop/cart", "http[1]", "cart.shop.svc.cluster.local:80 v2"]
+        );
+        let answers: Vec<_> = counts.answers.iter().map(|(class, count)| (class.as_str(), *count)).collect();
+        assert_eq!(answers, [("2xx", 2), ("5xx", 1), ("none", 1)]);
+        assert_eq!(counts.took.counts(&RouteCounts::BOUNDS).collect::<Vec<_>>()[2], 4);
+        assert!(sums.is_empty());
+    }
+
+    #[test]
+    fn more_rules_than_there_is_room_for_are_counted_together() {
+        let requests = Requests::default();
+        (0..MOST_ROWS + 7).for_each(|rule| requests.count(way(rule), Some(StatusCode::OK), Duration::ZERO));
+        requests.count(way(0), Some(StatusCode::OK), Duration::ZERO);
+        let mut sums = BTreeMap::new();
+        requests.add_to(&mut sums);
+        assert_eq!(sums.len(), MOST_ROWS + 1);
+        assert_eq!(sums[&RouteName::others()].answers["2xx"], 7);
+        assert_eq!(sums[&way(0).name()].answers["2xx"], 2);
+    }
+}

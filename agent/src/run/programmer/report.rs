@@ -1,0 +1,39 @@
+//! What did not get into the maps, in words.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Programmer;
+use crate::reconcile::Outcome;
+
+impl Programmer {
+    /// One problem for each cause, however many Services it hits.
+    pub(super) fn report(&mut self, outcome: &Outcome) {
+        let failures = outcome.failed.iter().map(|(name, error)| (name.clone(), describe(error)));
+        self.failed.extend(failures);
+        let mut causes: BTreeMap<&String, Vec<String>> = BTreeMap::new();
+        for (name, error) in &self.failed {
+            causes.entry(error).or_default().push(name.to_string());
+        }
+        self.shared.keep_problems("full/", causes.keys().map(|cause| format!("full/{cause}")));
+        for (cause, names) in causes {
+            let some = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+            let text =
+                format!("{cause}: {} Services are not up to date in the maps, such as {some}", names.len());
+            self.shared.problem(&format!("full/{cause}"), Some(text));
+        }
+    }
+}
+
+/// An error and its causes, each once.
+pub fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut causes = BTreeSet::from([text.clone()]);
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if causes.insert(cause.to_string()) {
+            text = format!("{text}: {cause}");
+        }
+        source = cause.source();
+    }
+    text
+}
