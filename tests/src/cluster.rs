@@ -39,7 +39,7 @@ impl Default for Cluster {
 impl Cluster {
     /// No objects, no agent.
     pub fn new() -> Self {
-        Self::on(ApiServer::start)
+        Self::on(|world| ApiServer::start(world))
     }
 
     fn on(start: impl FnOnce(&World) -> ApiServer) -> Self {

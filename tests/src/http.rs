@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    path::Path,
     process::{Child, Stdio},
 };
 
@@ -57,11 +58,6 @@ impl Response {
 /// Starts an nginx in `pod` that says who it is and what it sees of each request, one `name=value` per line; `/kb` is
 /// 1,024 bytes.
 pub fn nginx(world: &World, pod: &Pod, port: u16) -> Nginx {
-    let folder = world.folder().join(format!("nginx-{}", pod.name));
-    fs::create_dir_all(&folder).expect("a folder");
-    let place = folder.display();
-    let spools = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-    let spools = spools.map(|kind| format!("{kind}_temp_path {place}/{kind};")).join(" ");
     let seen = [
         ("host", "$http_host"),
         ("uri", "$request_uri"),
@@ -72,25 +68,50 @@ pub fn nginx(world: &World, pod: &Pod, port: u16) -> Nginx {
         ("removed", "$http_x_removed"),
     ];
     let lines: String = seen.iter().map(|(name, value)| format!("{name}={value}\\n")).collect();
-    let config = format!(
-        "daemon off; master_process off; pid {place}/pid; error_log stderr;\nevents {{}}\nhttp {{ access_log {place}/log; \
-         {spools}\nkeepalive_requests 100000; server {{ listen {port}; listen [::]:{port}; default_type text/plain; \
+    let server = format!(
+        "listen {port}; listen [::]:{port}; default_type text/plain; \
          add_header x-upstream {0}; add_header x-secret s;\nlocation /kb {{ access_log off; return 200 \"{1}\"; }}\n\
-         location / {{ return 200 \"by={0}\\n{lines}\"; }} }} }}\n",
+         location / {{ return 200 \"by={0}\\n{lines}\"; }}",
         pod.name,
         "x".repeat(1024)
+    );
+    let nginx = start(world.folder(), pod, &server);
+    wait::until("nginx answers", || {
+        let response = curl(pod, &[&format!("http://127.0.0.1:{port}/")]);
+        if response.status == 200 { Ok(()) } else { Err(response) }
+    });
+    nginx
+}
+
+/// One that speaks HTTP/2 without TLS, by prior knowledge alone.
+pub fn nginx_http2(folder: &Path, pod: &Pod, port: u16) -> Nginx {
+    let server =
+        format!("listen {port} http2; access_log off; location / {{ return 200 \"{}\"; }}", "x".repeat(1024));
+    let nginx = start(folder, pod, &server);
+    wait::until("nginx answers", || {
+        let response = curl(pod, &["--http2-prior-knowledge", &format!("http://127.0.0.1:{port}/")]);
+        if response.status == 200 { Ok(()) } else { Err(response) }
+    });
+    nginx
+}
+
+/// Starts an nginx with one server of this configuration.
+fn start(folder: &Path, pod: &Pod, server: &str) -> Nginx {
+    let folder = folder.join(format!("nginx-{}", pod.name));
+    fs::create_dir_all(&folder).expect("a folder");
+    let place = folder.display();
+    let spools = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let spools = spools.map(|kind| format!("{kind}_temp_path {place}/{kind};")).join(" ");
+    let config = format!(
+        "daemon off; master_process off; pid {place}/pid; error_log stderr;\nevents {{}}\nhttp {{ access_log {place}/log; \
+         {spools}\nkeepalive_requests 100000; server {{ {server} }} }}\n"
     );
     let file = folder.join("nginx.conf");
     fs::write(&file, config).expect("a configuration");
     let mut command = pod.command(&tool_path("nginx"));
     command.args(["-e", "stderr", "-c"]).arg(file).stdin(Stdio::null()).stdout(Stdio::null());
     let log = fs::File::create(folder.join("stderr")).expect("a log");
-    let nginx = Nginx(command.stderr(log).spawn().expect("nginx starts"));
-    wait::until("nginx answers", || {
-        let response = curl(pod, &[&format!("http://127.0.0.1:{port}/")]);
-        if response.status == 200 { Ok(()) } else { Err(response) }
-    });
-    nginx
+    Nginx(command.stderr(log).spawn().expect("nginx starts"))
 }
 
 /// How many requests whose line contains `text` an nginx of [`nginx`] has logged.

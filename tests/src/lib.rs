@@ -4,6 +4,7 @@
 pub mod apiserver;
 pub mod bench;
 pub mod canonical;
+pub mod chaos;
 pub mod cluster;
 pub mod demo;
 pub mod echo;

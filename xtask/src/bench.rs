@@ -7,7 +7,7 @@ use crate::{handover::become_program, setup::Toolchain};
 /// What to measure.
 #[derive(clap::Args)]
 pub struct Args {
-    /// east-west, l7, north-south, packet
+    /// east-west, l7, north-south, packet, scale
     name: String,
     /// Of north-south, only these: plain, empty-xdp, iptables, nftables, tc, xdp
     ways: Vec<String>,

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
+mod chaos;
 mod demo;
 mod handover;
 mod lint;
@@ -37,6 +38,8 @@ enum Command {
     Demo(demo::Args),
     /// Measures on this machine; prints each target as met or missed (needs root)
     Bench(bench::Args),
+    /// Long sessions through kills, upgrades, lost API servers; tells what was lost (needs root)
+    Chaos(chaos::Args),
     /// Formatter and lints, as CI runs them
     Lint,
 }
@@ -48,6 +51,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Test(args) => test::run(&setup::ensure()?, &args),
         Command::Demo(args) => demo::run(&setup::ensure()?, &args),
         Command::Bench(args) => bench::run(&setup::ensure()?, &args),
+        Command::Chaos(args) => chaos::run(&setup::ensure()?, &args),
         Command::Lint => lint::run(),
     }
 }

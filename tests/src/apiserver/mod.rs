@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::world::World;
+use crate::world::{Node, World};
 
 mod http;
 mod real;
@@ -108,20 +108,20 @@ pub struct ApiServer {
 
 impl ApiServer {
     /// A running server without objects.
-    pub fn start(world: &World) -> Self {
-        Self::start_at(world, 6443)
+    pub fn start(node: &Node) -> Self {
+        Self::start_at(node, 6443)
     }
 
     /// The same at another port, for a second one.
-    pub fn start_at(world: &World, port: u16) -> Self {
-        let address = SocketAddr::from((world.node().v4, port));
+    pub fn start_at(node: &Node, port: u16) -> Self {
+        let address = SocketAddr::from((node.host.v4, port));
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{"name": "test", "cluster": {"server": format!("http://{address}")}}],
             "users": [{"name": "test", "user": {}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         });
-        let mut server = Self::new(world, address, &config);
+        let mut server = Self::new(node, address, &config);
         server.up();
         server
     }
@@ -134,11 +134,11 @@ impl ApiServer {
         Self { real: Some(real), ..server }
     }
 
-    fn new(world: &World, address: SocketAddr, config: &Value) -> Self {
-        let kubeconfig = world.folder().join(format!("kubeconfig-{}", address.port()));
+    fn new(node: &Node, address: SocketAddr, config: &Value) -> Self {
+        let kubeconfig = node.folder().join(format!("kubeconfig-{}", address.port()));
         std::fs::write(&kubeconfig, config.to_string()).expect("a kubeconfig can be written");
         let shared = Arc::new(Shared { state: Mutex::default(), changed: watch::channel(0).0 });
-        Self { shared, netns: world.node().netns.clone(), address, running: None, real: None, kubeconfig }
+        Self { shared, netns: node.host.netns.clone(), address, running: None, real: None, kubeconfig }
     }
 
     /// Our own server's state.
@@ -187,7 +187,8 @@ impl ApiServer {
         }
     }
 
-    fn put(&self, mut object: Value) {
+    /// Puts one object in; of our own server.
+    pub fn put(&self, mut object: Value) {
         let path = path_of(&object);
         let key = key_of(&object);
         self.shared.edit(|state| {

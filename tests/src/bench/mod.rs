@@ -1,4 +1,4 @@
-//! `cargo xtask bench east-west` (and `l7`, `north-south`, `packet` in their files): what a Service costs a socket, and what a cluster costs the agent.
+//! `cargo xtask bench east-west` (and `l7`, `north-south`, `packet`, `scale` in their files): what a Service costs a socket, and what a cluster costs the agent.
 //! One run, one topology, interleaved rounds, medians. Never a timed test.
 
 use std::collections::BTreeMap;
@@ -14,12 +14,14 @@ mod l7;
 mod north_south;
 mod packet;
 mod pod_devices;
+mod scale;
 
 pub use cluster::Cluster;
 pub use kube_proxy::{Mode, ProxyNode};
 pub use l7::l7;
 pub use north_south::north_south;
 pub use packet::packet;
+pub use scale::scale;
 
 /// Something that was wanted, and what came of it.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use sluice_tests::bench;
 /// Measures on this machine; prints each target as met or missed.
 #[derive(Parser)]
 struct Args {
-    /// What to measure: east-west, l7, north-south, packet
+    /// What to measure: east-west, l7, north-south, packet, scale
     name: String,
     /// Of north-south, only these: plain, empty-xdp, iptables, nftables, tc, xdp
     ways: Vec<String>,
@@ -25,8 +25,11 @@ fn main() -> ExitCode {
         "l7" => bench::l7(say),
         "north-south" => bench::north_south(&args.ways, say),
         "packet" => bench::packet(say),
+        "scale" => bench::scale(say),
         other => {
-            eprintln!("error: there is no bench {other:?}; there are east-west, l7, north-south and packet");
+            eprintln!(
+                "error: there is no bench {other:?}; there are east-west, l7, north-south, packet and scale"
+            );
             return ExitCode::from(2);
         }
     };

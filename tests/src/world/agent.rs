@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    path::Path,
     process::{Child, Output, Stdio},
 };
 
@@ -55,9 +56,14 @@ impl Node {
 
     /// Starts the agent with these sources; does not wait. Its log is `agent.log` in the node's folder.
     pub fn spawn_agent(&self, flags: &[&str]) -> Agent {
+        self.spawn_other_agent(&sluice_binary(), flags)
+    }
+
+    /// The same of another binary.
+    pub fn spawn_other_agent(&self, binary: &Path, flags: &[&str]) -> Agent {
         let log = File::options().create(true).append(true).open(self.folder().join("agent.log"));
         let log = log.expect("a log file");
-        let mut command = self.host.command(&sluice_binary().display().to_string());
+        let mut command = self.host.command(&binary.display().to_string());
         command.arg("run").args(["--node-name", &self.name]).arg("--cgroup").arg(self.cgroup());
         command.arg("--bpffs").arg(self.bpffs()).arg("--run-dir").arg(self.folder().join("run")).args(flags);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
