@@ -67,6 +67,8 @@ const ARROWS: [(&str, &[&str]); 24] = [
             "model",
             "redirector",
             "run",
+            "signals",
+            "sockets",
         ],
     ),
     ("main", &["cli"]),

@@ -101,9 +101,65 @@ reasons! {
     TunnelSent = 35, "tunnel_sent";
     /// A client's packet was taken out of a tunnel from another node; counted besides the translation.
     TunnelReceived = 36, "tunnel_received";
+    /// An event was not told to whoever watches, for the ring buffer was full.
+    EventLost = 37, "event_lost";
 }
 
-/// Size of `REASONS`: room for growth without a change of layout.
+impl Reason {
+    /// Its bit in a set of reasons.
+    #[inline(always)]
+    pub const fn bit(self) -> u64 {
+        1 << self as u8
+    }
+
+    /// Whether whoever watches hears of this outcome: not of what is nobody's, nor of each packet of a connection.
+    #[inline(always)]
+    pub const fn is_told(self) -> bool {
+        match self {
+            Self::NotOurs
+            | Self::ReplyTranslated
+            | Self::PeerTranslated
+            | Self::PacketKnown
+            | Self::PacketReply
+            // Counted besides others, which are told.
+            | Self::AffinityKept
+            | Self::TunnelSent
+            | Self::TunnelReceived
+            | Self::EventLost => false,
+            Self::ConnectTranslated
+            | Self::SendTranslated
+            | Self::NoEndpoints
+            | Self::NoEndpointsUdpConnect
+            | Self::NoLocalEndpoints
+            | Self::SlotMismatch
+            | Self::BackendMissing
+            | Self::RevnatFull
+            | Self::NodePortInUse
+            | Self::OptedOut
+            | Self::UnknownPort
+            | Self::Redirected
+            | Self::NoRedirector
+            | Self::Steered
+            | Self::UnlistedPort
+            | Self::PacketTranslated
+            | Self::IcmpTranslated
+            | Self::EchoAnswered
+            | Self::SourceNotAllowed
+            | Self::UnallocatedAddress
+            | Self::SourcePortsTaken
+            | Self::NoRoute
+            | Self::TooBig
+            | Self::Malformed
+            | Self::FragmentUnknown
+            | Self::HopsExceeded
+            | Self::AnswersExhausted
+            | Self::LeftToPackets
+            | Self::SctpPort => true,
+        }
+    }
+}
+
+/// Size of `REASONS`: room for growth without a change of layout, and as many as a set of them has bits.
 pub const CAPACITY: u32 = 64;
 
 #[cfg(test)]

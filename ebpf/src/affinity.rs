@@ -10,6 +10,7 @@ use sluice_common::{
 };
 
 use crate::{
+    events::Story,
     maps::{AFFINITY, SLOTS},
     raw, socket,
 };
@@ -20,8 +21,9 @@ pub fn backend(
     ctx: &SockAddrContext,
     key: &FrontendKey,
     frontend: &FrontendValue,
+    story: &mut Story,
     choose: impl FnOnce() -> Result<(u32, BackendValue), Reason>,
-) -> Result<BackendValue, Reason> {
+) -> Result<(u32, BackendValue), Reason> {
     let client =
         AffinityKey { client: client_of_netns(raw::netns_cookie(ctx)), service_id: frontend.service_id };
     let now_ns = raw::now_ns();
@@ -30,20 +32,20 @@ pub fn backend(
     {
         // A datagram of an exchange under way goes where the others went, and is no new connection.
         if key.protocol == UDP && socket::has_asked(ctx, key, &backend) {
-            return Ok(backend);
+            return Ok((kept.backend_id, backend));
         }
         if choose::is_live(kept.last_used_ns, now_ns, frontend.affinity_timeout_s) {
-            raw::count(Reason::AffinityKept);
+            story.count_besides(Reason::AffinityKept);
             keep(&client, kept.backend_id, now_ns);
-            return Ok(backend);
+            return Ok((kept.backend_id, backend));
         }
     }
     let (id, backend) = choose()?;
     keep(&client, id, now_ns);
-    Ok(backend)
+    Ok((id, backend))
 }
 
-/// The slot in `range` of the backend that the client has kept so far; keeps it on.
+/// The slot in `range` of the backend that the client has kept so far, if it is still one; keeps it on.
 #[inline(always)]
 pub fn kept(
     client: &AffinityKey,
@@ -57,7 +59,6 @@ pub fn kept(
     }
     let slot = |index: u32| SLOTS.get(index).copied();
     let found = choose::find_backend(range, frontend.service_id, kept.backend_id, slot)?;
-    raw::count(Reason::AffinityKept);
     keep(client, kept.backend_id, now_ns);
     slot(found)
 }

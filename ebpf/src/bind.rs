@@ -3,10 +3,11 @@
 use aya_ebpf::programs::SockContext;
 use sluice_common::{
     Addr, Reason,
-    layout::{CONFIG_HOST_NETNS, FrontendKey, TCP, UDP},
+    layout::{CONFIG_HOST_NETNS, EventHook, FrontendKey, TCP, UDP},
 };
 
 use crate::{
+    events,
     maps::CONFIG,
     raw,
     socket::{Family, entry},
@@ -19,6 +20,8 @@ pub fn protect<F: Family>(ctx: &SockContext) -> i32 {
         return 1;
     }
     raw::count(Reason::NodePortInUse);
+    let hook = if F::IS_V6 { EventHook::PostBind6 } else { EventHook::PostBind4 };
+    events::of_bind(ctx, hook, raw::bound(ctx), Reason::NodePortInUse);
     raw::fail(raw::EADDRINUSE);
     0
 }

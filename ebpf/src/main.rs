@@ -4,6 +4,7 @@
 
 mod affinity;
 mod bind;
+mod events;
 mod hooks;
 mod maps;
 mod packet;

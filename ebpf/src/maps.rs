@@ -2,15 +2,16 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, SockMap},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockMap},
     macros::btf_map,
 };
 use sluice_common::{
     Addr,
     layout::{
-        AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY, DeviceValue, FlowKey,
-        FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue, LISTENERS_CAPACITY, NodeValue,
-        PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue, SocketValue, SourceRangeKey,
+        AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY, DeviceValue, EVENTS_BYTES,
+        EventValue, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue,
+        LISTENERS_CAPACITY, NodeValue, PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue,
+        SocketValue, SourceRangeKey,
     },
     reason,
 };
@@ -95,3 +96,7 @@ pub static WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static REASONS: PerCpuArray<u64, { reason::CAPACITY as usize }> = PerCpuArray::new();
+
+/// What hooks tell whoever watches.
+#[btf_map]
+pub static EVENTS: RingBuf<EventValue, { EVENTS_BYTES as usize }> = RingBuf::new();

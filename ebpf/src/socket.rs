@@ -6,13 +6,14 @@ use sluice_common::{
     Addr, Reason, choose,
     layout::{
         ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, BackendValue, CONFIG_FAIL_CLOSED,
-        CONFIG_HOST_NETNS, CONFIG_OPT_OUTS, FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendValue,
-        NO_BACKEND, RevnatKey, RevnatValue, SocketValue, TCP, UDP,
+        CONFIG_HOST_NETNS, CONFIG_OPT_OUTS, CONFIG_WATCHED, EventHook, FLAG_REDIRECTED, FLAG_SOURCE_RANGES,
+        FrontendKey, FrontendValue, NO_BACKEND, RevnatKey, RevnatValue, SocketValue, TCP, UDP,
     },
 };
 
 use crate::{
     affinity,
+    events::{self, Story},
     maps::{ADDRESSES, BACKENDS, CONFIG, FRONTENDS, HEARTBEAT, OPT_OUTS, SLOTS, UDP_REVNAT},
     raw,
 };
@@ -66,6 +67,19 @@ pub enum Verdict {
 
 /// What a hook decided, and the counter of it.
 pub type Outcome = (Verdict, Reason);
+
+/// Lets the hook decide, tells whoever watches, and finishes.
+#[inline(always)]
+pub fn run(
+    ctx: &SockAddrContext,
+    hook: EventHook,
+    decide: impl FnOnce(&SockAddrContext, &mut Story) -> Outcome,
+) -> i32 {
+    let mut story = Story::new();
+    let outcome = decide(ctx, &mut story);
+    events::of_socket(ctx, hook, &outcome, &story);
+    finish(outcome)
+}
 
 /// Counts the reason and turns the verdict into a cgroup program's return code.
 #[inline(always)]
@@ -165,17 +179,28 @@ fn backend_for_client(
     key: &FrontendKey,
     frontend: &FrontendValue,
     spread: u32,
+    story: &mut Story,
 ) -> Result<BackendValue, Reason> {
-    if frontend.affinity_timeout_s == 0 {
-        return backend_of(ctx, key, frontend, spread).map(|(_, backend)| backend);
-    }
-    affinity::backend(ctx, key, frontend, || backend_of(ctx, key, frontend, spread))
+    let choose = || backend_of(ctx, key, frontend, spread);
+    let (id, backend) = if frontend.affinity_timeout_s == 0 {
+        choose()?
+    } else {
+        affinity::backend(ctx, key, frontend, story, choose)?
+    };
+    story.backend_id = id;
+    story.backend = backend;
+    Ok(backend)
 }
 
 /// The frontend that the socket dials, unless its pod wants to be left alone.
 #[inline(always)]
-fn of_interest(ctx: &SockAddrContext, key: &FrontendKey) -> Result<FrontendValue, Reason> {
-    match frontend(ctx, key) {
+fn of_interest(ctx: &SockAddrContext, key: &FrontendKey, story: &mut Story) -> Result<FrontendValue, Reason> {
+    story.dialled = *key;
+    let found = frontend(ctx, key);
+    if let Ok(value) = &found {
+        story.service_id = value.service_id;
+    }
+    match found {
         Err(Reason::NotOurs) => Err(Reason::NotOurs),
         Ok(_) | Err(_) if is_left_alone(ctx) => Err(Reason::OptedOut),
         // A socket that connects has no source address yet.
@@ -206,11 +231,11 @@ fn redirect<F: Family>(ctx: &SockAddrContext, backend: &BackendValue) {
 
 /// connect: TCP, and UDP sockets that choose a peer.
 #[inline(always)]
-pub fn connect<F: Family>(ctx: &SockAddrContext) -> Outcome {
+pub fn connect<F: Family>(ctx: &SockAddrContext, story: &mut Story) -> Outcome {
     let Some(key) = dialled::<F>(ctx) else {
         return (Verdict::Pass, Reason::NotOurs);
     };
-    let value = match of_interest(ctx, &key) {
+    let value = match of_interest(ctx, &key, story) {
         Ok(value) => value,
         Err(reason) => {
             forget(ctx, &key);
@@ -226,9 +251,9 @@ pub fn connect<F: Family>(ctx: &SockAddrContext) -> Outcome {
         if CONFIG.get(CONFIG_FAIL_CLOSED).copied() == Some(1) {
             return (Verdict::Refuse, Reason::NoRedirector);
         }
-        raw::count(Reason::NoRedirector);
+        story.count_besides(Reason::NoRedirector);
     }
-    match backend_for_client(ctx, &key, &value, raw::random()) {
+    match backend_for_client(ctx, &key, &value, raw::random(), story) {
         Ok(backend) => {
             if key.protocol == UDP && remember(ctx, &key, &value, &backend).is_err() {
                 return (Verdict::Refuse, Reason::RevnatFull);
@@ -252,11 +277,11 @@ pub fn connect<F: Family>(ctx: &SockAddrContext) -> Outcome {
 
 /// sendmsg: datagrams of sockets that name a destination each time.
 #[inline(always)]
-pub fn send<F: Family>(ctx: &SockAddrContext) -> Outcome {
+pub fn send<F: Family>(ctx: &SockAddrContext, story: &mut Story) -> Outcome {
     let Some(key) = dialled::<F>(ctx) else {
         return (Verdict::Pass, Reason::NotOurs);
     };
-    let value = match of_interest(ctx, &key) {
+    let value = match of_interest(ctx, &key, story) {
         Ok(value) => value,
         Err(Reason::UnknownPort) => return (Verdict::Refuse, Reason::UnknownPort),
         Err(reason) => {
@@ -269,8 +294,11 @@ pub fn send<F: Family>(ctx: &SockAddrContext) -> Outcome {
         }
     };
     let spread = choose::socket_hash(raw::cookie(ctx), value.service_id);
-    match backend_for_client(ctx, &key, &value, spread) {
+    match backend_for_client(ctx, &key, &value, spread, story) {
         Ok(backend) => {
+            let watched = events::is_watched(CONFIG_WATCHED);
+            story.watched = Some(watched);
+            story.again = watched && has_asked(ctx, &key, &backend);
             if remember(ctx, &key, &value, &backend).is_err() {
                 return (Verdict::Refuse, Reason::RevnatFull);
             }
@@ -284,7 +312,7 @@ pub fn send<F: Family>(ctx: &SockAddrContext) -> Outcome {
 
 /// recvmsg: shows the frontend as the source of a backend's datagram.
 #[inline(always)]
-pub fn receive<F: Family>(ctx: &SockAddrContext) -> Outcome {
+pub fn receive<F: Family>(ctx: &SockAddrContext, story: &mut Story) -> Outcome {
     let (addr, port_be) = (F::address(ctx), raw::port_be(ctx));
     let revnat = raw::get_lru(&UDP_REVNAT, &revnat_key(ctx, &addr, port_be));
     // A frontend that is gone or serves another Service by now has no claim on this reply.
@@ -297,6 +325,9 @@ pub fn receive<F: Family>(ctx: &SockAddrContext) -> Outcome {
         .or_else(|| connection(ctx, &addr, port_be).map(|socket| socket.frontend));
     match shown {
         Some(shown) => {
+            story.dialled = shown;
+            story.service_id = valid.map_or(0, |revnat| revnat.service_id);
+            story.backend = BackendValue { addr, port_be, ..BackendValue::zeroed() };
             F::set_address(ctx, &shown.addr);
             raw::set_port_be(ctx, shown.port_be);
             (Verdict::Pass, Reason::ReplyTranslated)

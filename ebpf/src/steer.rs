@@ -11,6 +11,7 @@ use sluice_common::{
 };
 
 use crate::{
+    events,
     maps::{ADDRESSES, CONFIG, LISTENERS},
     raw,
     socket::entry,
@@ -30,14 +31,17 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     {
         if assign(ctx, is_v6) {
             raw::count(Reason::Steered);
+            events::of_steering(ctx, &key, value.service_id, Reason::Steered);
             return PASS;
         }
         // Its listeners are gone: it did not live to say so. The next connect need not find out again.
         raw::stop_heartbeat();
         raw::count(Reason::NoRedirector);
+        events::of_steering(ctx, &key, value.service_id, Reason::NoRedirector);
     }
     if kind & ADDRESS_REDIRECTED != 0 && !of_node {
         raw::count(Reason::UnlistedPort);
+        events::of_steering(ctx, &key, 0, Reason::UnlistedPort);
         return DROP;
     }
     PASS

@@ -37,7 +37,7 @@ const COMPARED: [&str; 10] = [
     "RESERVED",
     "SOURCE_RANGES",
 ];
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 11] = [
     "UDP_REVNAT",
     "AFFINITY",
     "SOCKETS",
@@ -48,6 +48,7 @@ const OTHERS: [&str; 10] = [
     "FRAGMENTS",
     "DEVICES",
     "ANSWERS",
+    "EVENTS",
 ];
 
 /// The contents as lines, in order.

@@ -11,6 +11,7 @@ pub mod echo;
 pub mod flood;
 pub mod http;
 pub mod manifest;
+pub mod monitor;
 pub mod outside;
 pub mod packet;
 pub mod peer;

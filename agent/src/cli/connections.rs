@@ -28,7 +28,8 @@ pub struct Connections {
     reading: Reading,
 }
 
-fn service(text: &str) -> Result<ObjectName, String> {
+/// Reads `NAMESPACE/NAME`.
+pub fn service(text: &str) -> Result<ObjectName, String> {
     let names = text.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
     names.map(|(namespace, name)| ObjectName::new(namespace, name)).ok_or("write NAMESPACE/NAME".to_owned())
 }

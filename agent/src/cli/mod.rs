@@ -9,7 +9,9 @@ use crate::{devices, k8s, maps::Sizes, redirector, run};
 
 mod check;
 mod client;
+mod clients;
 mod connections;
+mod monitor;
 mod output;
 mod read;
 mod request;
@@ -54,6 +56,8 @@ enum Command {
     Config(Reading),
     /// How often each outcome was counted, and what it means
     Reasons(Reading),
+    /// Live translations, rejects and drops, each with its reason, until Ctrl-C
+    Monitor(monitor::Monitor),
     /// The decision for one connection, step by step
     Explain {
         /// Who dials: a pod of this node (`[NAMESPACE/]NAME`), an address of whoever it may be, or `host`
@@ -223,6 +227,7 @@ pub fn main() -> ExitCode {
         Command::Nat(asked) => connections::nat(&asked).map(|()| true),
         Command::Config(reading) => read::config(&reading).map(|()| true),
         Command::Reasons(reading) => read::reasons(&reading).map(|()| true),
+        Command::Monitor(asked) => monitor::monitor(&asked).map(|()| true),
         Command::Explain { from, destination, method, header, run_dir, reading } => {
             read::explain(from, destination, (method, header), &run_dir, &reading).map(|()| true)
         }

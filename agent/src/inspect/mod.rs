@@ -10,6 +10,7 @@ use sluice_common::layout::{
 mod config;
 mod connections;
 mod destination;
+mod events;
 mod explain;
 mod packets;
 mod rows;
@@ -17,6 +18,7 @@ mod rows;
 pub use config::{ConfigMessage, ConfigRow, config};
 pub use connections::{ConnectionFilter, ConnectionRow, NatRow, connections, nats};
 pub use destination::Destination;
+pub use events::{EventClient, EventFilter, EventNames, EventRow, SocketClient, event_row, is_of_probe};
 pub use explain::{Explanation, Query, RouteRow, SkippedRow, explain};
 pub use packets::is_of_this_node;
 pub use rows::{AffinityRow, BackendRow, FrontendRow, ServiceRow, affinities, backends, frontends, services};

@@ -1,4 +1,5 @@
-//! One agent for one set of pins: a lock on their folder, which the kernel drops when the agent dies.
+//! One agent for one set of pins, and one watcher of its events: locks on folders, which the kernel drops when their holder
+//! dies.
 
 use std::{
     fs::{self, File},
@@ -8,6 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::FlockOperation;
+
+use crate::maps::Pins;
 
 /// Held while an agent runs.
 #[derive(Debug)]
@@ -21,23 +24,55 @@ impl Lock {
     /// # Errors
     /// Another agent has it; its pid is named.
     pub fn take(root: &Path) -> Result<Self> {
-        let folder = File::open(root).with_context(|| format!("cannot open {}", root.display()))?;
-        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { _folder: folder }),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let pid =
-                    holder(root).map_or_else(|| "of unknown pid".to_owned(), |pid| format!("with pid {pid}"));
-                bail!(
-                    "another agent {pid} runs on the pins in {}; stop it first, or name another folder with --bpffs",
-                    root.display()
-                )
-            }
-            Err(error) => Err(error).with_context(|| format!("cannot lock {}", root.display())),
+        match lock(root)? {
+            Some(folder) => Ok(Self { _folder: folder }),
+            None => bail!(
+                "another agent {} runs on the pins in {}; stop it first, or name another folder with --bpffs",
+                whom(root),
+                root.display()
+            ),
         }
     }
 }
 
-/// The pid of the agent that runs on the pins in `root`, if one does.
+/// Held while somebody watches events: a ring buffer has one reader.
+#[derive(Debug)]
+pub struct WatchLock {
+    _folder: File,
+}
+
+impl WatchLock {
+    /// Takes the lock, which is on the folder of maps.
+    ///
+    /// # Errors
+    /// Somebody else watches, whose pid is named; or nothing is pinned here.
+    pub fn take(pins: &Pins) -> Result<Self> {
+        let folder = pins.maps();
+        match lock(&folder).context("is Sluice running here, and with this --bpffs?")? {
+            Some(folder) => Ok(Self { _folder: folder }),
+            None => bail!(
+                "another `sluice monitor` {} watches already, and events have one reader; stop it first",
+                whom(&folder)
+            ),
+        }
+    }
+}
+
+/// The folder, locked; `None` if somebody else has the lock.
+fn lock(folder: &Path) -> Result<Option<File>> {
+    let file = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", folder.display())),
+    }
+}
+
+fn whom(folder: &Path) -> String {
+    holder(folder).map_or_else(|| "of unknown pid".to_owned(), |pid| format!("with pid {pid}"))
+}
+
+/// The pid of whoever holds the lock on the folder `root`: on the folder of pins, the agent that runs there.
 pub fn holder(root: &Path) -> Option<u32> {
     let meta = fs::metadata(root).ok()?;
     let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));

@@ -25,7 +25,7 @@ mod steering;
 
 pub use checks::find_cgroup;
 pub use devices::{DeviceAttachment, Point, device_attachments};
-pub use lock::{Lock, holder};
+pub use lock::{Lock, WatchLock, holder};
 pub use pins::cleanup;
 pub use steering::{is_steering, steered_netns};
 

@@ -19,9 +19,14 @@ impl Pins {
         &self.root
     }
 
+    /// The folder of maps.
+    pub fn maps(&self) -> PathBuf {
+        self.root.join("maps")
+    }
+
     /// Where a map is pinned.
     pub fn map(&self, name: &str) -> PathBuf {
-        self.root.join("maps").join(name)
+        self.maps().join(name)
     }
 
     /// The folder of links.

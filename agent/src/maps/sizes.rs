@@ -3,9 +3,9 @@
 use sluice_common::{
     Addr,
     layout::{
-        AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY, DeviceValue, FlowKey,
-        FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue, LISTENERS_CAPACITY, NodeValue,
-        PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue, SocketValue,
+        AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY, DeviceValue, EVENTS_BYTES,
+        FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue, LISTENERS_CAPACITY,
+        NodeValue, PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue, SocketValue,
     },
     reason,
 };
@@ -41,7 +41,7 @@ macro_rules! spec {
 const NODE_ADDRESSES: u32 = 1_024;
 
 /// Every pinned map.
-pub const SPECS: [MapSpec; 20] = [
+pub const SPECS: [MapSpec; 21] = [
     spec!("FRONTENDS", FrontendKey, FrontendValue, |sizes| Some(sizes.max_frontends), "--max-frontends"),
     spec!("SLOTS", u32, SlotValue, |sizes| Some(sizes.max_slots), "--max-slots"),
     spec!("BACKENDS", u32, BackendValue, |sizes| Some(sizes.max_backends), "--max-backends"),
@@ -62,6 +62,8 @@ pub const SPECS: [MapSpec; 20] = [
     spec!("SOURCE_RANGES", [u32; 6], u32, |sizes| Some(sizes.max_source_ranges), "--max-source-ranges"),
     spec!("ANSWERS", u32, AnswersValue, |_| Some(1), ""),
     spec!("REASONS", u32, u64, |_| Some(reason::CAPACITY), ""),
+    // A ring buffer has neither keys nor values, and its capacity is in bytes.
+    spec!("EVENTS", (), (), |_| Some(EVENTS_BYTES), ""),
 ];
 
 /// Capacities of the maps, in entries.

@@ -27,9 +27,11 @@ macro_rules! stored_enum {
     };
 }
 
+mod events;
 mod flows;
 mod names;
 
+pub use events::*;
 pub use flows::*;
 pub use names::{NAME_MAX, Name, NodeValue, PodValue, ServiceKind, ServiceValue};
 
@@ -105,6 +107,10 @@ pub const CONFIG_FAIL_CLOSED: u32 = 2;
 pub const CONFIG_WORKERS: u32 = 3;
 /// Index into `CONFIG`: bits of `OPTION_*`.
 pub const CONFIG_OPTIONS: u32 = 4;
+/// Index into `CONFIG`: until when somebody watches `EVENTS`, ns of `CLOCK_MONOTONIC`; 0 when nobody does.
+pub const CONFIG_WATCHED: u32 = 5;
+/// Index into `CONFIG`: the same for somebody who wants to hear of each datagram and each reply of sockets too.
+pub const CONFIG_WATCHED_EACH: u32 = 6;
 /// Bit of `CONFIG_OPTIONS`: addresses of Services answer ping.
 pub const OPTION_VIP_PING: u64 = 1;
 /// Bit of `CONFIG_OPTIONS`: `SOURCE_RANGES` has the networks of cluster IPs.

@@ -39,7 +39,7 @@ pub fn refuse<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
 #[inline(never)]
 pub fn too_big<F: Frame>(frame: F, work: &mut Work, mtu: u32) -> Result<(), Reason> {
     work.verdict = Verdict::Drop;
-    raw::count(Reason::TooBig);
+    work.count_besides(Reason::TooBig);
     // Of a datagram in pieces only the first is answered, and of ICMP errors none (RFC 1812 §4.3.2.7).
     if matches!(work.packet.fragment, Fragment::Later) || matches!(work.packet.kind, Kind::Error) {
         return Ok(());

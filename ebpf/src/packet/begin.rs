@@ -10,7 +10,7 @@ use sluice_common::{
     packet::flow,
 };
 
-use super::{Frame, Work, answer, known, remember::remember};
+use super::{Frame, Stage, Work, answer, known, remember::remember};
 use crate::{
     affinity,
     maps::{CONFIG, SLOTS},
@@ -37,6 +37,7 @@ pub fn begin<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
 #[inline(never)]
 pub fn find<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     work.frontend = frontend(work)?;
+    work.stage = Stage::Found;
     leave_others(frame, work)?;
     admit(work)?;
     choose_slot(work)?;
@@ -44,6 +45,7 @@ pub fn find<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
         return Err(Reason::NoEndpoints);
     }
     work.backend = socket::backend_by_id(work.slot.backend_id)?;
+    work.stage = Stage::Chosen;
     // The checksum of SCTP covers the whole packet.
     if work.packet.key.protocol == SCTP && work.backend.port_be != work.packet.key.dst_port_be {
         return Err(Reason::SctpPort);
@@ -99,7 +101,7 @@ fn leave_others<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
 
 /// Whether this client's packets are for us to balance.
 #[inline(always)]
-fn admit(work: &Work) -> Result<(), Reason> {
+fn admit(work: &mut Work) -> Result<(), Reason> {
     let (value, packet) = (&work.frontend, &work.packet.key);
     if value.flags & FLAG_SOURCE_RANGES != 0 && !raw::in_source_ranges(value.service_id, &packet.src) {
         return Err(Reason::SourceNotAllowed);
@@ -113,7 +115,7 @@ fn admit(work: &Work) -> Result<(), Reason> {
     if CONFIG.get(CONFIG_FAIL_CLOSED).copied() == Some(1) {
         return Err(Reason::NoRedirector);
     }
-    raw::count(Reason::NoRedirector);
+    work.count_besides(Reason::NoRedirector);
     Ok(())
 }
 
@@ -126,6 +128,7 @@ fn choose_slot(work: &mut Work) -> Result<(), Reason> {
     if value.affinity_timeout_s != 0
         && let Some(slot) = affinity::kept(&client, value, range, work.now_ns)
     {
+        work.count_besides(Reason::AffinityKept);
         work.slot = slot;
         return Ok(());
     }

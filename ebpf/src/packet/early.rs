@@ -2,12 +2,12 @@
 
 use sluice_common::{
     Reason,
-    layout::{FLOW_REDIRECT, HOOK_FROM_NETWORK},
+    layout::{EventHook, FLOW_REDIRECT, HOOK_FROM_NETWORK},
     packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Kind},
 };
 
-use super::{Frame, Verdict, Work, begin, known, of_failure, read, remember::remember};
-use crate::{maps::ADDRESSES, raw};
+use super::{Frame, Stage, Verdict, Work, begin, known, of_failure, read, remember::remember};
+use crate::{events, maps::ADDRESSES, raw};
 
 /// Everything that the hook does.
 #[inline(always)]
@@ -23,7 +23,7 @@ pub fn handle_early<F: Frame>(frame: F) -> Verdict {
     let Some(work) = raw::flows::work() else {
         return Verdict::Pass;
     };
-    work.hook = HOOK_FROM_NETWORK;
+    work.start(HOOK_FROM_NETWORK);
     let reason = match decide(frame, is_v6, work) {
         Ok(reason) => reason,
         Err(reason) => {
@@ -34,6 +34,10 @@ pub fn handle_early<F: Frame>(frame: F) -> Verdict {
     // What is left to tc is counted there.
     if !matches!(work.verdict, Verdict::Pass) {
         raw::count(reason);
+        events::of_packet(work, EventHook::Early, frame.ifindex(), reason);
+    } else if matches!(work.stage, Stage::Remembered) {
+        // But there the connection is no news any more.
+        events::of_packet(work, EventHook::Early, frame.ifindex(), Reason::PacketTranslated);
     }
     work.verdict
 }

@@ -8,7 +8,7 @@ use sluice_common::{
 };
 
 use super::{
-    Frame, Sum, Work, known,
+    Frame, Stage, Sum, Work, known,
     rewrite::{port_pair, v4_pair},
     tunnel,
 };
@@ -26,6 +26,8 @@ pub fn error<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     if work.flow.hooks & work.hook == 0 {
         return Err(Reason::NotOurs);
     }
+    work.back.src = work.flow.src;
+    work.stage = Stage::Error;
     if work.flow.flags & FLOW_TUNNEL != 0 {
         // The pod's node knows what it is about.
         return tunnel::wrap(frame, work).map(|()| Reason::IcmpTranslated);

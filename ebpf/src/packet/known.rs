@@ -6,7 +6,7 @@ use sluice_common::{
     packet::flow,
 };
 
-use super::{Frame, Verdict, Work, answer, rewrite::rewrite, tunnel};
+use super::{Frame, Stage, Verdict, Work, answer, rewrite::rewrite, tunnel};
 use crate::{
     maps::FLOWS,
     raw::{
@@ -34,6 +34,7 @@ pub fn known<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
         work.verdict = Verdict::Pass;
         return Ok(Reason::NotOurs);
     }
+    work.stage = Stage::Known;
     refresh(work);
     lead(frame, work)?;
     Ok(if of_backend { Reason::PacketReply } else { Reason::PacketKnown })

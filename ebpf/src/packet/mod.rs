@@ -5,8 +5,8 @@ use core::ffi::c_void;
 use sluice_common::{
     Reason,
     layout::{
-        BackendValue, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendValue, HOOK_FROM_NETWORK,
-        HOOK_TO_POD, SlotValue,
+        BackendValue, EventHook, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendValue,
+        HOOK_FROM_NETWORK, HOOK_FROM_POD, HOOK_TO_NETWORK, HOOK_TO_POD, SlotValue,
     },
     packet::{
         Bytes, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Kind, Packet, checksum::Difference, parse,
@@ -14,6 +14,7 @@ use sluice_common::{
 };
 
 use crate::{
+    events,
     maps::{ADDRESSES, FRAGMENTS},
     raw::{self, fib::Route},
 };
@@ -38,6 +39,25 @@ pub enum Verdict {
     Drop,
     /// It was handed over; what the program must return.
     Sent(i32),
+}
+
+/// How far a packet has come: what of [`Work`] is its own.
+#[derive(Clone, Copy)]
+pub enum Stage {
+    /// Nothing: its headers could not be read.
+    Unread,
+    /// `packet`.
+    Read,
+    /// `frontend` too.
+    Found,
+    /// `slot` and `backend` too.
+    Chosen,
+    /// And `flow`, which it began.
+    Remembered,
+    /// `packet`, and `flow`, which is its connection's.
+    Known,
+    /// `flow` is the connection's that an ICMP error is about, `reply` its key, and `back.src` the flow's first source.
+    Error,
 }
 
 /// Which part of a transport checksum changes.
@@ -126,6 +146,10 @@ pub struct Work {
     pub now_ns: u64,
     /// One of `HOOK_*`.
     pub hook: u8,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Reasons counted besides, a bit for each.
+    pub besides: u64,
 }
 
 impl Work {
@@ -133,6 +157,21 @@ impl Work {
     #[inline(always)]
     pub const fn is_inside(&self) -> bool {
         self.hook != HOOK_FROM_NETWORK
+    }
+
+    /// Makes room for the next packet, at this hook.
+    #[inline(always)]
+    const fn start(&mut self, hook: u8) {
+        self.hook = hook;
+        self.stage = Stage::Unread;
+        self.besides = 0;
+    }
+
+    /// Counts a reason that is not the outcome.
+    #[inline(always)]
+    pub fn count_besides(&mut self, reason: Reason) {
+        raw::count(reason);
+        self.besides |= reason.bit();
     }
 }
 
@@ -147,7 +186,7 @@ pub fn handle<F: Frame>(frame: F, ethertype: u16, hook: u8) -> Verdict {
     let Some(work) = raw::flows::work() else {
         return Verdict::Pass;
     };
-    work.hook = hook;
+    work.start(hook);
     let reason = match decide(frame, is_v6, work) {
         Ok(reason) => reason,
         Err(reason) => {
@@ -156,7 +195,18 @@ pub fn handle<F: Frame>(frame: F, ethertype: u16, hook: u8) -> Verdict {
         }
     };
     raw::count(reason);
+    events::of_packet(work, event_hook(hook), frame.ifindex(), reason);
     work.verdict
+}
+
+#[inline(always)]
+const fn event_hook(hook: u8) -> EventHook {
+    match hook {
+        HOOK_TO_NETWORK => EventHook::ToNetwork,
+        HOOK_FROM_POD => EventHook::FromPod,
+        HOOK_TO_POD => EventHook::ToPod,
+        _ => EventHook::FromNetwork,
+    }
 }
 
 /// What becomes of a packet for which something failed.
@@ -192,6 +242,7 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Re
 #[inline(never)]
 fn read<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<(), Reason> {
     parse(&frame, ETHERNET, is_v6, &mut work.packet)?;
+    work.stage = Stage::Read;
     if work.packet.l4_at > F::LAST_HEADER { Err(Reason::Malformed) } else { Ok(()) }
 }
 

@@ -9,7 +9,7 @@ use sluice_common::{
     packet::flow,
 };
 
-use super::{Frame, Work, tunnel};
+use super::{Frame, Stage, Work, tunnel};
 use crate::{
     maps::{ADDRESSES, DEVICES, FLOWS},
     raw::{
@@ -93,7 +93,9 @@ pub fn remember<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     } else {
         keep_port(frame, work)?;
     }
-    FLOWS.insert(&work.packet.key, &work.flow, 0).map_err(|_| Reason::SourcePortsTaken)
+    FLOWS.insert(&work.packet.key, &work.flow, 0).map_err(|_| Reason::SourcePortsTaken)?;
+    work.stage = Stage::Remembered;
+    Ok(())
 }
 
 #[inline(always)]

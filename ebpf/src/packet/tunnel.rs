@@ -12,7 +12,7 @@ use sluice_common::{
 };
 
 use super::{
-    Frame, Verdict, Work, answer, error, give_ports, known,
+    Frame, Stage, Verdict, Work, answer, error, give_ports, known,
     remember::{remember, take_own_address},
 };
 use crate::{
@@ -68,7 +68,7 @@ pub fn wrap<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     }
     take_own_address(work)?;
     put_header(frame, work).ok_or(Reason::Malformed)?;
-    raw::count(Reason::TunnelSent);
+    work.count_besides(Reason::TunnelSent);
     work.verdict = frame.forward(&work.route, false);
     Ok(())
 }
@@ -134,7 +134,7 @@ pub fn unwrap<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
         find(work)?;
     }
     take_out(frame, work, outer_length)?;
-    raw::count(Reason::TunnelReceived);
+    work.count_besides(Reason::TunnelReceived);
     if is_known {
         match known::known(frame, work) {
             Err(Reason::NotOurs) => find(work)?,
@@ -178,5 +178,9 @@ fn find(work: &mut Work) -> Result<(), Reason> {
     let found = socket::entry(&key).or_else(|| socket::entry(&key.on_any_node_address()));
     work.frontend = found.ok_or(Reason::NotOurs)?;
     work.slot = SlotValue { local: 1, service_id: work.frontend.service_id, ..SlotValue::zeroed() };
-    if work.backend.port_be == 0 { Err(Reason::NotOurs) } else { Ok(()) }
+    if work.backend.port_be == 0 {
+        return Err(Reason::NotOurs);
+    }
+    work.stage = Stage::Chosen;
+    Ok(())
 }

@@ -17,7 +17,7 @@ use sluice_common::{
     layout::{FrontendKey, SocketValue, SourceRangeKey},
 };
 
-use crate::maps::{DEVICES, HEARTBEAT, REASONS, SOCKETS, SOURCE_RANGES};
+use crate::maps::{CONFIG, DEVICES, HEARTBEAT, REASONS, SOCKETS, SOURCE_RANGES};
 
 pub mod fib;
 pub mod flows;
@@ -186,6 +186,37 @@ pub fn local(ctx: &SkLookupContext) -> (FrontendKey, bool) {
 pub fn remote(ctx: &SkLookupContext) -> u64 {
     let address = lookup!(ctx, remote_ip4) ^ lookup!(ctx, remote_ip6[3]);
     u64::from(address) << 16 | u64::from(lookup!(ctx, remote_port))
+}
+
+/// Address and port (network byte order) of whoever sent the packet in a lookup.
+#[inline(always)]
+pub fn remote_end(ctx: &SkLookupContext) -> (Addr, u16) {
+    // All are read first, as in `local`.
+    let v4_be = lookup!(ctx, remote_ip4);
+    let words_be = [
+        lookup!(ctx, remote_ip6[0]),
+        lookup!(ctx, remote_ip6[1]),
+        lookup!(ctx, remote_ip6[2]),
+        lookup!(ctx, remote_ip6[3]),
+    ];
+    let is_v6 = lookup!(ctx, family) == AF_INET6;
+    let port_be = lookup!(ctx, remote_port);
+    (if is_v6 { Addr { words_be } } else { Addr::from_v4_be(v4_be) }, port_be)
+}
+
+/// The device that the packet in a lookup came by. Source: kernel commit f89315650ba3, Linux 5.17.
+#[inline(always)]
+pub fn ifindex(ctx: &SkLookupContext) -> u32 {
+    lookup!(ctx, ingress_ifindex)
+}
+
+/// Forgets until when somebody watches, one of `CONFIG_WATCHED*`: that is over.
+#[inline(always)]
+pub fn forget_watcher(slot: u32) {
+    if let Some(until) = CONFIG.get_ptr_mut(slot) {
+        // SAFETY: the lookup returned a live element. A watcher that begins at this very moment says so again.
+        unsafe { until.write_volatile(0) };
+    }
 }
 
 /// Forgets that the redirector was well.

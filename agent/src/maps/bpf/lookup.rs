@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use bytemuck::must_cast;
-use sluice_common::layout::{ADDRESS_NODE, FrontendKey, FrontendValue};
+use sluice_common::layout::{
+    ADDRESS_NODE, BackendValue, CONFIG_HOST_NETNS, FrontendKey, FrontendValue, NodeValue, ServiceValue,
+};
 
 use super::BpfMaps;
 use crate::maps::Tables;
@@ -38,6 +40,27 @@ impl BpfMaps {
         }
         self.dump_slots(&mut tables)?;
         Ok(tables)
+    }
+
+    /// Names and extent of the service port `id`.
+    pub fn service(&self, id: u32) -> Option<ServiceValue> {
+        self.services.get(&id, 0).ok().map(must_cast)
+    }
+
+    /// The backend `id`; `None` if the id is free.
+    pub fn backend(&self, id: u32) -> Option<BackendValue> {
+        let backend: BackendValue = must_cast(self.backends.get(&id, 0).ok()?);
+        (backend.port_be != 0).then_some(backend)
+    }
+
+    /// Names of the node `id`.
+    pub fn node(&self, id: u32) -> Option<NodeValue> {
+        self.nodes.get(&id, 0).ok().map(must_cast)
+    }
+
+    /// The cookie of the node's own network namespace.
+    pub fn host_netns(&self) -> Option<u64> {
+        self.config.get(&CONFIG_HOST_NETNS, 0).ok()
     }
 
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {

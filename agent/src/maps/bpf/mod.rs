@@ -32,10 +32,12 @@ pub struct BpfMaps {
     capacities: Vec<(&'static str, u32)>,
 }
 
+mod events;
 mod flows;
 mod lookup;
 mod small;
 
+pub use events::{Events, Record};
 pub use flows::Flows;
 pub use small::{Devices, Listeners, OptOuts, ReservedPorts, SocketMemory};
 
