@@ -136,3 +136,13 @@ fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
     });
     receiver
 }
+
+/// Panics unless an event has these values under these keys.
+///
+/// # Panics
+/// It has others.
+pub fn check(row: &Value, wanted: &[(&str, Value)]) {
+    for (key, value) in wanted {
+        assert_eq!(row[key], *value, "{key} of {row}");
+    }
+}

@@ -10,19 +10,12 @@ use serde_json::Value;
 use sluice_common::layout::{CONFIG_WATCHED, CONFIG_WATCHED_EACH};
 use sluice_tests::{
     manifest,
-    monitor::Monitor,
-    outside::{Outside, until},
+    monitor::{Monitor, check},
     peer::{Command, address},
     shop::{Shop, shop},
     wait,
-    world::{Node, text, tool_path},
+    world::{Node, text},
 };
-
-fn check(row: &Value, wanted: &[(&str, Value)]) {
-    for (key, value) in wanted {
-        assert_eq!(row[key], *value, "{key} of {row}");
-    }
-}
 
 /// Whether the backend is one of the pods of the shop.
 fn leads_to_a_pod(shop: &Shop, row: &Value, port: u16) -> bool {
@@ -272,94 +265,6 @@ fn what_finds_no_room_is_counted_and_told() {
     assert!(status.success() && rest.is_empty());
     assert!(said[0].contains("events lost: they come faster"), "{said:?}");
     assert!(said[1].starts_with("0 shown, ") && !said[1].ends_with(" 0 lost"), "{said:?}");
-}
-
-#[test]
-fn clients_outside_are_told_of_by_their_packets() {
-    for (servers, xdp) in [(&[1][..], "off"), (&[2], "off"), (&[1], "native"), (&[2], "native")] {
-        let mut outside = Outside::new(servers, &["--xdp", xdp]);
-        let hook = if xdp == "off" { "from_network" } else { "early" };
-        let mut monitor = Monitor::start(outside.world.node(1), &[]);
-        let (pod, to) = (outside.pods[0].0.clone(), outside.dialled(1));
-        for (to, backend, service) in [
-            (to[0][0].clone(), format!("{}:8080", pod.v4), "http"),
-            (to[1][1].clone(), format!("{}:5353", pod.v4), "dns"),
-            (to[4][0].clone(), format!("[{}]:8080", pod.v6), "http"),
-        ] {
-            let met = if service == "dns" { outside.client.udp(&to) } else { outside.client.tcp(&to) };
-            let seen = met.unwrap_or_else(|error| panic!("{servers:?} {xdp} {to}: {error}"));
-            let rows = monitor.until("packet_translated", &to);
-            let of_it: Vec<&Value> = rows.iter().filter(|row| row["dialled"] == to).collect();
-            let [row] = of_it[..] else { panic!("told once: {rows:?}") };
-            check(
-                row,
-                &[
-                    ("hook", hook.into()),
-                    ("device", "eth0".into()),
-                    ("verdict", "translate".into()),
-                    ("client", outside.own_address(&to).into()),
-                    ("backend", backend.into()),
-                    ("service", "shop/cart".into()),
-                    ("port", service.into()),
-                    ("node", if servers == [1] { "node-1" } else { "node-2" }.into()),
-                    ("netns", ().into()),
-                ],
-            );
-            // To a pod of this node the client's port stays.
-            let port = address(&seen.client).port();
-            assert!(servers != [1] || row["clientPort"] == port, "{row}");
-        }
-        // Neither packets of known connections nor answers.
-        let (status, rest, _) = monitor.end();
-        assert!(status.success() && rest.is_empty(), "{rest:?}");
-    }
-}
-
-#[test]
-fn packets_that_end_here_are_told_of_with_the_reason() {
-    let mut outside = Outside::new(&[2], &[]);
-    outside.apply("loadBalancerSourceRanges: [10.0.0.0/8]");
-    let lb = "203.0.113.10:80";
-    let mut monitor = Monitor::start(outside.world.node(1), &[]);
-    let _dropped = until("ranges", || outside.client.tcp(lb), Result::is_err);
-    let row = monitor.event("source_not_allowed", lb);
-    check(
-        &row,
-        &[
-            ("verdict", "drop".into()),
-            ("hook", "from_network".into()),
-            ("client", "192.168.50.2".into()),
-            ("service", "shop/cart".into()),
-            ("port", "http".into()),
-            ("backend", Value::Null),
-            ("backendId", Value::Null),
-        ],
-    );
-    outside.client.tcp("203.0.113.10:81").unwrap_err();
-    let row = monitor.event("unknown_port", "203.0.113.10:81");
-    check(&row, &[("verdict", "reject".into()), ("service", Value::Null), ("backend", Value::Null)]);
-    outside.apply("externalTrafficPolicy: Local");
-    outside.wait_policy("externalTrafficPolicy: Local");
-    let node_port = format!("{}:30080", outside.world.node(1).host.v4);
-    outside.client.tcp(&node_port).unwrap_err();
-    let row = monitor.event("no_local_endpoints", &node_port);
-    check(&row, &[("verdict", "drop".into()), ("service", "shop/cart".into())]);
-    let client = outside.world.client().clone();
-    let ping = client.command(&tool_path("ping")).args(["-c", "1", "-W", "5", "10.96.0.1"]).output().unwrap();
-    assert!(ping.status.success());
-    let row = monitor.event("echo_answered", "10.96.0.1:0");
-    check(
-        &row,
-        &[("verdict", "answer".into()), ("protocol", "ICMP".into()), ("client", "192.168.50.2".into())],
-    );
-    outside.pods.clear();
-    outside.apply("");
-    let _refused = until(
-        "no endpoints",
-        || outside.client.tcp(&node_port),
-        |met| *met == Err("ECONNREFUSED".to_owned()),
-    );
-    check(&monitor.event("no_endpoints", &node_port), &[("verdict", "reject".into())]);
 }
 
 /// A rule that leads to the Service itself, and asks for the address that was dialled, which is nothing for the kernel.
