@@ -103,6 +103,8 @@ reasons! {
     TunnelReceived = 36, "tunnel_received";
     /// An event was not told to whoever watches, for the ring buffer was full.
     EventLost = 37, "event_lost";
+    /// An endpoint's reply to a connection that the redirector made under a pod's address: the node takes it.
+    ReplySteered = 38, "reply_steered";
 }
 
 impl Reason {
@@ -121,6 +123,7 @@ impl Reason {
             | Self::PeerTranslated
             | Self::PacketKnown
             | Self::PacketReply
+            | Self::ReplySteered
             // Counted besides others, which are told.
             | Self::AffinityKept
             | Self::TunnelSent

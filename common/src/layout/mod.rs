@@ -119,6 +119,15 @@ pub const OPTION_SERVICE_CIDRS: u64 = 2;
 pub const OPTION_DSR_TCP: u64 = 4;
 /// Bit of `CONFIG_OPTIONS`: the same for UDP.
 pub const OPTION_DSR_UDP: u64 = 8;
+/// Bit of `CONFIG_OPTIONS`: the redirector makes connections under addresses of pods.
+pub const OPTION_KEEP_CLIENTS: u64 = 256;
+/// Connections that the redirector makes under a pod's address have this source port or a higher one: beyond those that
+/// Linux gives to the pod's own connections by default (`net.ipv4.ip_local_port_range`).
+pub const FIRST_BORROWED_PORT: u16 = 61_001;
+/// Mark of replies to such connections, in the bits of [`REPLY_MARK_MASK`]: the node routes them to itself.
+pub const REPLY_MARK: u32 = 0x5100_0000;
+/// See [`REPLY_MARK`].
+pub const REPLY_MARK_MASK: u32 = 0xff00_0000;
 /// Size of `LISTENERS`: two for each worker.
 pub const LISTENERS_CAPACITY: u32 = 128;
 /// How long the redirector's last word counts.

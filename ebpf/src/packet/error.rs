@@ -8,7 +8,7 @@ use sluice_common::{
 };
 
 use super::{
-    Frame, Stage, Sum, Work, known,
+    Frame, Stage, Sum, Work, borrowed, known,
     rewrite::{port_pair, v4_pair},
     tunnel,
 };
@@ -19,6 +19,11 @@ use crate::raw::{self, flows};
 pub fn error<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     read(frame, work).map_err(|_| Reason::NotOurs)?;
     work.reply = work.quoted.key.reversed();
+    if borrowed::may_be(&work.reply, work.hook)
+        && let Ok(reason) = borrowed::steer(frame, work)
+    {
+        return Ok(reason);
+    }
     work.flow = flows::flow(&work.reply).ok_or(Reason::NotOurs)?;
     // Its entry is another's: the route is looked up, and not remembered.
     work.flow.route_ifindex = 0;

@@ -21,6 +21,7 @@ use crate::{
 
 mod answer;
 mod begin;
+mod borrowed;
 mod early;
 mod error;
 mod known;
@@ -107,6 +108,8 @@ pub trait Frame: Bytes + Copy {
     fn send_out(&self, ifindex: u32, macs: &[u8; 12]) -> Verdict;
     /// Sends it back to where it came from; `to_node`: to the node itself, if it was on its way out.
     fn send_back(&self, to_node: bool) -> Verdict;
+    /// Marks it as the node's; one that is addressed to another device than the one where it is met gets this one's `mac`.
+    fn take_in(&self, mac: &[u8; 6]) -> Option<()>;
     /// Sends it out by a device; `to_node`: hands it to the node as if it had come in there.
     fn hand_over(&self, ifindex: u32, to_node: bool) -> Verdict;
 }
@@ -223,6 +226,12 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Re
     read(frame, is_v6, work)?;
     work.address_kind = raw::get(&ADDRESSES, &work.packet.key.dst).unwrap_or(0);
     give_ports(&mut work.packet)?;
+    if matches!(work.packet.kind, Kind::Ports) && borrowed::may_be(&work.packet.key, work.hook) {
+        work.reply = work.packet.key;
+        if let Ok(reason) = borrowed::steer(frame, work) {
+            return Ok(reason);
+        }
+    }
     match work.packet.kind {
         Kind::Ports => match known::known(frame, work) {
             Err(Reason::NotOurs) if work.hook == HOOK_TO_POD => Err(Reason::NotOurs),

@@ -1,9 +1,11 @@
 //! Routes and sockets of the node, as the kernel's helpers tell them.
 
+use core::ptr::addr_of;
+
 use aya_ebpf::{
     bindings::{
         BPF_F_CURRENT_NETNS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
-        BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Fib, bpf_sock_tuple,
+        BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Fib, bpf_sock, bpf_sock_tuple,
     },
     helpers::generated::{bpf_fib_lookup, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
 };
@@ -81,6 +83,34 @@ pub fn route<F: Frame>(frame: F, work: &mut Work) -> Result<(), Unroutable> {
 /// Whether a socket of the node takes packets with the ends of `work.reply`.
 #[inline(never)]
 pub fn has_socket<F: Frame>(frame: F, work: &Work) -> bool {
+    let socket = lookup(frame, work, work.reply.protocol == TCP);
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: the lookup gave a socket, which is given back once.
+    unsafe { bpf_sk_release(socket.cast()) };
+    true
+}
+
+/// Whether a TCP socket of the node is connected by these ends; one that listens takes them too, and is no such socket.
+#[inline(never)]
+pub fn is_connected<F: Frame>(frame: F, work: &Work) -> bool {
+    const LISTENS: u32 = 10;
+    let socket = lookup(frame, work, true);
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: the lookup gave a socket, which is live until it is given back.
+    let state = unsafe { addr_of!((*socket).state).read_volatile() };
+    // SAFETY: it is given back once.
+    unsafe { bpf_sk_release(socket.cast()) };
+    state != LISTENS
+}
+
+/// A socket that must be given back, or null. Of the two kinds the verifier lets one instruction read only one ("same insn
+/// cannot be used with different pointers").
+#[inline(always)]
+fn lookup<F: Frame>(frame: F, work: &Work, is_tcp: bool) -> *mut bpf_sock {
     let (key, is_v6) = (&work.reply, work.packet.is_v6);
     // SAFETY: integers in a union of structs of integers, for which zeros are values.
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
@@ -98,17 +128,11 @@ pub fn has_socket<F: Frame>(frame: F, work: &Work) -> bool {
         12
     };
     let (context, tuple, netns) = (frame.context(), &raw mut tuple, BPF_F_CURRENT_NETNS as i64 as u64);
-    let socket = if key.protocol == TCP {
+    if is_tcp {
         // SAFETY: `tuple` is live and at least as long as the length that is passed.
         unsafe { bpf_skc_lookup_tcp(context, tuple, length, netns, 0) }
     } else {
         // SAFETY: as above.
         unsafe { bpf_sk_lookup_udp(context, tuple, length, netns, 0) }
-    };
-    if socket.is_null() {
-        return false;
     }
-    // SAFETY: the lookup gave a socket, which is given back once.
-    unsafe { bpf_sk_release(socket.cast()) };
-    true
 }

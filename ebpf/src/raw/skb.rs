@@ -12,12 +12,13 @@ use aya_ebpf::{
     },
     helpers::generated::{
         bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
-        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_skb_change_tail,
+        bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
 use sluice_common::{
-    layout::{TCP, UDP},
+    layout::{REPLY_MARK, REPLY_MARK_MASK, TCP, UDP},
     packet::{Bytes, Packet, checksum::Difference},
 };
 
@@ -269,6 +270,20 @@ impl Frame for Skb {
     #[inline(always)]
     fn send_back(&self, to_node: bool) -> Verdict {
         self.hand_over(self.ifindex(), to_node)
+    }
+
+    #[inline(always)]
+    fn take_in(&self, mac: &[u8; 6]) -> Option<()> {
+        let mark = read!(self, mark) & !REPLY_MARK_MASK | REPLY_MARK;
+        // SAFETY: the kernel hands a valid `__sk_buff` to every program of this type; this field may be written.
+        unsafe { addr_of_mut!((*self.0).mark).write_volatile(mark) };
+        if read!(self, pkt_type) == PACKET_HOST {
+            return Some(());
+        }
+        self.store(0, mac)?;
+        // SAFETY: the helper takes the program's own context.
+        let result = unsafe { bpf_skb_change_type(self.0, PACKET_HOST) };
+        (result == 0).then_some(())
     }
 
     #[inline(always)]

@@ -172,6 +172,12 @@ impl Frame for Raw<'_> {
     }
 
     #[inline(always)]
+    fn take_in(&self, _mac: &[u8; 6]) -> Option<()> {
+        // Left to tc, which can mark it.
+        None
+    }
+
+    #[inline(always)]
     fn hand_over(&self, _ifindex: u32, _to_node: bool) -> Verdict {
         // Left to tc: `ANSWERS` is false.
         Verdict::Pass
