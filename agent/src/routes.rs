@@ -8,6 +8,10 @@ use nix::sys::socket::SockProtocol;
 
 use crate::netlink::{ACK, DUMP, Socket, attribute, find};
 
+mod marked;
+
+pub use marked::sync as sync_marked;
+
 /// In `/etc/iproute2/rt_protos` nobody has this number.
 const OURS: u8 = 201;
 const NEW: u16 = 24;

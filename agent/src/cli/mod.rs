@@ -167,6 +167,9 @@ struct RunArgs {
     /// Answer pings of Services' addresses
     #[arg(long, action = clap::ArgAction::Set, default_value_t = true)]
     vip_ping: bool,
+    /// Whose address endpoints see when a pod of this node asks through the redirector: the pod's, or this node's
+    #[arg(long, value_enum, default_value_t = redirector::SourceAddress::Client)]
+    upstream_source: redirector::SourceAddress,
     /// Networks that cluster IPs are taken from: packets to their addresses that no Service has are dropped, and do not
     /// travel on; give several, or a list separated by commas
     #[arg(long, value_delimiter = ',')]
@@ -197,6 +200,10 @@ struct RedirectorArgs {
     /// Share of requests that are logged as JSON lines on standard error, 0.0 to 1.0
     #[arg(long)]
     access_log: Option<f64>,
+    /// Whose address endpoints see when a pod of this node asks: the pod's, as far as the agent says that replies come
+    /// back, for which CAP_NET_RAW is kept; or this node's
+    #[arg(long, value_enum, default_value_t = redirector::SourceAddress::Client)]
+    upstream_source: redirector::SourceAddress,
 }
 
 /// Flags of every reading command.
@@ -252,7 +259,11 @@ fn redirect(args: RedirectorArgs) -> anyhow::Result<()> {
         run_dir: args.run_dir,
         bpffs: args.bpffs,
         workers: args.workers,
-        options: redirector::Options { access_log: args.access_log, ..redirector::Options::default() },
+        options: redirector::Options {
+            access_log: args.access_log,
+            source: args.upstream_source,
+            ..redirector::Options::default()
+        },
     })
 }
 
@@ -293,6 +304,7 @@ fn agent(args: RunArgs) -> anyhow::Result<()> {
             xdp: args.xdp,
             forwarding: args.forwarding,
             vip_ping: args.vip_ping,
+            keep_clients: args.upstream_source == redirector::SourceAddress::Client,
             service_cidrs: args.service_cidr.into_iter().collect(),
         },
         sizes: args.sizes,

@@ -34,6 +34,8 @@ pub struct Place<'p> {
     pub owns: &'p dyn Fn(&ObjectName, &Dialled) -> bool,
     /// Ports that rules held for until a moment ago, whose connections may still be open.
     pub lingering: &'p BTreeSet<(ObjectName, u16)>,
+    /// Whether replies of a pod at this address come by where they can be kept for the redirector.
+    pub answers: &'p dyn Fn(IpAddr) -> bool,
 }
 
 /// What became of a rule object.
@@ -236,6 +238,13 @@ impl Planner {
             name: pod.name.name.clone(),
             addresses: pod.addresses.clone(),
             labels: pod.labels.clone(),
+            can_lend: pod.node.as_deref() == Some(here) && !pod.host_network,
+            answers_at: pod
+                .addresses
+                .iter()
+                .filter(|address| !pod.host_network && endpoints.contains(address) && (place.answers)(**address))
+                .copied()
+                .collect(),
         });
         Snapshot {
             version: 0,

@@ -105,6 +105,10 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// It is on this node and has addresses of its own: connections may be made under them.
+    pub can_lend: bool,
+    /// Those of its addresses from which replies to a pod of this node come by where they can be kept for the redirector.
+    pub answers_at: Vec<IpAddr>,
 }
 
 impl Snapshot {

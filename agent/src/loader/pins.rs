@@ -42,7 +42,7 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>> {
     let pins = Pins::at(root);
     // While its note is there; what comes of it is told at the end, for it keeps nothing from being removed.
     let released = reserved::release(&pins);
-    let unrouted = routes::sync(&BTreeSet::new(), &[]);
+    let unrouted = routes::sync(&BTreeSet::new(), &[]).and(routes::sync_marked(false));
     let mut removed = super::devices::detach_all(&pins)?;
     // Links first: the hooks stop before the maps that they read go.
     let hooks = HOOKS.into_iter().chain([STEERING]);

@@ -35,6 +35,8 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// `spec.nodeName`.
     pub node: Option<Arc<str>>,
+    /// `spec.hostNetwork`: its addresses are the node's.
+    pub host_network: bool,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
     /// Transport and number of the ports that its containers declare.
@@ -125,6 +127,7 @@ mod tests {
                 name: name.clone(),
                 addresses: vec![address],
                 node: None,
+                host_network: false,
                 labels: BTreeMap::new(),
                 ports: vec![(Protocol::Tcp, port)],
             });

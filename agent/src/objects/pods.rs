@@ -26,6 +26,7 @@ pub struct PodFacts {
     addresses: Vec<IpAddr>,
     /// Its node.
     pub node: Option<Arc<str>>,
+    host_network: bool,
     /// Its uid, if it wants to be left alone.
     pub left_alone: Option<String>,
     state: EndpointState,
@@ -60,9 +61,11 @@ pub fn pod_facts(object: &core::Pod) -> Converted<PodFacts> {
     let spec = object.spec.clone().unwrap_or_default();
     let ports = container_ports(&spec, &mut complaints);
     let node = spec.node_name.as_deref().map(Arc::from);
+    let host_network = spec.host_network == Some(true);
     let labels = meta.labels.clone().unwrap_or_default();
     let left_alone = left_alone(meta, &mut complaints);
-    complaints.done(Some(PodFacts { name, labels, addresses, node, left_alone, state, ports }))
+    let facts = PodFacts { name, labels, addresses, node, host_network, left_alone, state, ports };
+    complaints.done(Some(facts))
 }
 
 /// What a pod's metadata alone tells of it.
@@ -129,6 +132,7 @@ impl PodFacts {
             name: self.name.clone(),
             addresses: self.addresses.clone(),
             node: self.node.clone(),
+            host_network: self.host_network,
             labels: self.labels.clone(),
             ports: self.ports.iter().map(|(_, protocol, port)| (*protocol, *port)).collect(),
         }

@@ -7,39 +7,56 @@ use std::{
 };
 
 use crate::l7::rules::{TcpKeepalive, table::Policy};
+use sluice_common::layout::FIRST_BORROWED_PORT;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
-use super::{counters::Counter, options::SourceAddress, view::View, worker::Worker};
+use super::{
+    config::Config,
+    counters::Counter,
+    options::SourceAddress,
+    snapshot::Pod,
+    view::View,
+    worker::Worker,
+};
 
 /// What `connectionPool.tcp.connectTimeout` is when nobody sets it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Ports of a client's address that are tried: one may be in use, or rest after use.
+const PORT_TRIES: usize = 16;
 
 /// How one client's requests to one destination are connected.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer<'a> {
-    client: Option<IpAddr>,
+    lender: Option<&'a Pod>,
+    config: &'a Config,
     policy: Option<&'a Policy>,
 }
 
 impl<'a> Peer<'a> {
     /// For requests of `client` under `policy`.
-    pub fn new(worker: &Worker, view: &View, client: IpAddr, policy: Option<&'a Policy>) -> Self {
-        let own = match worker.options().source {
+    pub fn new(worker: &Worker, view: &'a View, client: IpAddr, policy: Option<&'a Policy>) -> Self {
+        let lender = match worker.options().source {
             SourceAddress::Node => None,
             // Hosts and clients outside the cluster would be answered by another way than ours.
-            SourceAddress::Client => Some(client).filter(|_| view.from_pod),
+            SourceAddress::Client => view.config.pod(client).map(|pod| &**pod).filter(|pod| pod.can_lend),
         };
-        Self { client: own, policy }
+        Self { lender, config: &view.config, policy }
     }
 
     /// Whose address connections to `endpoint` have; `None` is the node's.
     pub fn source(&self, endpoint: SocketAddr) -> Option<IpAddr> {
+        let mut own = self.lender?.addresses.iter().map(IpAddr::to_canonical);
         // An endpoint that calls itself would answer itself, not us.
-        self.client.filter(|client| *client != endpoint.ip() && client.is_ipv4() == endpoint.is_ipv4())
+        let answers = |pod: &Pod| pod.answers_at.iter().any(|at| at.to_canonical() == endpoint.ip());
+        if own.clone().any(|own| own == endpoint.ip()) || !answers(self.config.pod(endpoint.ip())?) {
+            return None;
+        }
+        // Whatever family was dialled: the endpoint's is the other's too, if the pod has both.
+        own.find(|own| own.is_ipv4() == endpoint.is_ipv4())
     }
 
     /// Connects to `endpoint`; counts what came of it.
@@ -48,12 +65,25 @@ impl<'a> Peer<'a> {
         let limit = pool.and_then(|pool| pool.connect_timeout).map_or(CONNECT_TIMEOUT, |limit| limit.0);
         let keepalive = pool.and_then(|pool| pool.tcp_keepalive.as_ref());
         let connecting = async {
-            let socket = self.socket(endpoint)?;
-            socket.set_nodelay(true)?;
-            if let Some(keepalive) = keepalive {
-                SockRef::from(&socket).set_tcp_keepalive(&probes(keepalive))?;
+            let Some(source) = self.source(endpoint) else {
+                let socket = if endpoint.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+                return begin(socket, endpoint, keepalive).await;
+            };
+            let mut last = None;
+            for _ in 0..PORT_TRIES {
+                let ports = usize::from(u16::MAX - FIRST_BORROWED_PORT) + 1;
+                let port = FIRST_BORROWED_PORT + worker.draws.below(ports) as u16;
+                let begun = match borrow(SocketAddr::new(source, port)) {
+                    Ok(socket) => begin(socket, endpoint, keepalive).await,
+                    Err(error) => Err(error),
+                };
+                match begun {
+                    Err(error) if is_taken(&error) => last = Some(error),
+                    done => return done,
+                }
             }
-            socket.connect(endpoint).await
+            worker.count(Counter::SourcePortsTaken);
+            Err(last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
         };
         let connected = timeout(limit, connecting)
             .await
@@ -64,21 +94,37 @@ impl<'a> Peer<'a> {
         });
         connected
     }
+}
 
-    fn socket(&self, endpoint: SocketAddr) -> io::Result<TcpSocket> {
-        let Some(source) = self.source(endpoint) else {
-            return if endpoint.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-        };
-        let socket = Socket::new(Domain::for_address(endpoint), Type::STREAM, Some(Protocol::TCP))?;
-        if source.is_ipv4() {
-            socket.set_ip_transparent_v4(true)?;
-        } else {
-            socket.set_ip_transparent_v6(true)?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&SocketAddr::new(source, 0).into())?;
-        Ok(TcpSocket::from_std_stream(socket.into()))
+/// A socket with a client's address. Many may have one port, to different endpoints.
+fn borrow(source: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = Socket::new(Domain::for_address(source), Type::STREAM, Some(Protocol::TCP))?;
+    if source.is_ipv4() {
+        socket.set_ip_transparent_v4(true)?;
+    } else {
+        socket.set_ip_transparent_v6(true)?;
     }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&source.into())?;
+    Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+/// Whether another port may do.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
+}
+
+async fn begin(
+    socket: TcpSocket,
+    endpoint: SocketAddr,
+    keepalive: Option<&TcpKeepalive>,
+) -> io::Result<TcpStream> {
+    socket.set_nodelay(true)?;
+    if let Some(keepalive) = keepalive {
+        SockRef::from(&socket).set_tcp_keepalive(&probes(keepalive))?;
+    }
+    socket.connect(endpoint).await
 }
 
 fn probes(keepalive: &TcpKeepalive) -> socket2::TcpKeepalive {

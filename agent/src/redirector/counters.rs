@@ -47,6 +47,8 @@ counters! {
     RefusedResetFlood => "refusedResetFlood",
     /// Undeclared protocols whose client kept silent.
     SniffTimeouts => "sniffTimeouts",
+    /// Connections under a client's address for which no port was free.
+    SourcePortsTaken => "sourcePortsTaken",
     /// Requests.
     Requests => "requests",
     /// Requests whose client left before the answer.

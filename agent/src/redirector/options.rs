@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 /// Whose address upstream connections come from.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, clap::ValueEnum)]
 pub enum SourceAddress {
     /// The node's.
     #[default]
     Node,
-    /// The client's, if it is a pod; needs `CAP_NET_ADMIN` and routes that bring replies here.
+    /// The client's, if it is a pod of this node, where the endpoint's replies are led back here. Needs `CAP_NET_RAW`.
+    #[value(name = "pod")]
     Client,
 }
 

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
+    thread::{CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities},
     time::{ClockId, clock_gettime},
 };
 use tokio::{
@@ -21,7 +22,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Options, Redirector};
+use super::{Options, Redirector, SourceAddress};
 use crate::{
     l7::snapshot::{Report, Snapshot, USER, agent_socket, snapshot_file},
     maps::{Pins, bpf::Listeners},
@@ -75,7 +76,7 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         maps.steer(&listeners)?;
         drop(maps);
         let epoch = now_ns();
-        give_privileges_up()?;
+        give_privileges_up(options.options.source)?;
         let sets = listeners.into_iter().map(|(v4, v6)| vec![v4, v6]).collect();
         let redirector = Redirector::start_with(sets, options.options, compiled)?;
         tracing::info!(workers, version, "the redirector is up");
@@ -121,16 +122,28 @@ fn last_snapshot(run_dir: &Path) -> Option<Snapshot> {
     serde_json::from_slice(&bytes).ok()
 }
 
-/// Becomes nobody: hostile bytes meet a process that may do nothing.
-fn give_privileges_up() -> Result<()> {
+/// Becomes nobody: hostile bytes meet a process that may do nothing, or nothing but take addresses of pods for its
+/// sockets (`IP_TRANSPARENT`).
+fn give_privileges_up(source: SourceAddress) -> Result<()> {
     if !Uid::effective().is_root() {
         return Ok(());
+    }
+    let keeps = source == SourceAddress::Client;
+    if keeps {
+        set_keep_capabilities(true).context("cannot keep CAP_NET_RAW")?;
     }
     setgroups(&[]).context("cannot leave the groups")?;
     setresgid(Gid::from_raw(USER), Gid::from_raw(USER), Gid::from_raw(USER))
         .context("cannot change the group")?;
     setresuid(Uid::from_raw(USER), Uid::from_raw(USER), Uid::from_raw(USER))
         .context("cannot change the user")?;
+    if keeps {
+        // The threads that serve are started by this one, and have what it has.
+        let only = CapabilitySet::NET_RAW;
+        let sets = CapabilitySets { effective: only, permitted: only, inheritable: CapabilitySet::empty() };
+        set_capabilities(None, sets)
+            .context("cannot keep CAP_NET_RAW; --upstream-source node does without it")?;
+    }
     rustix::thread::set_no_new_privs(true).context("cannot renounce new privileges")
 }
 

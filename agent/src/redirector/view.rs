@@ -19,8 +19,6 @@ pub struct View {
     pub frontend: Arc<Frontend>,
     /// The rules that hold for the client.
     pub routes: Arc<ClientRoutes>,
-    /// Whether the client is a pod.
-    pub from_pod: bool,
 }
 
 impl View {
@@ -37,8 +35,7 @@ impl View {
             };
             Arc::new(frontend.routes.for_client(&client))
         });
-        let from_pod = pod.is_some();
-        Some(Self { config, frontend, routes, from_pod })
+        Some(Self { config, frontend, routes })
     }
 
     /// Whether requests must be told apart: some HTTP rule holds, or each is balanced.

@@ -4,8 +4,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::mpsc,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+/// How often settings are looked at that nobody tells of.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
@@ -13,11 +16,14 @@ use sluice_common::{
     Addr,
     layout::{
         ANY_DEVICE, DEVICE_NO_TX, DEVICE_TAKES_RAW, DeviceValue, OPTION_DSR_TCP, OPTION_DSR_UDP,
-        OPTION_SERVICE_CIDRS, OPTION_VIP_PING,
+        OPTION_KEEP_CLIENTS, OPTION_SERVICE_CIDRS, OPTION_VIP_PING,
     },
 };
 
-use super::Options;
+use super::{
+    Options,
+    lending::{Lending, src_valid_mark},
+};
 use crate::{
     devices::{self, Link, NodeDevices, PodDevices, Role, Xdp},
     health::{AtDevice, Shared},
@@ -50,7 +56,8 @@ impl Packets {
             Forwarding::Dsr => OPTION_DSR_TCP | OPTION_DSR_UDP,
             Forwarding::Hybrid => OPTION_DSR_TCP,
         };
-        ping | tunnels | if has_cidrs { OPTION_SERVICE_CIDRS } else { 0 }
+        let clients = if self.keep_clients { OPTION_KEEP_CLIENTS } else { 0 };
+        ping | tunnels | clients | if has_cidrs { OPTION_SERVICE_CIDRS } else { 0 }
     }
 }
 
@@ -67,6 +74,8 @@ pub struct Packets {
     pub forwarding: Forwarding,
     /// `--vip-ping`.
     pub vip_ping: bool,
+    /// `--upstream-source pod`.
+    pub keep_clients: bool,
     /// `--service-cidr`.
     pub service_cidrs: BTreeSet<IpNet>,
 }
@@ -79,8 +88,12 @@ pub struct Devices {
     notes: Vec<String>,
     /// What of `attached` could be attached.
     running: BTreeSet<(u32, Point)>,
+    /// What of it could not, and should.
+    missing: BTreeSet<(u32, Point)>,
     /// The networks of cluster IPs as they are in the maps.
     cidrs: Option<BTreeSet<IpNet>>,
+    links: Vec<Link>,
+    lending: (Lending, Option<Instant>),
 }
 
 impl Devices {
@@ -94,7 +107,10 @@ impl Devices {
             attached: None,
             notes: Vec::new(),
             running: BTreeSet::new(),
+            missing: BTreeSet::new(),
             cidrs: None,
+            links: Vec::new(),
+            lending: (Lending::default(), None),
         })
     }
 
@@ -154,6 +170,10 @@ impl Devices {
         let links = devices::links().context("cannot list the network devices")?;
         let takers = if self.flags.xdp == Xdp::Off { BTreeSet::new() } else { devices::takers() };
         self.map.set(&values(&links, node, &takers))?;
+        if self.links != links {
+            self.links.clone_from(&links);
+            self.lending.1 = None;
+        }
         let wanted = self.wanted(&links, node);
         if self.attached.as_ref() == Some(&wanted) {
             return Ok((Vec::new(), self.notes.clone()));
@@ -183,6 +203,8 @@ impl Devices {
             })
             .collect();
         self.running = wanted.keys().filter(|key| !optional.contains_key(key)).copied().collect();
+        self.missing = fatal.keys().copied().collect();
+        self.lending.1 = None;
         let at_device = |(ifindex, point): &(u32, Point)| AtDevice {
             program: point.program().to_owned(),
             device: name(&(*ifindex, *point)),
@@ -216,6 +238,18 @@ impl Devices {
             wanted.extend(points.into_iter().flatten().map(|point| ((link.index, point), link.name.clone())));
         }
         wanted
+    }
+
+    /// Behind which devices endpoints may see pods' own addresses; `None` where none may.
+    pub fn lending(&mut self) -> Option<&Lending> {
+        if !self.flags.keep_clients {
+            return None;
+        }
+        if self.lending.1.is_none_or(|at| at.elapsed() >= LOOK_AGAIN) {
+            let running = &self.running - &self.missing;
+            self.lending = (Lending::new(&self.links, &running, src_valid_mark), Some(Instant::now()));
+        }
+        Some(&self.lending.0)
     }
 
     /// Whether somebody took away what we attached.

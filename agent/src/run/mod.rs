@@ -25,6 +25,7 @@ mod flows;
 mod forwarding;
 mod health_ports;
 mod http;
+mod lending;
 mod metrics;
 mod nodeport;
 mod opt_outs;
@@ -117,7 +118,8 @@ pub fn run(options: Options) -> Result<()> {
             if options.external_redirector {
                 std::future::pending().await
             } else {
-                supervisor::supervise(Arc::clone(&feed), options.run_dir.clone(), options.bpffs.clone()).await
+                let (run_dir, bpffs) = (options.run_dir.clone(), options.bpffs.clone());
+                supervisor::supervise(Arc::clone(&feed), run_dir, bpffs, options.packets.keep_clients).await
             }
         };
         let source = async {

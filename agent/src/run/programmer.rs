@@ -210,6 +210,9 @@ impl Programmer {
             self.reserve_ports();
         }
         self.serve_packets();
+        if self.steering.set_lending(self.devices.lending()) {
+            self.steer();
+        }
         if !self.attached && (complete || !self.loaded.has_predecessor()) {
             self.attach();
         } else if !self.attached {

@@ -3,6 +3,7 @@
 //! of it.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -14,7 +15,7 @@ use sluice_common::layout::{
     ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, ADDRESS_REDIRECTED, HEARTBEAT_NS,
 };
 
-use super::{feed::Feed, nodeport};
+use super::{feed::Feed, lending::Lending, nodeport};
 use crate::{
     compile::Dialled,
     health::{About, Shared},
@@ -56,11 +57,21 @@ pub struct Steering {
     checked: Option<Instant>,
     /// This binary's program steers, and not an earlier one's.
     attached: bool,
+    /// Behind which devices endpoints may see pods' addresses.
+    lending: Option<Lending>,
+    /// Addresses behind which that was so for an earlier agent, until it is known anew.
+    answered: BTreeSet<IpAddr>,
+    /// Marked packets reach the node.
+    marked: bool,
+    /// What is planned hangs on something that has changed.
+    replan: bool,
 }
 
 impl Steering {
     /// No rules.
     pub fn new(feed: Arc<Feed>) -> Self {
+        let pods = feed.last().map(|snapshot| snapshot.pods).unwrap_or_default();
+        let answered = pods.into_iter().flat_map(|pod| pod.answers_at).collect();
         Self {
             planner: Planner::default(),
             feed,
@@ -73,7 +84,22 @@ impl Steering {
             waiting: None,
             checked: None,
             attached: false,
+            lending: None,
+            answered,
+            marked: false,
+            replan: false,
         }
+    }
+
+    /// Notes behind which devices endpoints may see pods' addresses; true if that is news.
+    pub fn set_lending(&mut self, lending: Option<&Lending>) -> bool {
+        let news = self.lending.as_ref() != lending || !self.answered.is_empty();
+        if news {
+            self.lending = lending.cloned();
+            self.answered.clear();
+            self.replan = true;
+        }
+        news
     }
 
     /// When to be called again, though nothing changes.
@@ -108,7 +134,8 @@ impl Steering {
         let now = Instant::now();
         let before = self.lingering.len();
         self.lingering.retain(|_, until| *until > now);
-        if store.take_l7_changed() || moved || before != self.lingering.len() {
+        let replan = std::mem::take(&mut self.replan);
+        if store.take_l7_changed() || replan || moved || before != self.lingering.len() {
             self.plan(store, tables, shared);
         }
         let waited = self.waiting.is_some_and(|since| self.is_known() || since.elapsed() >= WORD);
@@ -138,8 +165,15 @@ impl Steering {
             })
         };
         let lingering: BTreeSet<(ObjectName, u16)> = self.lingering.keys().cloned().collect();
-        let place = Place { node: &self.node, owns: &owns, lingering: &lingering };
-        let plan = self.planner.plan(store, &place);
+        let refusals = RefCell::new(BTreeSet::new());
+        let mut planner = std::mem::take(&mut self.planner);
+        let answers = |address| self.answers(address, &refusals);
+        let place = Place { node: &self.node, owns: &owns, lingering: &lingering, answers: &answers };
+        let plan = planner.plan(store, &place);
+        self.planner = planner;
+        if plan.snapshot.needs_redirector() && self.lending.is_some() && !self.marked && self.mark(shared) {
+            return self.plan(store, tables, shared);
+        }
         let lost: Vec<_> = self.wanted.difference(&plan.redirected).cloned().collect();
         if !lost.is_empty() {
             // Its open connections go on, without rules; new ones stay in the kernel.
@@ -147,6 +181,10 @@ impl Steering {
             self.lingering.extend(lost.into_iter().map(|port| (port, until)));
             self.wanted.retain(|port| plan.redirected.contains(port));
             return self.plan(store, tables, shared);
+        }
+        shared.clear("lending/");
+        for text in refusals.into_inner() {
+            shared.warn(&format!("lending/{text}"), text);
         }
         self.report(&plan, shared);
         self.lingering.retain(|port, _| !plan.redirected.contains(port));
@@ -178,6 +216,27 @@ impl Steering {
         self.checked = None;
     }
 
+    /// Whether what a pod at this address sends to a pod of this node comes by where it can be kept for the redirector.
+    fn answers(&self, address: IpAddr, refusals: &RefCell<BTreeSet<String>>) -> bool {
+        let Some(lending) = self.lending.as_ref().filter(|_| self.marked) else {
+            return self.answered.contains(&address);
+        };
+        let Some(device) = Lending::device_to(address) else { return false };
+        let answers = lending.answers(device, address.is_ipv4());
+        answers.map_err(|text| refusals.borrow_mut().insert(text)).is_ok()
+    }
+
+    /// Lets marked packets reach the node; whether they do.
+    fn mark(&mut self, shared: &Shared) -> bool {
+        let result = routes::sync_marked(true);
+        self.marked = result.is_ok();
+        shared.clear("marked");
+        if let Err(error) = result {
+            shared.warn("marked", format!("endpoints see the node's address: cannot set rules for marked packets: {error}"));
+        }
+        self.marked
+    }
+
     /// Whether the redirector has said that it knows. The first rule waits for it to start.
     fn is_known(&self) -> bool {
         self.feed.acked() >= self.needed
@@ -201,6 +260,11 @@ impl Steering {
         let interfaces = nodeport::interfaces();
         let here = self.node.iter().filter(|address| !address.is_loopback() && interfaces.contains(address));
         routes::sync(&wanted, &here.copied().collect::<Vec<_>>()).context("cannot set local routes")?;
+        if self.marked {
+            let is_wanted = !wanted.is_empty();
+            routes::sync_marked(is_wanted).context("cannot set rules for marked packets")?;
+            self.marked = is_wanted;
+        }
         self.routed = Some((wanted, Instant::now()));
         Ok(())
     }

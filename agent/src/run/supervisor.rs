@@ -19,7 +19,12 @@ const GOOD: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// This binary cannot be found.
-pub async fn supervise(feed: Arc<Feed>, run_dir: PathBuf, bpffs: PathBuf) -> Result<()> {
+pub async fn supervise(
+    feed: Arc<Feed>,
+    run_dir: PathBuf,
+    bpffs: PathBuf,
+    keep_clients: bool,
+) -> Result<()> {
     let binary = std::env::current_exe().context("cannot find this binary")?;
     feed.is_needed().await;
     tokio::time::sleep(EARLIER).await;
@@ -31,6 +36,7 @@ pub async fn supervise(feed: Arc<Feed>, run_dir: PathBuf, bpffs: PathBuf) -> Res
         let started = std::time::Instant::now();
         let mut command = Command::new(&binary);
         command.arg("redirector").arg("--run-dir").arg(&run_dir).arg("--bpffs").arg(&bpffs);
+        command.args(["--upstream-source", if keep_clients { "pod" } else { "node" }]);
         match command.stdin(Stdio::null()).stdout(Stdio::null()).spawn() {
             Ok(mut child) => {
                 tracing::info!(pid = child.id(), "started a redirector");
