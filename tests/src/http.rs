@@ -56,7 +56,7 @@ impl Response {
 }
 
 /// Starts an nginx in `pod` that says who it is and what it sees of each request, one `name=value` per line; `/kb` is
-/// 1,024 bytes.
+/// 1,024 bytes. The next port speaks HTTP/2.
 pub fn nginx(world: &World, pod: &Pod, port: u16) -> Nginx {
     let seen = [
         ("host", "$http_host"),
@@ -69,11 +69,12 @@ pub fn nginx(world: &World, pod: &Pod, port: u16) -> Nginx {
     ];
     let lines: String = seen.iter().map(|(name, value)| format!("{name}={value}\\n")).collect();
     let server = format!(
-        "listen {port}; listen [::]:{port}; default_type text/plain; \
+        "listen {port}; listen [::]:{port}; listen {2} http2; default_type text/plain; \
          add_header x-upstream {0}; add_header x-secret s;\nlocation /kb {{ access_log off; return 200 \"{1}\"; }}\n\
          location / {{ return 200 \"by={0}\\n{lines}\"; }}",
         pod.name,
-        "x".repeat(1024)
+        "x".repeat(1024),
+        port + 1
     );
     let nginx = start(world.folder(), pod, &server);
     wait::until("nginx answers", || {

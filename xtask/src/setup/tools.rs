@@ -22,6 +22,7 @@ const NEEDED: [(&str, &str); 11] = [
     ("openssl", "openssl"),
     ("socat", "socat"),
     ("wrk", "wrk"),
+    ("h2load", "nghttp2-client"),
     ("nft", "nftables"),
     ("iptables-legacy-restore", "iptables"),
     ("promtool", "prometheus"),
