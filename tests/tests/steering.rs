@@ -165,6 +165,53 @@ fn a_redirector_that_dies_is_replaced_and_nobody_is_refused_meanwhile() {
 }
 
 #[test]
+fn a_worker_that_hangs_is_noticed_and_the_redirector_is_replaced() {
+    use nix::{
+        sys::{ptrace, wait::waitpid},
+        unistd::Pid,
+    };
+    let mut shop = steered_shop(2);
+    let redirector = || {
+        let pids = std::fs::read_to_string(shop.world.node().cgroup.join("cgroup.procs")).unwrap();
+        let named = |pid: &&str| {
+            let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            words.contains("\0redirector\0")
+        };
+        pids.lines().find(named).map(str::to_owned)
+    };
+    let first = redirector().unwrap();
+    let tasks = std::fs::read_dir(format!("/proc/{first}/task")).unwrap();
+    let worker = tasks
+        .map(|task| task.unwrap().path())
+        .find(|task| std::fs::read_to_string(task.join("comm")).unwrap().trim() == "redirector-0");
+    let worker = Pid::from_raw(worker.unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap());
+    // One thread stands still, the others go on.
+    ptrace::attach(worker).unwrap();
+    waitpid(worker, Some(nix::sys::wait::WaitPidFlag::__WALL)).unwrap();
+    wait::until("connections go past it", || {
+        let status = shop.world.json(&["status"]);
+        if status["problems"].to_string().contains("the redirector is away") { Ok(()) } else { Err(status) }
+    });
+    for _ in 0..8 {
+        assert!(shop.client.tcp("10.96.0.1:80").is_ok(), "balanced by the kernel meanwhile");
+    }
+    // It ends by itself; the thread's end is ours to take note of.
+    let ended =
+        std::thread::spawn(
+            move || {
+                while waitpid(worker, Some(nix::sys::wait::WaitPidFlag::__WALL)).is_ok() {}
+            },
+        );
+    drop(ended);
+    wait::until("another one", || {
+        let now = redirector();
+        if now.as_ref().is_some_and(|now| *now != first) { Ok(()) } else { Err(now) }
+    });
+    wait_path(&shop.world, "redirector");
+    drop(shop.client.tcp("10.96.0.1:80").unwrap());
+}
+
+#[test]
 fn the_redirector_outlives_the_agent_and_serves_on_without_it() {
     let mut shop = steered_shop(2);
     shop.kill_agent();

@@ -28,6 +28,7 @@ mod options;
 mod outliers;
 mod pool;
 mod process;
+mod pulse;
 mod replay;
 mod replies;
 mod request;

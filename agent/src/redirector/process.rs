@@ -34,6 +34,10 @@ use crate::{
 const BEAT: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(200);
 const REPORT_EVERY: Duration = Duration::from_secs(2);
+/// A worker that has not come to its tasks for so long is not well. The kernel notices three seconds later.
+const HANGS: Duration = Duration::from_secs(3);
+/// And after so long it will not be any more.
+const GIVE_UP: Duration = Duration::from_secs(10);
 /// How long connections may take to end when another redirector has taken over, or when we are told to stop.
 const DRAIN: Duration = Duration::from_secs(60);
 /// Larger than any snapshot: a length beyond it is not the agent's.
@@ -82,7 +86,11 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         tracing::info!(workers, version, "the redirector is up");
         let mut link = Link { socket, redirector: &redirector, epoch, version, told: BTreeMap::new() };
         tokio::select! {
-            () = beat(&heartbeat) => {}
+            () = beat(&heartbeat, &redirector) => {
+                // Its connections are lost in any case; whoever started us starts another.
+                tracing::error!("a worker has hung for {GIVE_UP:?}: this process ends");
+                std::process::exit(1);
+            }
             () = link.follow() => tracing::info!("another redirector takes over"),
             result = signals::stop() => {
                 // From now on new connections are balanced without us, or refused, as the agent was told.
@@ -147,12 +155,23 @@ fn give_privileges_up(source: SourceAddress) -> Result<()> {
     rustix::thread::set_no_new_privs(true).context("cannot renounce new privileges")
 }
 
-/// Says that we are well, for as long as this thread runs.
-async fn beat(heartbeat: &SharedNumber) {
+/// Says that we are well for as long as this thread runs and all workers come to their tasks. Returns when one does not
+/// any more.
+async fn beat(heartbeat: &SharedNumber, redirector: &Redirector) {
     let mut ticks = tokio::time::interval(BEAT);
     loop {
         ticks.tick().await;
-        heartbeat.set(now_ns());
+        let silence = redirector.silence();
+        if silence < HANGS {
+            heartbeat.set(now_ns());
+        } else if silence < GIVE_UP {
+            tracing::warn!(
+                ?silence,
+                "a worker hangs: connections are balanced without us meanwhile, or refused"
+            );
+        } else {
+            return;
+        }
     }
 }
 

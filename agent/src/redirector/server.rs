@@ -28,6 +28,7 @@ use super::{
     counters::{Counter, Counters},
     monitors::Monitors,
     options::Options,
+    pulse::Pulse,
     snapshot::Snapshot,
     worker::{Phase, Shared, Worker},
 };
@@ -43,6 +44,7 @@ const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * 3600);
 pub struct Redirector {
     shared: Arc<Shared>,
     counters: Vec<Arc<Counters>>,
+    pulses: Vec<Arc<Pulse>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -85,8 +87,12 @@ impl Redirector {
             monitors: Monitors::default(),
             phase: watch::Sender::new(Phase::Serving),
         };
-        let mut redirector =
-            Self { shared: Arc::new(shared), counters: Vec::new(), threads: Mutex::default() };
+        let mut redirector = Self {
+            shared: Arc::new(shared),
+            counters: Vec::new(),
+            pulses: Vec::new(),
+            threads: Mutex::default(),
+        };
         for (index, listeners) in (0_u64..).zip(listeners_per_worker) {
             let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
             let listeners = {
@@ -99,9 +105,11 @@ impl Redirector {
             };
             let counters = Arc::new(Counters::default());
             let (shared, own) = (redirector.shared.clone(), counters.clone());
+            let pulse = Arc::new(Pulse::default());
+            redirector.pulses.push(pulse.clone());
             let thread = thread::Builder::new()
                 .name(format!("redirector-{index}"))
-                .spawn(move || run(&runtime, listeners, shared, own, index))?;
+                .spawn(move || run(&runtime, listeners, shared, own, index, pulse))?;
             redirector.counters.push(counters);
             redirector.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
@@ -115,6 +123,11 @@ impl Redirector {
         let (config, left_out) = Config::compile(snapshot);
         self.shared.config.send_replace(Arc::new(config));
         left_out
+    }
+
+    /// How long the worker that is silent for longest has not come to anything.
+    pub fn silence(&self) -> Duration {
+        self.pulses.iter().map(|pulse| pulse.silence()).max().unwrap_or_default()
     }
 
     /// What happened how often since the start, over all workers.
@@ -167,12 +180,14 @@ fn run(
     shared: Arc<Shared>,
     counters: Arc<Counters>,
     index: u64,
+    pulse: Arc<Pulse>,
 ) {
     LocalSet::new().block_on(runtime, async move {
         let worker = Rc::new(Worker::new(shared, counters, index));
         let accepting: Vec<_> =
             listeners.into_iter().map(|listener| spawn_local(accept(worker.clone(), listener))).collect();
         spawn_local(worker.clone().sweep());
+        spawn_local(async move { pulse.beat().await });
         for listener in accepting {
             let _ended = listener.await;
         }
