@@ -23,6 +23,15 @@ impl Draws {
         (mix(state) >> 32) as u32
     }
 
+    /// Sixteen bytes in base64: what a WebSocket client begins with. No secret: it only shows that the server understood.
+    pub fn websocket_key(&self) -> String {
+        const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let letter = || char::from(LETTERS[self.below(64)]);
+        // The last letter stands for the two bits that are left.
+        let last = ['A', 'Q', 'g', 'w'][self.below(4)];
+        (0..21).map(|_| letter()).chain([last, '=', '=']).collect()
+    }
+
     /// A draw below `limit`; 0 when there is nothing to choose from.
     pub fn below(&self, limit: usize) -> usize {
         let limit = u64::try_from(limit).unwrap_or(u64::MAX).min(u64::from(u32::MAX));

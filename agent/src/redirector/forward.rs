@@ -8,7 +8,9 @@ use crate::l7::rules::{
 };
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Uri,
-    header::{CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, TE, UPGRADE},
+    header::{
+        CONNECTION, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SET_COOKIE, TE, UPGRADE,
+    },
     uri::{Authority, PathAndQuery, Scheme},
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
@@ -185,6 +187,13 @@ impl<'a> Forward<'a> {
         if let Some(protocol) = &call.upgrade {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(UPGRADE, protocol.clone());
+            if call.extended && !headers.contains_key(SEC_WEBSOCKET_KEY) {
+                // HTTP/2 has no use for it (RFC 8441 section 5), and HTTP/1.1 does not without.
+                headers.insert(
+                    SEC_WEBSOCKET_KEY,
+                    HeaderValue::try_from(self.worker.draws.websocket_key()).ok()?,
+                );
+            }
         }
         let uri = self.uri(call, http2, &mut headers)?;
         Some(Head { method: call.method.clone(), uri, headers, http2 })
@@ -249,7 +258,11 @@ impl<'a> Forward<'a> {
             return reply(&call.headers, StatusCode::BAD_GATEWAY, "an upgrade that nobody asked for\n");
         };
         tunnel::start(self.worker, client, endpoint, in_flight);
-        if switched {
+        if switched && call.extended {
+            *answer.status_mut() = StatusCode::OK;
+            answer.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
+            answer.extensions_mut().insert(tunnel::Switched);
+        } else if switched {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             answer.headers_mut().extend(changed.map(|protocol| (UPGRADE, protocol)));
         }

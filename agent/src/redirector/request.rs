@@ -11,7 +11,7 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{CONNECTION, CONTENT_TYPE, LOCATION},
 };
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::{body::Incoming, ext::Protocol, upgrade::OnUpgrade};
 
 use super::{
     access::Record,
@@ -22,6 +22,7 @@ use super::{
     headers::wanted_upgrade,
     replies::{abort, reply},
     session::Session,
+    tunnel::Switched,
     view::View,
     worker::Worker,
 };
@@ -43,6 +44,8 @@ pub struct Call {
     pub http2: bool,
     /// Protocol that the client wants to change to.
     pub upgrade: Option<HeaderValue>,
+    /// Whether it wants that by a CONNECT of HTTP/2, RFC 8441; to rules and endpoints it is a GET, as to Envoy's.
+    pub extended: bool,
     /// The rest of the client's connection, for upgrades and CONNECT.
     pub tunnel: Option<OnUpgrade>,
 }
@@ -77,10 +80,18 @@ impl Call {
 pub async fn handle(session: Rc<Session>, mut received: Request<Incoming>) -> Response<Body> {
     let under_way = session.begin();
     let mut record = Record::new(&session.worker, session.client);
-    let upgrade = wanted_upgrade(received.headers()).filter(|_| received.version() == Version::HTTP_11);
+    let protocol = received.extensions().get::<Protocol>().map(|protocol| protocol.as_str().to_owned());
+    let extended = protocol.is_some() && received.method() == Method::CONNECT;
+    let upgrade = match protocol.filter(|_| extended) {
+        Some(protocol) => HeaderValue::try_from(protocol).ok(),
+        None => wanted_upgrade(received.headers()).filter(|_| received.version() == Version::HTTP_11),
+    };
     let tunnels = upgrade.is_some() || received.method() == Method::CONNECT;
     let tunnel = tunnels.then(|| hyper::upgrade::on(&mut received));
-    let (parts, incoming) = received.into_parts();
+    let (mut parts, incoming) = received.into_parts();
+    if extended {
+        parts.method = Method::GET;
+    }
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
     let response = match checks::authority(&parts) {
         Ok(authority) => {
@@ -93,6 +104,7 @@ pub async fn handle(session: Rc<Session>, mut received: Request<Incoming>) -> Re
                 client: session.client,
                 http2: session.http2,
                 upgrade,
+                extended,
                 tunnel,
             };
             decide(&session, call, incoming, &mut record).await
@@ -102,6 +114,13 @@ pub async fn handle(session: Rc<Session>, mut received: Request<Incoming>) -> Re
             session.worker.count(Counter::RefusedMalformed);
             closing(&session, reply(&HeaderMap::new(), StatusCode::BAD_REQUEST, why))
         }
+    };
+    let is_tunnel = response.extensions().get::<Switched>().is_some();
+    let response = if extended && response.status().is_success() && !is_tunnel {
+        // With success the client would begin to speak the other protocol.
+        reply(&HeaderMap::new(), StatusCode::BAD_GATEWAY, "the protocol was not changed\n")
+    } else {
+        response
     };
     record.status(response.status());
     response.map(|body| body.with(record, under_way))

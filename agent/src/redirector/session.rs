@@ -105,6 +105,7 @@ pub async fn serve(
         let mut builder = http2::Builder::new(Local);
         builder
             .timer(TokioTimer::new())
+            .enable_connect_protocol()
             .max_concurrent_streams(worker.options().streams_per_connection)
             .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
             .max_header_list_size(HEADERS_MAX as u32)

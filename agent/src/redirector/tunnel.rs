@@ -8,6 +8,10 @@ use tokio::{io::copy_bidirectional, task::spawn_local};
 
 use super::{balance::InFlight, counters::Counter, worker::Worker};
 
+/// On an answer: the client's side of a tunnel that was wanted by HTTP/2.
+#[derive(Clone, Copy, Debug)]
+pub struct Switched;
+
 /// Joins both sides once hyper has let go of them.
 pub fn start(worker: &Rc<Worker>, client: OnUpgrade, endpoint: OnUpgrade, in_flight: InFlight) {
     worker.count(Counter::Tunnels);

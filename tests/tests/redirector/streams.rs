@@ -107,6 +107,60 @@ async fn a_websocket_becomes_a_tunnel() {
 }
 
 #[tokio::test]
+async fn a_websocket_over_http2_becomes_one_over_http1() {
+    let endpoint = Endpoint::serve(|mut request| async move {
+        let headers = request.headers();
+        assert_eq!((request.method().as_str(), request.version()), ("GET", http::Version::HTTP_11));
+        if !headers.contains_key("upgrade") {
+            return Response::new(whole("plain"));
+        }
+        assert!(headers["upgrade"] == "websocket" && headers["connection"] == "upgrade", "{headers:?}");
+        assert_eq!(headers["sec-websocket-key"].len(), 24);
+        if request.uri().path() != "/chat" {
+            return Response::new(whole("no"));
+        }
+        let upgraded = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut socket = TokioIo::new(upgraded.await.unwrap());
+            let mut bytes = [0; 4];
+            socket.read_exact(&mut bytes).await.unwrap();
+            bytes.reverse();
+            socket.write_all(&bytes).await.unwrap();
+        });
+        let response = Response::builder().status(101).header("connection", "upgrade");
+        response.header("upgrade", "websocket").header("sec-websocket-accept", "x").body(whole("")).unwrap()
+    })
+    .await;
+    let aborted = rule(json!({"match": [{"uri": {"exact": "/direct"}, "method": {"exact": "GET"}}],
+        "route": null, "directResponse": {"status": 200}}));
+    let world = Setup::http(&[&endpoint], json!([aborted, rule(json!({"timeout": "5s"}))])).start();
+    let mut client = world.http2().await;
+    // Until the settings of the other side are there, a client may not ask.
+    let direct = || request("GET http://reviews/direct").body(whole("")).unwrap();
+    assert_eq!(read(client.send_request(direct()).await.unwrap()).await.status, 200);
+    let chat = |path: &str| {
+        let mut ask = request(&format!("CONNECT http://reviews{path}")).body(whole("")).unwrap();
+        ask.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
+        ask.headers_mut().insert("sec-websocket-version", "13".parse().unwrap());
+        ask
+    };
+    let response = client.send_request(chat("/chat")).await.unwrap();
+    assert_eq!(response.status(), 200);
+    for name in ["upgrade", "connection", "sec-websocket-accept"] {
+        assert!(!response.headers().contains_key(name), "{name} is HTTP/1's");
+    }
+    let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    socket.write_all(b"ping").await.unwrap();
+    let mut bytes = Vec::new();
+    socket.read_to_end(&mut bytes).await.unwrap();
+    assert_eq!((&*bytes, world.count("tunnels")), (&b"gnip"[..], 1));
+    // An answer that is no change of protocol must not look like one.
+    for path in ["/other", "/direct"] {
+        assert_eq!(client.send_request(chat(path)).await.unwrap().status(), 502, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn connect_becomes_a_tunnel() {
     let endpoint = Endpoint::serve(|mut request| async move {
         assert_eq!(request.uri(), "reviews:80");
