@@ -21,6 +21,9 @@ use super::{
     worker::Worker,
 };
 
+/// How long the answer to a ping may take where `http2KeepAlive` does not say.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// The head of a request as endpoints get it.
 #[derive(Clone, Debug)]
 pub struct Head {
@@ -223,6 +226,12 @@ impl Line<'_> {
         let socket = self.peer.connect(self.worker, key.endpoint).await.map_err(|_| Failure::Connect)?;
         let mut builder = http2::Builder::new(Local);
         builder.timer(TokioTimer::new()).max_header_list_size(HEADERS_MAX as u32);
+        let pings = self.http_pool().and_then(|pool| pool.http2_keep_alive.as_ref());
+        if let Some((pings, interval)) = pings.and_then(|pings| Some((pings, pings.interval?))) {
+            let timeout = pings.timeout.map_or(PING_TIMEOUT, |timeout| timeout.0);
+            // While nobody asks too: a connection that is gone must not be found gone by the next request.
+            builder.keep_alive_interval(interval.0).keep_alive_timeout(timeout).keep_alive_while_idle(true);
+        }
         let handshake = builder.handshake(TokioIo::new(socket)).await;
         let (sender, connection) = handshake.map_err(|_| Failure::Connect)?;
         self.drive(connection);

@@ -9,6 +9,7 @@ mod hostile;
 mod life;
 mod limits;
 mod passing;
+mod pings;
 mod retries;
 mod streams;
 mod world;

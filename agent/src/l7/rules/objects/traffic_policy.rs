@@ -212,8 +212,18 @@ pub struct HttpPool {
     pub use_client_protocol: Option<bool>,
     /// Streams per HTTP/2 connection.
     pub max_concurrent_streams: u32,
-    /// `http2KeepAlive`.
-    pub http2_keep_alive: Option<Value>,
+    /// Pings on HTTP/2 connections to endpoints.
+    pub http2_keep_alive: Option<Http2KeepAlive>,
+}
+
+/// `connectionPool.http.http2KeepAlive`.
+#[derive(Clone, PartialEq, Default, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Http2KeepAlive {
+    /// From one ping to the next; none are sent without it.
+    pub interval: Option<Span>,
+    /// How long the answer to one may take.
+    pub timeout: Option<Span>,
 }
 
 /// `connectionPool.http.h2UpgradePolicy`.

@@ -168,13 +168,17 @@ fn check_pool(raw: &ConnectionPool, path: &str, messages: &mut Messages) {
             "is not honoured: endpoints are spoken to as the client speaks",
         );
     }
-    for (field, present) in [
-        ("http2KeepAlive", http.http2_keep_alive.is_some()),
-        ("maxConcurrentStreams", http.max_concurrent_streams > 0),
-    ] {
-        if present {
-            not_yet(format!("{path}.http.{field}"), messages);
+    if http.max_concurrent_streams > 0 {
+        not_yet(format!("{path}.http.maxConcurrentStreams"), messages);
+    }
+    let Some(keep_alive) = &http.http2_keep_alive else { return };
+    for (field, span) in [("interval", keep_alive.interval), ("timeout", keep_alive.timeout)] {
+        if span.is_some_and(|span| span.0 < Duration::from_millis(1)) {
+            messages.error(format!("{path}.http.http2KeepAlive.{field}"), "is less than 1ms");
         }
+    }
+    if keep_alive.interval.is_none() {
+        messages.warn(format!("{path}.http.http2KeepAlive"), "has no interval: no pings are sent");
     }
 }
 

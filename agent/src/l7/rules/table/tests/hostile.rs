@@ -68,7 +68,7 @@ pub(super) fn whole_destination_rule() -> Value {
                 "tcpKeepalive": {"probes": 1, "time": "1s", "interval": "1s"}},
             "http": {"http1MaxPendingRequests": 1, "http2MaxRequests": 1, "maxRequestsPerConnection": 1,
                 "maxRetries": 1, "idleTimeout": "1s", "h2UpgradePolicy": "DEFAULT", "useClientProtocol": true,
-                "maxConcurrentStreams": 1, "http2KeepAlive": {}},
+                "maxConcurrentStreams": 1, "http2KeepAlive": {"interval": "1s", "timeout": "1s"}},
         },
         "outlierDetection": {"consecutive5xxErrors": 1, "consecutiveGatewayErrors": 1,
             "splitExternalLocalOriginErrors": true, "consecutiveLocalOriginFailures": 1, "interval": "1s",
@@ -105,7 +105,7 @@ pub(super) fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
 fn has_free_keys(pointer: &str) -> bool {
     let free =
         ["headers", "withoutHeaders", "queryParams", "sourceLabels", "set", "add", "labels", "matchLabels"];
-    let unread = ["localityLbSetting", "http2KeepAlive"];
+    let unread = ["localityLbSetting"];
     let last = pointer.rsplit('/').next().unwrap_or_default();
     let in_match = pointer.contains("/match/");
     unread.contains(&last) || (free.contains(&last) && (last != "headers" || in_match))

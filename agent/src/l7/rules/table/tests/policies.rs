@@ -271,6 +271,26 @@ fn what_is_refused_or_not_honoured() {
             "spec.trafficPolicy.connectionPool.http.maxConcurrentStreams: is not honoured yet",
         ),
         (
+            "pings",
+            policy(
+                json!({"connectionPool": {"http": {"http2KeepAlive": {"interval": "5s", "timeout": "1s"}}}}),
+            ),
+            true,
+            "",
+        ),
+        (
+            "pings without pause",
+            policy(json!({"connectionPool": {"http": {"http2KeepAlive": {"interval": "0s"}}}})),
+            false,
+            "spec.trafficPolicy.connectionPool.http.http2KeepAlive.interval: is less than 1ms",
+        ),
+        (
+            "pings at no time",
+            policy(json!({"connectionPool": {"http": {"http2KeepAlive": {"timeout": "1s"}}}})),
+            true,
+            "spec.trafficPolicy.connectionPool.http.http2KeepAlive: has no interval: no pings are sent",
+        ),
+        (
             "retry budget",
             policy(json!({"retryBudget": {"percent": 101}})),
             false,
