@@ -44,6 +44,9 @@ impl Match {
             path,
             messages,
         );
+        if raw.stat_prefix.is_some() {
+            messages.warn(format!("{path}.statPrefix"), "is not honoured yet: metrics are not kept by rule");
+        }
         let mut out = Self {
             index,
             name: raw.name.as_deref().filter(|name| !name.is_empty()).map(Arc::from),

@@ -22,6 +22,11 @@ fn a_rule_is_accepted_with_a_note() {
             ".match[0].gateways: not bound to mesh: this match does nothing on this node",
         ),
         (
+            "prefix of metrics",
+            json!({"match": [{"statPrefix": "a"}]}),
+            ".match[0].statPrefix: is not honoured yet: metrics are not kept by rule",
+        ),
+        (
             "gateways and source",
             json!({"match": [{"gateways": ["mesh"], "sourceNamespace": "a"}]}),
             ".match[0]: names gateways, so that sourceLabels and sourceNamespace are not looked at",
