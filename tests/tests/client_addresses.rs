@@ -188,10 +188,9 @@ fn sysctl(world: &World, setting: &str, name: &str, value: &str) {
 
 #[test]
 fn without_programs_at_pods_devices_the_node_asks_and_status_says_so() {
-    for (flags, said) in [
-        (&["--pod-devices", "none"][..], Some("see --pod-devices")),
-        (&["--upstream-source", "node"], None),
-    ] {
+    for (flags, said) in
+        [(&["--pod-devices", "none"][..], Some("see --pod-devices")), (&["--upstream-source", "node"], None)]
+    {
         let (mut shop, _) = steered_shop();
         shop.kill_agent();
         let _agent = shop.world.agent_with(flags);
@@ -235,8 +234,12 @@ fn the_redirector_keeps_one_capability_and_cleanup_takes_the_rules_away() {
     }
     let rules = |world: &World| {
         let list = |family: &str| {
-            let command = world.node().command(&sluice_tests::world::tool_path("ip"))
-                .args([family, "rule"]).output().unwrap();
+            let command = world
+                .node()
+                .command(&sluice_tests::world::tool_path("ip"))
+                .args([family, "rule"])
+                .output()
+                .unwrap();
             String::from_utf8(command.stdout).unwrap()
         };
         ["-4", "-6"].map(|family| list(family).contains("0x51000000"))
@@ -257,7 +260,8 @@ fn pods_of_another_node_see_the_pod_that_asks() {
         let [v4, v6] = pod.addresses();
         manifest::pod_on(node, &pod.name, app, &[&v4, &v6])
     };
-    let pods = pod("node-2", &far, "cart") + &pod("node-1", &near, "cart") + &pod("node-1", &client, "client");
+    let pods =
+        pod("node-2", &far, "cart") + &pod("node-1", &near, "cart") + &pod("node-1", &client, "client");
     world.apply("shop", &(service() + &pods + RULES));
     let _agent = world.node(1).agent();
     wait_steered(world.node(1));

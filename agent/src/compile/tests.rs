@@ -193,7 +193,14 @@ fn a_service_without_an_address_waits_for_it() {
 
 fn pod(address: IpAddr, port: u16) -> Pod {
     let (name, labels) = (ObjectName::new("shop", "pod"), BTreeMap::new());
-    Pod { name, addresses: vec![address], node: None, host_network: false, labels, ports: vec![(Protocol::Tcp, port)] }
+    Pod {
+        name,
+        addresses: vec![address],
+        node: None,
+        host_network: false,
+        labels,
+        ports: vec![(Protocol::Tcp, port)],
+    }
 }
 
 #[test]

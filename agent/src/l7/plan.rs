@@ -242,7 +242,9 @@ impl Planner {
             answers_at: pod
                 .addresses
                 .iter()
-                .filter(|address| !pod.host_network && endpoints.contains(address) && (place.answers)(**address))
+                .filter(|address| {
+                    !pod.host_network && endpoints.contains(address) && (place.answers)(**address)
+                })
                 .copied()
                 .collect(),
         });

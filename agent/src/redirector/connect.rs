@@ -15,12 +15,7 @@ use tokio::{
 };
 
 use super::{
-    config::Config,
-    counters::Counter,
-    options::SourceAddress,
-    snapshot::Pod,
-    view::View,
-    worker::Worker,
+    config::Config, counters::Counter, options::SourceAddress, snapshot::Pod, view::View, worker::Worker,
 };
 
 /// What `connectionPool.tcp.connectTimeout` is when nobody sets it.

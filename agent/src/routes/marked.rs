@@ -77,7 +77,8 @@ fn remove(socket: &Socket, family: u8) -> io::Result<()> {
 fn route(socket: &Socket, family: u8, kind: u16, flags: u16) -> io::Result<()> {
     let scope = if family == AF_INET { 254 } else { 0 };
     let route = Route { family, protocol: OURS, scope, kind: 2, ..Route::zeroed() };
-    let attributes = [attribute(ROUTE_TABLE, &TABLE.to_ne_bytes()), attribute(DEVICE, &LOOPBACK.to_ne_bytes())];
+    let attributes =
+        [attribute(ROUTE_TABLE, &TABLE.to_ne_bytes()), attribute(DEVICE, &LOOPBACK.to_ne_bytes())];
     send(socket, kind, flags, &route, &attributes.concat())
 }
 

@@ -33,7 +33,8 @@ impl Lending {
         let is_seen = |link: &&Link| match link.kind.as_str() {
             // What one part of a bridge sends to another does not come by the bridge's own device.
             "bridge" => {
-                let mut parts = links.iter().filter(|part| part.master == link.index && part.is_up).peekable();
+                let mut parts =
+                    links.iter().filter(|part| part.master == link.index && part.is_up).peekable();
                 parts.peek().is_some() && parts.all(|part| runs(part.index))
             }
             _ => runs(link.index),

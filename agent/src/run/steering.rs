@@ -232,7 +232,10 @@ impl Steering {
         self.marked = result.is_ok();
         shared.clear("marked");
         if let Err(error) = result {
-            shared.warn("marked", format!("endpoints see the node's address: cannot set rules for marked packets: {error}"));
+            shared.warn(
+                "marked",
+                format!("endpoints see the node's address: cannot set rules for marked packets: {error}"),
+            );
         }
         self.marked
     }

@@ -19,12 +19,7 @@ const GOOD: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// This binary cannot be found.
-pub async fn supervise(
-    feed: Arc<Feed>,
-    run_dir: PathBuf,
-    bpffs: PathBuf,
-    keep_clients: bool,
-) -> Result<()> {
+pub async fn supervise(feed: Arc<Feed>, run_dir: PathBuf, bpffs: PathBuf, keep_clients: bool) -> Result<()> {
     let binary = std::env::current_exe().context("cannot find this binary")?;
     feed.is_needed().await;
     tokio::time::sleep(EARLIER).await;

@@ -6,7 +6,7 @@ use http::Request;
 use hyper::client::conn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use sluice::redirector::{Options, Redirector, SourceAddress};
+use sluice::redirector::{Options, Pod, Redirector, SourceAddress};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket},
@@ -73,7 +73,8 @@ async fn pods_keep_their_address_where_that_is_asked_for() {
     let endpoint = Endpoint::at(listener.local_addr().unwrap());
     tokio::spawn(async move {
         while let Ok((mut socket, peer)) = listener.accept().await {
-            socket.write_all(peer.ip().to_string().as_bytes()).await.unwrap();
+            let borrowed = if peer.port() >= 61_001 { " borrowed" } else { "" };
+            socket.write_all(format!("{}{borrowed}", peer.ip()).as_bytes()).await.unwrap();
         }
     });
     let setup = || Setup {
@@ -84,11 +85,24 @@ async fn pods_keep_their_address_where_that_is_asked_for() {
     let world =
         Setup { options: Options { source: SourceAddress::Client, ..Options::default() }, ..setup() }.start();
     let mut snapshot = setup().snapshot(world.front);
-    snapshot.pods.push(pod("web", [127, 0, 0, 2], json!({})));
-    world.redirector.apply(snapshot);
-    for (case, client, want) in
-        [("pod", [127, 0, 0, 2], "127.0.0.2"), ("no pod", [127, 0, 0, 3], "127.0.0.1")]
-    {
+    let lender = |name: &str, address| Pod { can_lend: true, ..pod(name, address, json!({})) };
+    let elsewhere = pod("elsewhere", [127, 0, 0, 4], json!({}));
+    let endpoint = pod("endpoint", [127, 0, 0, 1], json!({}));
+    let answers = Pod { answers_at: endpoint.addresses.clone(), ..endpoint.clone() };
+    snapshot.pods.extend([lender("web", [127, 0, 0, 2]), elsewhere]);
+    let with = |endpoint: Pod| {
+        let mut snapshot = snapshot.clone();
+        snapshot.pods.push(endpoint);
+        snapshot
+    };
+    for (case, endpoint, client, want) in [
+        ("a pod", answers.clone(), [127, 0, 0, 2], "127.0.0.2 borrowed"),
+        ("no pod", answers.clone(), [127, 0, 0, 3], "127.0.0.1"),
+        ("a pod of another node", answers.clone(), [127, 0, 0, 4], "127.0.0.1"),
+        ("whose replies would not come back", endpoint, [127, 0, 0, 2], "127.0.0.1"),
+        ("that asks itself", Pod { can_lend: true, ..answers }, [127, 0, 0, 1], "127.0.0.1"),
+    ] {
+        world.redirector.apply(with(endpoint));
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::new(client.into(), 0)).unwrap();
         let mut stream = socket.connect(world.front).await.unwrap();
