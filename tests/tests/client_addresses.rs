@@ -4,11 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use sluice_tests::{
+    http::{curl, nginx},
     manifest,
     peer::{Answer, Command, Peer, address},
     shop::{Shop, shop},
     wait,
-    world::{Node, Pod, TwoNodes, World},
+    world::{Node, Pod, TwoNodes, World, kill, sluice_binary},
 };
 
 /// Connections go through the redirector and are led to the Service itself.
@@ -157,6 +158,37 @@ fn routed_pods_see_the_pod_that_asks_with_strict_reverse_path_filters() {
 }
 
 #[test]
+fn connections_to_endpoints_are_shared_by_requests_of_one_pod_only() {
+    let mut world = World::new();
+    let server = world.pod("cart-1");
+    let clients = ["one", "two"].map(|name| world.pod(name));
+    let _nginx = nginx(&world, &server, 8080);
+    let pod = |pod: &Pod, app| manifest::pod(&pod.name, app, &[&pod.v4.to_string()]);
+    let pods: String = clients.iter().map(|client| pod(client, "client")).collect();
+    let service = manifest::service("cart", &["10.96.0.1"], &["http:80:8080"]);
+    let rules = RULES
+        .replace("tcp:\n", "http:\n")
+        .replace("match: [{destinationSubnets: [0.0.0.0/0, \"::/0\"]}]", "name: all");
+    world.apply("shop", &(service + &pod(&server, "cart") + &pods + &rules));
+    let _agent = world.agent();
+    wait_steered(&world);
+    let ask = |client: &Pod| {
+        let response = curl(client, &["http://10.96.0.1/"]);
+        (response.status, response.seen("client").trim_start_matches("::ffff:").to_owned())
+    };
+    let own = |client: &Pod| (200, client.v4.to_string());
+    for client in &clients {
+        wait::until("its own address", || if ask(client) == own(client) { Ok(()) } else { Err(ask(client)) });
+    }
+    // In turns, while the other's connections lie idle.
+    for _ in 0..10 {
+        for client in &clients {
+            assert_eq!(ask(client), own(client), "{}", client.name);
+        }
+    }
+}
+
+#[test]
 fn a_setting_that_loses_replies_is_named_and_the_node_asks_instead() {
     let (mut shop, client) = steered_shop();
     let ([v4, v6], [node, _]) = (client.addresses(), shop.world.node().addresses());
@@ -204,6 +236,28 @@ fn without_programs_at_pods_devices_the_node_asks_and_status_says_so() {
         assert_eq!(text.contains("X-Forwarded-For"), said.is_some(), "{flags:?}: {text}");
         assert!(said.is_none_or(|said| text.contains(said)), "{flags:?}: {text}");
     }
+}
+
+#[test]
+fn a_redirector_without_the_capability_serves_under_the_nodes_address_and_says_so() {
+    let (mut shop, _) = steered_shop();
+    shop.kill_agent();
+    let manifests = shop.world.manifests().display().to_string();
+    let _agent = shop.world.spawn_agent(&["--manifests", &manifests, "--redirector", "external"]);
+    let binary = sluice_binary().display().to_string();
+    let mut command = shop.world.node().command("setpriv");
+    command.args(["--bounding-set", "-net_raw", &binary, "redirector", "--run-dir"]);
+    command.arg(shop.world.folder().join("run")).arg("--bpffs").arg(shop.world.bpffs());
+    let mut child = command.spawn().unwrap();
+    wait::until("the warning", || {
+        let text = warnings(&shop.world);
+        if text.contains("lacks CAP_NET_RAW") { Ok(()) } else { Err(text) }
+    });
+    wait_steered(&shop.world);
+    let node = shop.world.node().addresses();
+    until_seen(&shop.world, &mut shop.client, VIPS[0], &node);
+    assert_seen(&shop.world, &mut shop.client, VIPS[0], &node);
+    kill(&mut child);
 }
 
 #[test]

@@ -134,6 +134,8 @@ pub struct Report {
     pub version: u64,
     /// What happened how often since its start.
     pub counters: BTreeMap<String, u64>,
+    /// What is worth a warning of the agent's.
+    pub notes: Vec<String>,
     /// How many there are of some things at the moment.
     pub open: BTreeMap<String, u64>,
     /// Requests since its start, where there were some since the last report on this connection.

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
-    thread::{CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities},
+    thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_keep_capabilities},
     time::{ClockId, clock_gettime},
 };
 use tokio::{
@@ -80,11 +80,12 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         maps.steer(&listeners)?;
         drop(maps);
         let epoch = now_ns();
-        give_privileges_up(options.options.source)?;
+        let mut settings = options.options;
+        let notes = give_privileges_up(&mut settings.source)?.map(str::to_owned).into_iter().collect();
         let sets = listeners.into_iter().map(|(v4, v6)| vec![v4, v6]).collect();
-        let redirector = Redirector::start_with(sets, options.options, compiled)?;
+        let redirector = Redirector::start_with(sets, settings, compiled)?;
         tracing::info!(workers, version, "the redirector is up");
-        let mut link = Link { socket, redirector: &redirector, epoch, version, told: BTreeMap::new() };
+        let mut link = Link { socket, redirector: &redirector, epoch, version, notes, told: BTreeMap::new() };
         tokio::select! {
             () = beat(&heartbeat, &redirector) => {
                 // Its connections are lost in any case; whoever started us starts another.
@@ -131,12 +132,20 @@ fn last_snapshot(run_dir: &Path) -> Option<Snapshot> {
 }
 
 /// Becomes nobody: hostile bytes meet a process that may do nothing, or nothing but take addresses of pods for its
-/// sockets (`IP_TRANSPARENT`).
-fn give_privileges_up(source: SourceAddress) -> Result<()> {
-    if !Uid::effective().is_root() {
-        return Ok(());
+/// sockets (`IP_TRANSPARENT`). Where that is not to be had, `source` becomes the node's, and the text says so.
+fn give_privileges_up(source: &mut SourceAddress) -> Result<Option<&'static str>> {
+    const LACKING: &str = "endpoints see the node's address and X-Forwarded-For, not the address of a pod that asks: the \
+        redirector lacks CAP_NET_RAW; add it to its container, or say --upstream-source node";
+    let has = capabilities(None).is_ok_and(|sets| sets.permitted.contains(CapabilitySet::NET_RAW));
+    let lacking = (*source == SourceAddress::Client && !has).then_some(LACKING);
+    if let Some(text) = lacking {
+        tracing::warn!("{text}");
+        *source = SourceAddress::Node;
     }
-    let keeps = source == SourceAddress::Client;
+    if !Uid::effective().is_root() {
+        return Ok(lacking);
+    }
+    let keeps = *source == SourceAddress::Client;
     if keeps {
         set_keep_capabilities(true).context("cannot keep CAP_NET_RAW")?;
     }
@@ -149,10 +158,10 @@ fn give_privileges_up(source: SourceAddress) -> Result<()> {
         // The threads that serve are started by this one, and have what it has.
         let only = CapabilitySet::NET_RAW;
         let sets = CapabilitySets { effective: only, permitted: only, inheritable: CapabilitySet::empty() };
-        set_capabilities(None, sets)
-            .context("cannot keep CAP_NET_RAW; --upstream-source node does without it")?;
+        set_capabilities(None, sets).context("cannot keep CAP_NET_RAW")?;
     }
-    rustix::thread::set_no_new_privs(true).context("cannot renounce new privileges")
+    rustix::thread::set_no_new_privs(true).context("cannot renounce new privileges")?;
+    Ok(lacking)
 }
 
 /// Says that we are well for as long as this thread runs and all workers come to their tasks. Returns when one does not
@@ -216,6 +225,8 @@ struct Link<'r> {
     /// When our listeners came into the map, ns of `CLOCK_MONOTONIC`: of two redirectors the later one serves.
     epoch: u64,
     version: u64,
+    /// What the agent is to warn of.
+    notes: Vec<String>,
     /// Requests as the agent knows them.
     told: BTreeMap<RouteName, RouteCounts>,
 }
@@ -268,7 +279,8 @@ impl Link<'_> {
         let news = requests.iter().filter(|(name, counts)| self.told.get(*name) != Some(counts));
         let routes = news.map(|(name, counts)| (name.clone(), counts.clone())).collect();
         self.told = requests;
-        write(writer, &Report { epoch: self.epoch, version: self.version, counters, open, routes }).await
+        let (epoch, version, notes) = (self.epoch, self.version, self.notes.clone());
+        write(writer, &Report { epoch, version, counters, notes, open, routes }).await
     }
 }
 

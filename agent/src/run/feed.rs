@@ -172,6 +172,10 @@ impl Feed {
             return;
         }
         let epoch = report.epoch;
+        self.shared.clear("redirector/");
+        for note in report.notes {
+            self.shared.warn(&format!("redirector/{note}"), note);
+        }
         self.shared.update(|state| {
             if std::mem::replace(&mut state.redirector_epoch, epoch) != epoch {
                 state.routes.clear();

@@ -13,7 +13,7 @@ use super::debian::{Apt, library_path};
 use crate::shell::{on_path, step};
 
 /// Program and the Debian package that has it.
-const NEEDED: [(&str, &str); 11] = [
+const NEEDED: [(&str, &str); 12] = [
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("ping", "iputils-ping"),
