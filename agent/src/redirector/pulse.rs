@@ -45,7 +45,7 @@ impl Pulse {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = false)]
+    #[tokio::test]
     async fn a_worker_that_hangs_falls_silent_and_one_that_waits_does_not() {
         let pulse = Pulse::default();
         let beating = async {
@@ -55,7 +55,7 @@ mod tests {
             (waiting, pulse.silence())
         };
         let (waiting, hanging) = tokio::select! {
-            () = pulse.beat() => unreachable!(),
+            () = pulse.beat() => panic!("it beats for ever"),
             silences = beating => silences,
         };
         assert!(
