@@ -23,7 +23,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ("inspect", &["compile", "maps", "model", "reconcile"]),
     ("sys", &[]),
     ("devices", &["netlink"]),
-    ("loader", &["maps", "reserved", "routes", "sys"]),
+    ("loader", &["maps", "netlink", "reserved", "routes", "sys"]),
     (
         "run",
         &[
@@ -76,7 +76,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
 
 /// Which module alone may use a crate.
 const CRATES: [(&str, &[&str]); 5] = [
-    ("aya", &["loader/mod.rs", "loader/steering.rs", "loader/devices.rs", "maps/bpf/"]),
+    ("aya", &["loader/mod.rs", "loader/steering.rs", "loader/devices.rs", "loader/trial.rs", "maps/bpf/"]),
     ("kube", &["k8s/"]),
     ("k8s_openapi", &["k8s/", "objects/", "manifests/document.rs"]),
     ("tokio", &["run/", "k8s/", "redirector/", "signals.rs"]),

@@ -2,11 +2,19 @@
 
 use std::{
     fmt::Debug,
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
 /// Longest wait for anything in a test.
 pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// `time` on a machine as slow as `SLUICE_PATIENCE` says: an emulated one takes many times as long for everything.
+pub fn patiently(time: Duration) -> Duration {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    let factor = || std::env::var("SLUICE_PATIENCE").ok()?.parse().ok();
+    time * *FACTOR.get_or_init(|| factor().unwrap_or(1))
+}
 
 /// Polls until `check` returns `Ok`; panics with its last error at the deadline.
 pub fn until<T, E: Debug>(what: &str, check: impl FnMut() -> Result<T, E>) -> T {
@@ -19,7 +27,7 @@ pub fn until_within<T, E: Debug>(
     what: &str,
     mut check: impl FnMut() -> Result<T, E>,
 ) -> T {
-    let start = Instant::now();
+    let (start, deadline) = (Instant::now(), patiently(deadline));
     loop {
         match check() {
             Ok(value) => return value,
@@ -33,7 +41,7 @@ pub fn until_within<T, E: Debug>(
 pub fn comes_true(check: impl Fn() -> bool) -> bool {
     let start = Instant::now();
     while !check() {
-        if start.elapsed() > DEADLINE {
+        if start.elapsed() > patiently(DEADLINE) {
             return false;
         }
         std::thread::sleep(Duration::from_millis(10));

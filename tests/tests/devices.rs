@@ -17,14 +17,26 @@ fn index(netns: &str, device: &str) -> String {
     text(&output).split(':').next().unwrap().to_owned()
 }
 
-/// The programs pinned for a device.
+/// The programs at a device: those that are pinned, and filters.
 fn programs(node: &Node, index: &str) -> BTreeSet<String> {
     let names = std::fs::read_dir(node.bpffs().join("links")).unwrap();
     let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter_map(|name| name.strip_prefix(&format!("device-{index}-")).map(str::to_owned)).collect()
+    let pinned = names.filter_map(|name| name.strip_prefix(&format!("device-{index}-")).map(str::to_owned));
+    let output = tool("ip").args(["-n", &node.host.netns, "-o", "link"]).output().unwrap();
+    let links = text(&output);
+    let link = links.lines().find_map(|line| line.strip_prefix(&format!("{index}: ")));
+    let device = link.and_then(|rest| rest.split([':', '@']).next());
+    let status = node.json(&["status"]);
+    let is_filter = |row: &&serde_json::Value| {
+        row["hook"].as_str().unwrap().starts_with("clsact/")
+            && row["attached"] == true
+            && row["target"].as_str() == device
+    };
+    let rows = status["programs"].as_array().unwrap().iter().filter(is_filter);
+    pinned.chain(rows.map(|row| row["name"].as_str().unwrap().to_owned())).collect()
 }
 
-/// Waits until these programs are pinned for the device, and no others.
+/// Waits until these programs are at the device, and no others.
 fn wait_programs(node: &Node, index: &str, want: &[&str]) {
     let want: BTreeSet<String> = want.iter().map(|name| (*name).to_owned()).collect();
     wait::until(&format!("device {index} has {want:?}"), || match programs(node, index) {
@@ -181,9 +193,11 @@ fn programs_of_others_at_the_same_device_go_on() {
     ip(&format!("-n {netns} link add capture type veth peer name captured"));
     ip(&format!("-n {netns} link set capture up"));
     ip(&format!("-n {netns} link set captured up"));
-    tc(node, "qdisc add dev eth0 clsact");
+    // There already, where our own are filters.
+    tc(node, "qdisc replace dev eth0 clsact");
     for direction in ["ingress", "egress"] {
-        let every = "protocol ip u32 match ip protocol 6 0xff action mirred egress mirror dev capture";
+        let every =
+            "protocol ip pref 40000 u32 match ip protocol 6 0xff action mirred egress mirror dev capture";
         tc(node, &format!("filter add dev eth0 {direction} {every}"));
     }
     let before = ["ingress", "egress"].map(|direction| seen(node, direction));

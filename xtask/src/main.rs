@@ -9,6 +9,7 @@ mod build;
 mod chaos;
 mod demo;
 mod handover;
+mod kernels;
 mod lint;
 mod setup;
 mod shell;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::{
-    build,
+    build, kernels,
     setup::Toolchain,
     shell::{cargo, run as run_command, workspace},
 };
@@ -13,12 +13,27 @@ use crate::{
 /// What to run.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only tests whose name contains this
-    filter: Option<String>,
+    /// Only tests whose name contains this; with --kernels, versions of kernels such as 6.1
+    filter: Vec<String>,
+    /// The core of the tests on Debian's kernels, each in an emulated machine
+    #[arg(long)]
+    kernels: bool,
+    /// With --kernels: only its first steps, for CI
+    #[arg(long, requires = "kernels")]
+    reduced: bool,
+    /// With --kernels: puts the result into README's table
+    #[arg(long, requires = "kernels")]
+    write: bool,
+    /// With --kernels: ends with one line of JSON, {"kernels": [{"kernel", "ok", "failed", ...}]}
+    #[arg(long, requires = "kernels")]
+    json: bool,
 }
 
 /// Builds the programs, then runs all tests; the test runner prints its own closing lines.
 pub fn run(toolchain: &Toolchain, args: &Args) -> Result<()> {
+    if args.kernels {
+        return on_kernels(toolchain, args);
+    }
     let start = Instant::now();
     if !rustix::process::geteuid().is_root() {
         bail!("the tests load eBPF programs and make network namespaces: run them as root");
@@ -33,9 +48,28 @@ pub fn run(toolchain: &Toolchain, args: &Args) -> Result<()> {
     command
         .current_dir(workspace())
         .args(["test", "--workspace", "--exclude", "sluice-ebpf", "--no-fail-fast"])
-        .args(args.filter.as_ref())
+        .args(&args.filter)
         .env("SLUICE_BIN", binary);
     run_command(toolchain.tools.export(&mut command))?;
     eprintln!("all tests passed in {:.0} s", start.elapsed().as_secs_f32());
     Ok(())
+}
+
+fn on_kernels(toolchain: &Toolchain, args: &Args) -> Result<()> {
+    let choice = kernels::Choice {
+        versions: args.filter.clone(),
+        is_reduced: args.reduced,
+        ..kernels::Choice::default()
+    };
+    let outcomes = kernels::run(toolchain, &choice)?;
+    if args.write {
+        kernels::write_table(&outcomes)?;
+    }
+    if args.json {
+        println!("{}", serde_json::json!({ "kernels": outcomes }));
+    }
+    match outcomes.iter().filter(|outcome| !outcome.ok).count() {
+        0 => Ok(()),
+        count => bail!("{count} of {} kernels failed", outcomes.len()),
+    }
 }

@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 
-use crate::{devices, k8s, maps::Sizes, redirector, run};
+use crate::{devices, k8s, loader, maps::Sizes, redirector, run};
 
 mod check;
 mod client;
@@ -16,6 +16,7 @@ mod output;
 mod read;
 mod request;
 mod status;
+mod verify;
 
 use output::Format;
 
@@ -94,6 +95,12 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Try on this kernel whether it takes the eBPF programs, and at what cost to its verifier; attaches nothing
+    Verify {
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
     /// Detaches every program and removes every pin
     Cleanup {
         #[arg(long, default_value = "/sys/fs/bpf/sluice")]
@@ -160,6 +167,9 @@ struct RunArgs {
     /// Look at packets by XDP, before the stack: connections to pods of other nodes go on at once
     #[arg(long, value_enum, default_value_t = devices::Xdp::Off)]
     xdp: devices::Xdp,
+    /// How programs are attached to devices at tc: `auto` takes TCX links, and filters at clsact on kernels before 6.6
+    #[arg(long, value_enum, default_value_t = loader::Tc::Auto, env = "SLUICE_TC")]
+    tc: loader::Tc,
     /// How packets reach pods of other nodes: in this node's name and back by it (`snat`), or in a tunnel, the reply going
     /// straight to the client (`dsr`; `hybrid` for TCP only)
     #[arg(long, value_enum, default_value_t = run::Forwarding::Snat)]
@@ -240,6 +250,7 @@ pub fn main() -> ExitCode {
         }
         Command::Route { run_dir, reading } => request::route(&reading, &run_dir).map(|()| true),
         Command::Check { paths, output } => check::check(&paths, output),
+        Command::Verify { output } => verify::verify(output),
         Command::Cleanup { bpffs } => read::cleanup(&bpffs).map(|()| true),
         Command::ProbeConnect { target, cgroup } => run::connect_from_cgroup(&cgroup, target).map(|()| true),
     };
@@ -302,6 +313,7 @@ fn agent(args: RunArgs) -> anyhow::Result<()> {
             node_devices: args.devices,
             pod_devices: args.pod_devices,
             xdp: args.xdp,
+            tc: args.tc,
             forwarding: args.forwarding,
             vip_ping: args.vip_ping,
             keep_clients: args.upstream_source == redirector::SourceAddress::Client,

@@ -154,14 +154,14 @@ fn at_device_rows(pins: &Pins, wanted: &[AtDevice], problems: &mut Vec<String>) 
         link.map_or_else(|| format!("device {ifindex}"), |link| link.name.clone())
     };
     let present = loader::device_attachments(pins);
-    let row = |point: loader::Point, target: String, attached| ProgramRow {
+    let row = |point: loader::Point, hook: &str, target: String, attached| ProgramRow {
         name: point.program(),
-        hook: point.hook().to_owned(),
+        hook: hook.to_owned(),
         target: target.into(),
         attached,
     };
     let mut rows: Vec<ProgramRow> =
-        present.iter().map(|item| row(item.point, name(item.ifindex), item.attached)).collect();
+        present.iter().map(|item| row(item.point, item.hook(), name(item.ifindex), item.attached)).collect();
     for item in wanted {
         let is_it = |other: &&loader::DeviceAttachment| {
             (other.ifindex, other.point.program()) == (item.ifindex, item.program.as_str())
@@ -172,7 +172,8 @@ fn at_device_rows(pins: &Pins, wanted: &[AtDevice], problems: &mut Vec<String>) 
         }
         problems.push(format!("not attached: {} at {}", item.program, item.device));
         let point = loader::Point::ALL.into_iter().find(|point| point.program() == item.program);
-        rows.extend(point.filter(|_| found.is_none()).map(|point| row(point, item.device.clone(), false)));
+        let point = point.filter(|_| found.is_none());
+        rows.extend(point.map(|point| row(point, point.hook(), item.device.clone(), false)));
     }
     rows
 }

@@ -1,15 +1,18 @@
-//! Programs of the packet path at devices: by links that outlive us, one for each device and program.
+//! Programs of the packet path at devices: by links that outlive us, one for each device and program; where the kernel has
+//! no such links for tc, by filters.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    os::fd::AsFd as _,
-    path::Path,
-};
+use std::{collections::BTreeMap, os::fd::AsFd as _, path::Path};
 
 use anyhow::{Context as _, Result, bail};
-use aya::programs::{LinkOrder, Program, TcAttachType, XdpMode, links::FdLink, tc::TcAttachOptions};
+use aya::programs::{
+    LinkOrder, Program, SchedClassifier, TcAttachType, XdpMode, links::FdLink, tc::TcAttachOptions,
+};
 
-use super::{EARLY, Loaded, program};
+use super::{
+    EARLY, Loaded,
+    clsact::{self, Filter},
+    program,
+};
 use crate::{maps::Pins, sys};
 
 /// Where a program runs, and which.
@@ -51,6 +54,14 @@ impl Point {
         }
     }
 
+    /// Whether it is XDP's.
+    const fn is_early(self) -> bool {
+        match self {
+            Self::EarlyNative | Self::EarlyGeneric => true,
+            Self::FromNetwork | Self::ToNetwork | Self::FromPod | Self::ToPod => false,
+        }
+    }
+
     /// What it is called in the name of a pin.
     const fn label(self) -> &'static str {
         match self {
@@ -71,7 +82,30 @@ impl Point {
     }
 }
 
-/// A program at a device, as the pins tell.
+/// `--tc`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Tc {
+    /// By TCX where the kernel has it (Linux 6.6), else by clsact.
+    Auto,
+    /// By TCX links.
+    Tcx,
+    /// By filters at the queueing discipline clsact, as on older kernels.
+    Clsact,
+}
+
+impl Tc {
+    /// Whether programs at tc are filters.
+    fn is_clsact(self) -> bool {
+        match self {
+            Self::Tcx => false,
+            Self::Clsact => true,
+            // Every network namespace has a loopback device. A kernel that does not know the question refuses it.
+            Self::Auto => SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_err(),
+        }
+    }
+}
+
+/// A program at a device, as pins and filters tell.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DeviceAttachment {
     /// Which.
@@ -80,6 +114,31 @@ pub struct DeviceAttachment {
     pub ifindex: u32,
     /// Whether the link is there and its device too.
     pub attached: bool,
+    filter: Option<Filter>,
+}
+
+impl DeviceAttachment {
+    /// The hook, as people know it.
+    pub const fn hook(&self) -> &'static str {
+        match (&self.filter, self.point) {
+            (Some(_), Point::FromNetwork | Point::FromPod) => "clsact/ingress",
+            (Some(_), Point::ToNetwork | Point::ToPod) => "clsact/egress",
+            (_, point) => point.hook(),
+        }
+    }
+
+    fn key(&self) -> (u32, Point) {
+        (self.ifindex, self.point)
+    }
+
+    /// Takes the program away from the device.
+    fn remove(&self, pins: &Pins) -> Result<()> {
+        match &self.filter {
+            Some(filter) => Ok(clsact::detach(filter)?),
+            // Without its pin the link goes, and the program with it.
+            None => remove(&pins.link(&pin_name(self.ifindex, self.point))),
+        }
+    }
 }
 
 fn pin_name(ifindex: u32, point: Point) -> String {
@@ -96,14 +155,18 @@ fn parse(name: &str) -> Option<(u32, Point)> {
 pub fn device_attachments(pins: &Pins) -> Vec<DeviceAttachment> {
     let files = std::fs::read_dir(pins.links()).into_iter().flatten().flatten();
     let names = files.filter_map(|file| parse(file.file_name().to_str()?));
-    let mut found: Vec<DeviceAttachment> = names
-        .map(|(ifindex, point)| {
-            let link = sys::pinned(&pins.link(&pin_name(ifindex, point)));
-            let device = link.and_then(|link| sys::device_of_link(link.as_fd()));
-            DeviceAttachment { point, ifindex, attached: device.is_ok_and(|device| device == ifindex) }
-        })
-        .collect();
-    found.sort_by_key(|item| (item.ifindex, item.point));
+    let links = names.map(|(ifindex, point)| {
+        let link = sys::pinned(&pins.link(&pin_name(ifindex, point)));
+        let device = link.and_then(|link| sys::device_of_link(link.as_fd()));
+        let attached = device.is_ok_and(|device| device == ifindex);
+        DeviceAttachment { point, ifindex, attached, filter: None }
+    });
+    let filters = clsact::filters().unwrap_or_default().into_iter().map(|filter| {
+        let (point, ifindex) = (filter.point, filter.ifindex);
+        DeviceAttachment { point, ifindex, attached: true, filter: Some(filter) }
+    });
+    let mut found: Vec<DeviceAttachment> = links.chain(filters).collect();
+    found.sort_by_key(DeviceAttachment::key);
     found
 }
 
@@ -112,27 +175,50 @@ impl Loaded {
     pub fn attach_devices(
         &mut self,
         wanted: &BTreeMap<(u32, Point), String>,
+        tc: Tc,
     ) -> BTreeMap<(u32, Point), String> {
+        let is_clsact = tc.is_clsact();
         let mut problems = BTreeMap::new();
-        let present: BTreeSet<_> =
-            device_attachments(&self.pins).into_iter().map(|item| (item.ifindex, item.point)).collect();
-        for (ifindex, point) in present.into_iter().filter(|key| !wanted.contains_key(key)) {
-            // Without its pin the link goes, and the program with it.
-            if let Err(error) = remove(&self.pins.link(&pin_name(ifindex, point))) {
-                problems.insert((ifindex, point), format!("{error:#}"));
+        let mut remove = |items: Vec<DeviceAttachment>, pins: &Pins| {
+            for item in items {
+                if let Err(error) = item.remove(pins) {
+                    problems.insert(item.key(), format!("{error:#}"));
+                }
             }
-        }
+        };
+        let (filters, links): (Vec<_>, Vec<_>) =
+            device_attachments(&self.pins).into_iter().partition(|item| item.filter.is_some());
+        let gone = links.iter().filter(|item| !wanted.contains_key(&item.key())).cloned().collect();
+        remove(gone, &self.pins);
+        let mut failed = BTreeMap::new();
         for ((ifindex, point), name) in wanted {
-            if let Err(error) = self.attach_device(*ifindex, name, *point) {
-                problems.insert((*ifindex, *point), format!("{error:#}"));
+            if let Err(error) = self.attach_device(*ifindex, name, *point, is_clsact) {
+                failed.insert((*ifindex, *point), format!("{error:#}"));
             }
         }
+        // What took the place of others of ours runs by now, so that nothing passes in between.
+        let has_place = |item: &DeviceAttachment| {
+            wanted.keys().any(|(ifindex, point)| {
+                is_clsact
+                    && *ifindex == item.ifindex
+                    && !point.is_early()
+                    && clsact::is_same_place(*point, item.point)
+            })
+        };
+        remove(filters.into_iter().filter(|item| !has_place(item)).collect(), &self.pins);
+        let is_tc = |item: &DeviceAttachment| !item.point.is_early() && wanted.contains_key(&item.key());
+        remove(links.into_iter().filter(|item| is_clsact && is_tc(item)).collect(), &self.pins);
+        problems.extend(failed);
         problems
     }
 
-    fn attach_device(&mut self, ifindex: u32, name: &str, point: Point) -> Result<()> {
+    fn attach_device(&mut self, ifindex: u32, name: &str, point: Point, is_clsact: bool) -> Result<()> {
         let pin = self.pins.link(&pin_name(ifindex, point));
         let program = program(&mut self.ebpf, point.program())?;
+        if is_clsact && !point.is_early() {
+            let fd = program.fd()?;
+            return clsact::attach(ifindex, point, fd.as_fd()).context("no filter at clsact");
+        }
         if let Ok(link) = sys::pinned(&pin)
             && sys::device_of_link(link.as_fd()).is_ok_and(|device| device == ifindex)
         {
@@ -164,11 +250,18 @@ fn link(program: &mut Program, name: &str, point: Point) -> Result<FdLink> {
     Ok(program.take_link(id)?.try_into()?)
 }
 
-/// Removes every pin of a program at a device; returns which.
+/// Takes every program away from devices; returns the pins that are gone.
 pub(super) fn detach_all(pins: &Pins) -> Result<Vec<std::path::PathBuf>> {
-    let files =
-        device_attachments(pins).into_iter().map(|item| pins.link(&pin_name(item.ifindex, item.point)));
-    files.map(|pin| remove(&pin).map(|()| pin)).collect()
+    let mut gone = Vec::new();
+    for item in device_attachments(pins) {
+        item.remove(pins).with_context(|| {
+            format!("cannot take {} away from device {}", item.point.program(), item.ifindex)
+        })?;
+        if item.filter.is_none() {
+            gone.push(pins.link(&pin_name(item.ifindex, item.point)));
+        }
+    }
+    Ok(gone)
 }
 
 fn remove(pin: &Path) -> Result<()> {

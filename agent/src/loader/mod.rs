@@ -18,16 +18,19 @@ use crate::{
 };
 
 mod checks;
+mod clsact;
 mod devices;
 mod lock;
 mod pins;
 mod steering;
+mod trial;
 
 pub use checks::find_cgroup;
-pub use devices::{DeviceAttachment, Point, device_attachments};
+pub use devices::{DeviceAttachment, Point, Tc, device_attachments};
 pub use lock::{Lock, WatchLock, holder};
 pub use pins::cleanup;
 pub use steering::{is_steering, steered_netns};
+pub use trial::{Trial, trial};
 
 /// The object, compiled from `ebpf/`; empty in a binary that was built without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     devices::{self, Link, NodeDevices, PodDevices, Role, Xdp},
     health::{AtDevice, Shared},
-    loader::{self, Loaded, Point},
+    loader::{self, Loaded, Point, Tc},
     maps::{
         Pins,
         bpf::{BpfMaps, Devices as DeviceMap},
@@ -70,6 +70,8 @@ pub struct Packets {
     pub pod_devices: PodDevices,
     /// `--xdp`.
     pub xdp: Xdp,
+    /// `--tc`.
+    pub tc: Tc,
     /// `--forwarding`.
     pub forwarding: Forwarding,
     /// `--vip-ping`.
@@ -178,7 +180,7 @@ impl Devices {
         if self.attached.as_ref() == Some(&wanted) {
             return Ok((Vec::new(), self.notes.clone()));
         }
-        let failed = loaded.attach_devices(&wanted);
+        let failed = loaded.attach_devices(&wanted, self.flags.tc);
         if self.flags.xdp != Xdp::Off {
             // A device takes raw packets from when it has an XDP program itself, of which there is no word.
             self.map.set(&values(&links, node, &devices::takers()))?;

@@ -11,9 +11,13 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use sluice_tests::{
     echo, flood,
     peer::{Answer, Command, Measured, Outcome},
+    wait::patiently,
 };
 
-const TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a client waits for an answer.
+fn timeout() -> Duration {
+    patiently(Duration::from_secs(2))
+}
 
 #[derive(Default)]
 struct Sockets {
@@ -44,7 +48,7 @@ impl Sockets {
             Command::Serve { name, port, udp } => serve(name, port, udp).map(|()| nobody(None)),
             Command::Tcp { id, to } => {
                 self.tcp.remove(&id);
-                self.ask_first(id, TcpStream::connect_timeout(&to, TIMEOUT)?)
+                self.ask_first(id, TcpStream::connect_timeout(&to, timeout())?)
             }
             Command::TcpFrom { id, from, to } => {
                 self.tcp.remove(&id);
@@ -86,8 +90,8 @@ impl Sockets {
     }
 
     fn ask_first(&mut self, id: u32, mut stream: TcpStream) -> io::Result<Answer> {
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+        stream.set_read_timeout(Some(timeout()))?;
+        stream.set_write_timeout(Some(timeout()))?;
         let answer = ask(&mut stream)?;
         self.tcp.insert(id, stream);
         Ok(answer)
@@ -97,7 +101,7 @@ impl Sockets {
         // The one it had may be bound to the same port.
         self.udp.remove(&id);
         let socket = UdpSocket::bind(from)?;
-        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.set_read_timeout(Some(timeout()))?;
         self.udp.insert(id, socket);
         Ok(nobody(None))
     }
@@ -108,7 +112,7 @@ fn connect_from(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(TIMEOUT))?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(timeout()))?;
     rustix::net::bind(&socket, &from)?;
     rustix::net::connect(&socket, &to).map_err(|error| match error {
         // What the kernel says when a blocking connect ran out of the time that it had for sending.
@@ -148,7 +152,7 @@ fn once_tcp(to: SocketAddr) -> io::Result<()> {
 
 fn once_udp(to: SocketAddr) -> io::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.set_read_timeout(Some(timeout()))?;
     socket.connect(to)?;
     socket.send(b"?")?;
     socket.recv(&mut [0; 64]).map(drop)

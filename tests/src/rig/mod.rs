@@ -23,7 +23,7 @@ use bytemuck::must_cast;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use sluice::{
     devices::{self, Link},
-    loader::{self, Loaded, Point},
+    loader::{self, Loaded, Point, Tc},
     maps::{Sizes, bpf::Devices},
 };
 use sluice_common::{
@@ -150,7 +150,7 @@ impl Rig {
         let links: BTreeMap<String, Link> = links.into_iter().map(|link| (link.name.clone(), link)).collect();
         // A veth has queues for XDP only while it has a program.
         let wanted = BTreeMap::from([((links["eth0"].index, Point::EarlyNative), "eth0".to_owned())]);
-        let problems = loaded.attach_devices(&wanted);
+        let problems = loaded.attach_devices(&wanted, Tc::Auto);
         assert!(problems.is_empty(), "{problems:?}");
         let mut known = Devices::open(loaded.pins()).expect("maps open");
         known.set(&values(&links)).expect("writes work");

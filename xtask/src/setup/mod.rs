@@ -14,6 +14,8 @@ mod debian;
 mod rustup;
 mod tools;
 
+pub use debian::{Apt, library_path};
+
 /// Raised when a newer xtask needs another set-up than an older one left.
 const SETUP_VERSION: u32 = 1;
 
@@ -48,6 +50,11 @@ impl Toolchain {
             command.env("PATH", format!("{}:{rest}", bin.display()));
         }
         command
+    }
+
+    /// Where a program of [`tools`] is, and what it wants as `LD_LIBRARY_PATH`.
+    pub fn tool(&self, name: &str) -> Option<(&std::path::Path, Option<&str>)> {
+        self.tools.find(name)
     }
 
     fn compiles(&self) -> bool {

@@ -43,6 +43,11 @@ impl Tools {
         NEEDED.iter().all(|(name, _)| self.files.get(*name).is_some_and(|file| file.is_file()))
     }
 
+    /// Where a program is, and its library path.
+    pub fn find(&self, name: &str) -> Option<(&Path, Option<&str>)> {
+        self.files.get(name).map(|file| (file.as_path(), self.libraries.as_deref()))
+    }
+
     /// Passes the programs' places on: `SLUICE_TOOL_<NAME>` and `SLUICE_TOOL_LIBRARIES`.
     pub fn export<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         for (name, file) in &self.files {

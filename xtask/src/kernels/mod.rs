@@ -1,0 +1,188 @@
+//! `cargo xtask test --kernels`: the core of the tests on Debian's kernels, in an emulated machine.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    build,
+    setup::{self, Toolchain},
+    shell::{cargo, on_path, run_quiet, step, workspace},
+};
+
+mod archive;
+mod guest;
+mod image;
+mod machine;
+mod modules;
+mod report;
+
+use archive::{Kernel, SUITES, fetch};
+use guest::{PROGRAMS, STEPS, Step};
+use image::Image;
+use machine::{Emulator, boot};
+pub use report::{Outcome, write_table};
+
+/// The oldest kernel that we run on; older ones are to be refused with a reason.
+const OLDEST: (u32, u32) = (5, 18);
+/// Programs of this machine that worlds run.
+const TOOLS: [&str; 7] = ["dash", "ip", "tc", "nsenter", "setpriv", "ethtool", "ping"];
+
+/// Which kernels and steps.
+#[derive(Debug, Default)]
+pub struct Choice {
+    /// Versions such as 6.1; all if empty.
+    pub versions: Vec<String>,
+    /// Only the steps of the reduced set.
+    pub is_reduced: bool,
+    /// Only that the programs load.
+    pub only_programs: bool,
+}
+
+/// Boots each kernel and runs the steps. What failed is in the outcomes; an error is something that kept us from trying.
+pub fn run(toolchain: &Toolchain, choice: &Choice) -> Result<Vec<Outcome>> {
+    let folder = setup::folder();
+    let emulator = Emulator::ensure(&folder)?;
+    let kernels = kernels(choice, &folder)?;
+    let binary = build::all(toolchain, false)?;
+    let steps: Vec<Step> = STEPS
+        .into_iter()
+        .filter(|step| !choice.is_reduced || step.is_core)
+        .filter(|step| !choice.only_programs || step.name == PROGRAMS)
+        .collect();
+    let tests = if steps.len() == 1 { BTreeMap::new() } else { tests()? };
+    let base = step("image", || base(toolchain, &emulator, &binary, &steps, &tests))?;
+    let mut outcomes = Vec::new();
+    for kernel in &kernels {
+        outcomes.push(try_kernel(&emulator, kernel, &base, &steps, &tests, &folder)?);
+    }
+    Ok(outcomes)
+}
+
+fn kernels(choice: &Choice, folder: &Path) -> Result<Vec<Kernel>> {
+    let wanted =
+        |version: &str| choice.versions.is_empty() || choice.versions.iter().any(|one| one == version);
+    let mut kernels: Vec<Kernel> = Vec::new();
+    // A suite that moves on is looked into only if no other has what is wanted.
+    let fixed = |one: &String| SUITES.iter().any(|suite| suite.version == Some(one));
+    let is_fixed = !choice.versions.is_empty() && choice.versions.iter().all(fixed);
+    for suite in SUITES {
+        if suite.version.map_or(is_fixed, |version| !wanted(version)) {
+            continue;
+        }
+        match fetch(&suite, folder) {
+            Ok(kernel) if wanted(&kernel.version) => kernels.push(kernel),
+            Ok(_) => {}
+            Err(error) if suite.optional => eprintln!("  not tried: {error:#}"),
+            Err(error) => return Err(error),
+        }
+    }
+    for version in &choice.versions {
+        if !kernels.iter().any(|kernel| kernel.version == *version) {
+            bail!("no suite of Debian has a kernel {version} that could be fetched");
+        }
+    }
+    Ok(kernels)
+}
+
+/// The tests' binaries: name of the file of tests → binary.
+fn tests() -> Result<BTreeMap<String, PathBuf>> {
+    let words = ["test", "--quiet", "--package", "sluice-tests", "--no-run", "--message-format", "json"];
+    let text = run_quiet(cargo().current_dir(workspace()).args(words))?;
+    let message = |line: &str| {
+        let value: serde_json::Value = serde_json::from_str(line).ok()?;
+        let name = value["target"]["name"].as_str()?.to_owned();
+        Some((name, PathBuf::from(value["executable"].as_str()?)))
+    };
+    Ok(text.lines().filter_map(message).collect())
+}
+
+/// The part of the root that is the same for each kernel.
+fn base(
+    toolchain: &Toolchain,
+    emulator: &Emulator,
+    binary: &Path,
+    steps: &[Step],
+    tests: &BTreeMap<String, PathBuf>,
+) -> Result<Vec<u8>> {
+    let mut image = Image::default();
+    for folder in ["dev", "proc", "sys", "tmp", "run", "etc", "root", "bin", "lib", "modules", "var"] {
+        image.folder(Path::new(folder));
+    }
+    image.file("etc/passwd", b"root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n");
+    image.file("etc/group", b"root:x:0:\nnogroup:x:65534:\n");
+    image.file("etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n");
+    image.program(&emulator.busybox(), None)?;
+    for name in TOOLS {
+        let (file, libraries) = match toolchain.tool(name) {
+            Some((file, libraries)) => (file.to_owned(), libraries.map(OsStr::new)),
+            None => (on_path(name).with_context(|| format!("{name} is missing on this machine"))?, None),
+        };
+        image.program(&file, libraries)?;
+    }
+    image.file("bin/sh", &fs::read(on_path("dash").context("dash is missing on this machine")?)?);
+    image.program(binary, None)?;
+    image.program(&binary.with_file_name("sluice-peer"), None)?;
+    let mut names: Vec<&str> = steps.iter().filter_map(|step| Some(step.test?.0)).collect();
+    names.dedup();
+    for name in names {
+        let file = tests.get(name).with_context(|| format!("there is no file of tests {name}"))?;
+        image.program(file, None)?;
+    }
+    Ok(image.finish())
+}
+
+fn try_kernel(
+    emulator: &Emulator,
+    kernel: &Kernel,
+    base: &[u8],
+    steps: &[Step],
+    tests: &BTreeMap<String, PathBuf>,
+    folder: &Path,
+) -> Result<Outcome> {
+    let start = Instant::now();
+    let number = |text: &str| text.parse::<u32>().unwrap_or(0);
+    let (major, minor) = kernel.version.split_once('.').unwrap_or((&kernel.version, "0"));
+    let is_too_old = (number(major), number(minor)) < OLDEST;
+    let refused = [Step { name: "refused, with a reason", test: None, is_core: true }];
+    let steps = if is_too_old { &refused } else { steps };
+    let modules = modules::collect(&kernel.modules)?;
+    let words = |step: &Step| match step.test.and_then(|(file, test)| Some((tests.get(file)?, test))) {
+        Some((binary, test)) => {
+            let name = binary.file_name().unwrap_or_default().to_string_lossy();
+            format!("{name} --exact {test} --test-threads 1")
+        }
+        None if is_too_old => "sluice verify 2>&1 | $b grep 'is too old: '".to_owned(),
+        None => "sluice verify -o json".to_owned(),
+    };
+    let names: Vec<String> = modules.iter().map(|(name, _)| name.clone()).collect();
+    let mut own = Image::default();
+    own.file("init", guest::script(steps, &names, words).as_bytes());
+    for (name, bytes) in &modules {
+        own.file(&format!("modules/{name}.ko"), bytes);
+    }
+    let file = folder.join(format!("guest-{}-{}.cpio", kernel.version, std::process::id()));
+    fs::write(&file, [base, &own.finish()].concat())
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    eprintln!("  … kernel {}", kernel.release);
+    let result = boot(emulator, &kernel.image, &file, |index, code, time| {
+        let word = if code == 0 { "ok    " } else { "FAILED" };
+        let name = steps.get(index).map_or("?", |step| step.name);
+        eprintln!("    {word}  {name} ({:.1} s)", seconds(time));
+    });
+    let _gone_or_harmless = fs::remove_file(&file);
+    let outcome = report::outcome(kernel, steps, result?, start.elapsed());
+    report::tell(&outcome);
+    Ok(outcome)
+}
+
+/// Seconds, as people read them.
+fn seconds(time: Duration) -> f32 {
+    time.as_secs_f32()
+}
