@@ -14,6 +14,7 @@ mod lint;
 mod setup;
 mod shell;
 mod test;
+mod verify;
 
 /// Builds, tests and shows Sluice. Every command does its own set-up.
 #[derive(Parser)]
@@ -41,6 +42,8 @@ enum Command {
     Bench(bench::Args),
     /// Long sessions through kills, upgrades, lost API servers; tells what was lost (needs root)
     Chaos(chaos::Args),
+    /// What the eBPF programs cost the kernel's verifier, against `xtask/verified.json` (needs root)
+    Verify(verify::Args),
     /// Formatter and lints, as CI runs them
     Lint,
 }
@@ -53,6 +56,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(&setup::ensure()?, &args),
         Command::Bench(args) => bench::run(&setup::ensure()?, &args),
         Command::Chaos(args) => chaos::run(&setup::ensure()?, &args),
+        Command::Verify(args) => verify::run(&setup::ensure()?, &args),
         Command::Lint => lint::run(),
     }
 }
