@@ -137,6 +137,7 @@ fn an_agent_of_the_other_way_takes_over_and_leaves_nothing_twice() {
     for (flags, want, filters) in [
         (&["--tc", "tcx"][..], set(["tc/ingress", "tc/egress"]), 0),
         (&CLSACT, set(["clsact/ingress", "clsact/egress"]), 2),
+        (&["--tc", "auto"], set(["tc/ingress", "tc/egress"]), 0),
     ] {
         outside.agents.remove(0).kill();
         outside.agents.insert(0, outside.world.node(1).agent_with(flags));

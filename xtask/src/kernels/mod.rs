@@ -5,10 +5,10 @@ use std::{
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
     build,
@@ -58,11 +58,28 @@ pub fn run(toolchain: &Toolchain, choice: &Choice) -> Result<Vec<Outcome>> {
         .collect();
     let tests = if steps.len() == 1 { BTreeMap::new() } else { tests()? };
     let base = step("image", || base(toolchain, &emulator, &binary, &steps, &tests))?;
+    let lab = &Lab { emulator, base, steps, tests, folder };
     let mut outcomes = Vec::new();
-    for kernel in &kernels {
-        outcomes.push(try_kernel(&emulator, kernel, &base, &steps, &tests, &folder)?);
+    // An emulated machine has one CPU.
+    for pair in kernels.chunks(2) {
+        let results = std::thread::scope(|scope| {
+            let threads: Vec<_> = pair.iter().map(|kernel| scope.spawn(|| lab.try_kernel(kernel))).collect();
+            threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
+        });
+        for result in results {
+            outcomes.push(result.map_err(|_| anyhow!("the thread of a kernel panicked"))??);
+        }
     }
     Ok(outcomes)
+}
+
+/// What all kernels are tried with.
+struct Lab {
+    emulator: Emulator,
+    base: Vec<u8>,
+    steps: Vec<Step>,
+    tests: BTreeMap<String, PathBuf>,
+    folder: PathBuf,
 }
 
 fn kernels(choice: &Choice, folder: &Path) -> Result<Vec<Kernel>> {
@@ -126,10 +143,13 @@ fn base(
         };
         image.program(&file, libraries)?;
     }
+    // What worlds run besides is in busybox.
+    image.file("bin/cat", b"#!/bin/sh\nexec busybox cat \"$@\"\n");
     image.file("bin/sh", &fs::read(on_path("dash").context("dash is missing on this machine")?)?);
     image.program(binary, None)?;
     image.program(&binary.with_file_name("sluice-peer"), None)?;
     let mut names: Vec<&str> = steps.iter().filter_map(|step| Some(step.test?.0)).collect();
+    names.sort_unstable();
     names.dedup();
     for name in names {
         let file = tests.get(name).with_context(|| format!("there is no file of tests {name}"))?;
@@ -138,51 +158,48 @@ fn base(
     Ok(image.finish())
 }
 
-fn try_kernel(
-    emulator: &Emulator,
-    kernel: &Kernel,
-    base: &[u8],
-    steps: &[Step],
-    tests: &BTreeMap<String, PathBuf>,
-    folder: &Path,
-) -> Result<Outcome> {
-    let start = Instant::now();
-    let number = |text: &str| text.parse::<u32>().unwrap_or(0);
-    let (major, minor) = kernel.version.split_once('.').unwrap_or((&kernel.version, "0"));
-    let is_too_old = (number(major), number(minor)) < OLDEST;
-    let refused = [Step { name: "refused, with a reason", test: None, is_core: true }];
-    let steps = if is_too_old { &refused } else { steps };
-    let modules = modules::collect(&kernel.modules)?;
-    let words = |step: &Step| match step.test.and_then(|(file, test)| Some((tests.get(file)?, test))) {
-        Some((binary, test)) => {
-            let name = binary.file_name().unwrap_or_default().to_string_lossy();
-            format!("{name} --exact {test} --test-threads 1")
-        }
-        None if is_too_old => "sluice verify 2>&1 | $b grep 'is too old: '".to_owned(),
-        None => "sluice verify -o json".to_owned(),
-    };
-    let names: Vec<String> = modules.iter().map(|(name, _)| name.clone()).collect();
-    let mut own = Image::default();
-    own.file("init", guest::script(steps, &names, words).as_bytes());
-    for (name, bytes) in &modules {
-        own.file(&format!("modules/{name}.ko"), bytes);
+impl Lab {
+    fn try_kernel(&self, kernel: &Kernel) -> Result<Outcome> {
+        let start = Instant::now();
+        let number = |text: &str| text.parse::<u32>().unwrap_or(0);
+        let (major, minor) = kernel.version.split_once('.').unwrap_or((&kernel.version, "0"));
+        let is_too_old = (number(major), number(minor)) < OLDEST;
+        let refused = [Step { name: "refused, with a reason", test: None, is_core: true }];
+        let steps = if is_too_old { &refused[..] } else { &self.steps };
+        let file = self.folder.join(format!("guest-{}-{}.cpio", kernel.version, std::process::id()));
+        let own = self.own_part(kernel, steps, is_too_old)?;
+        fs::write(&file, [&self.base[..], &own].concat())
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        eprintln!("  … kernel {}", kernel.release);
+        let result = boot(&self.emulator, &kernel.image, &file, |index, code, time| {
+            let word = if code == 0 { "ok    " } else { "FAILED" };
+            let name = steps.get(index).map_or("?", |step| step.name);
+            eprintln!("    {word} {:5} {name} ({:.1} s)", kernel.version, time.as_secs_f32());
+        });
+        let _gone_or_harmless = fs::remove_file(&file);
+        let outcome = report::outcome(kernel, steps, result?, start.elapsed());
+        report::tell(&outcome);
+        Ok(outcome)
     }
-    let file = folder.join(format!("guest-{}-{}.cpio", kernel.version, std::process::id()));
-    fs::write(&file, [base, &own.finish()].concat())
-        .with_context(|| format!("cannot write {}", file.display()))?;
-    eprintln!("  … kernel {}", kernel.release);
-    let result = boot(emulator, &kernel.image, &file, |index, code, time| {
-        let word = if code == 0 { "ok    " } else { "FAILED" };
-        let name = steps.get(index).map_or("?", |step| step.name);
-        eprintln!("    {word}  {name} ({:.1} s)", seconds(time));
-    });
-    let _gone_or_harmless = fs::remove_file(&file);
-    let outcome = report::outcome(kernel, steps, result?, start.elapsed());
-    report::tell(&outcome);
-    Ok(outcome)
-}
 
-/// Seconds, as people read them.
-fn seconds(time: Duration) -> f32 {
-    time.as_secs_f32()
+    /// The part of the root that is this kernel's: its modules, and the script.
+    fn own_part(&self, kernel: &Kernel, steps: &[Step], is_too_old: bool) -> Result<Vec<u8>> {
+        let modules = modules::collect(&kernel.modules)?;
+        let words = |step: &Step| match step.test.and_then(|(file, test)| Some((self.tests.get(file)?, test)))
+        {
+            Some((binary, test)) => {
+                let name = binary.file_name().unwrap_or_default().to_string_lossy();
+                format!("{name} --exact {test} --test-threads 1")
+            }
+            None if is_too_old => "sluice verify 2>&1 | $b grep 'is too old: '".to_owned(),
+            None => "sluice verify -o json".to_owned(),
+        };
+        let names: Vec<String> = modules.iter().map(|(name, _)| name.clone()).collect();
+        let mut image = Image::default();
+        image.file("init", guest::script(steps, &names, words).as_bytes());
+        for (name, bytes) in &modules {
+            image.file(&format!("modules/{name}.ko"), bytes);
+        }
+        Ok(image.finish())
+    }
 }

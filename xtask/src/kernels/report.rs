@@ -10,7 +10,6 @@ use super::{
     archive::Kernel,
     guest::{PROGRAMS, STEPS, Step},
     machine::Boot,
-    seconds,
 };
 use crate::shell::workspace;
 
@@ -50,7 +49,7 @@ pub fn outcome(kernel: &Kernel, steps: &[Step], boot: Boot, time: Duration) -> O
         passed: Vec::new(),
         failed: Vec::new(),
         verified: BTreeMap::new(),
-        seconds: seconds(time),
+        seconds: time.as_secs_f32(),
         output: BTreeMap::new(),
     };
     let mut rest = Some(boot.rest);
