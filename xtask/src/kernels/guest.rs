@@ -36,7 +36,7 @@ pub const STEPS: [Step; 12] = [
         "NodePort, LoadBalancer, ClusterIP from outside",
         "packets",
         "a_client_outside_reaches_pods_by_every_address_of_a_service",
-        true,
+        false,
     ),
     test(
         "restart loses no connection",
