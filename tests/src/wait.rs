@@ -16,6 +16,11 @@ pub fn patiently(time: Duration) -> Duration {
     time * *FACTOR.get_or_init(|| factor().unwrap_or(1))
 }
 
+/// Between two looks. Where looking is slow too, it must leave the CPU to who is waited for.
+fn pause() -> Duration {
+    patiently(patiently(Duration::from_millis(10)))
+}
+
 /// Polls until `check` returns `Ok`; panics with its last error at the deadline.
 pub fn until<T, E: Debug>(what: &str, check: impl FnMut() -> Result<T, E>) -> T {
     until_within(DEADLINE, what, check)
@@ -32,7 +37,7 @@ pub fn until_within<T, E: Debug>(
         match check() {
             Ok(value) => return value,
             Err(error) if start.elapsed() > deadline => panic!("{what}: not within {deadline:?}: {error:?}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            Err(_) => std::thread::sleep(pause()),
         }
     }
 }
@@ -44,7 +49,7 @@ pub fn comes_true(check: impl Fn() -> bool) -> bool {
         if start.elapsed() > patiently(DEADLINE) {
             return false;
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(pause());
     }
     true
 }

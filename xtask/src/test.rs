@@ -18,9 +18,6 @@ pub struct Args {
     /// The core of the tests on Debian's kernels, each in an emulated machine
     #[arg(long)]
     kernels: bool,
-    /// With --kernels: only its first steps, for CI
-    #[arg(long, requires = "kernels")]
-    reduced: bool,
     /// With --kernels: puts the result into README's table
     #[arg(long, requires = "kernels")]
     write: bool,
@@ -56,11 +53,7 @@ pub fn run(toolchain: &Toolchain, args: &Args) -> Result<()> {
 }
 
 fn on_kernels(toolchain: &Toolchain, args: &Args) -> Result<()> {
-    let choice = kernels::Choice {
-        versions: args.filter.clone(),
-        is_reduced: args.reduced,
-        ..kernels::Choice::default()
-    };
+    let choice = kernels::Choice { versions: args.filter.clone(), ..kernels::Choice::default() };
     let outcomes = kernels::run(toolchain, &choice)?;
     if args.write {
         kernels::write_table(&outcomes)?;

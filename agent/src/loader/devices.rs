@@ -205,9 +205,11 @@ impl Loaded {
                     && clsact::is_same_place(*point, item.point)
             })
         };
-        remove(filters.into_iter().filter(|item| !has_place(item)).collect(), &self.pins);
+        // Where the new form failed, the old one stays.
+        let goes = |item: &DeviceAttachment| !failed.contains_key(&item.key());
+        remove(filters.into_iter().filter(|item| !has_place(item) && goes(item)).collect(), &self.pins);
         let is_tc = |item: &DeviceAttachment| !item.point.is_early() && wanted.contains_key(&item.key());
-        remove(links.into_iter().filter(|item| is_clsact && is_tc(item)).collect(), &self.pins);
+        remove(links.into_iter().filter(|item| is_clsact && is_tc(item) && goes(item)).collect(), &self.pins);
         problems.extend(failed);
         problems
     }

@@ -12,12 +12,10 @@ pub struct Step {
     pub name: &'static str,
     /// The file of tests, and the test; `None` for the command alone.
     pub test: Option<(&'static str, &'static str)>,
-    /// Whether the reduced set has it.
-    pub is_core: bool,
 }
 
-const fn test(name: &'static str, file: &'static str, test: &'static str, is_core: bool) -> Step {
-    Step { name, test: Some((file, test)), is_core }
+const fn test(name: &'static str, file: &'static str, test: &'static str) -> Step {
+    Step { name, test: Some((file, test)) }
 }
 
 /// Every program is verified and loaded; shown as counts of instructions.
@@ -25,57 +23,45 @@ pub const PROGRAMS: &str = "programs load";
 
 /// In the order in which they run.
 pub const STEPS: [Step; 12] = [
-    Step { name: PROGRAMS, test: None, is_core: true },
+    Step { name: PROGRAMS, test: None },
     test(
         "ClusterIP by sockets",
         "sockets",
         "pods_and_host_reach_every_endpoint_and_see_the_address_they_dialled",
-        true,
     ),
     test(
         "NodePort, LoadBalancer, ClusterIP from outside",
         "packets",
         "a_client_outside_reaches_pods_by_every_address_of_a_service",
-        false,
     ),
-    test(
-        "restart loses no connection",
-        "restart",
-        "killing_and_replacing_the_agent_loses_no_connection",
-        false,
-    ),
-    test("ECONNREFUSED without endpoints", "sockets", "a_service_without_endpoints_refuses", false),
-    test("pods without hooks", "packets", "pods_whose_sockets_have_no_hook_reach_services_by_packets", false),
+    test("restart loses no connection", "restart", "killing_and_replacing_the_agent_loses_no_connection"),
+    test("ECONNREFUSED without endpoints", "sockets", "a_service_without_endpoints_refuses"),
+    test("pods without hooks", "packets", "pods_whose_sockets_have_no_hook_reach_services_by_packets"),
     test(
         "DSR",
         "packets",
         "with_direct_server_return_pods_of_other_nodes_see_the_client_and_answer_it_themselves",
-        false,
     ),
     test(
         "rules: steered to the redirector and back",
         "steering",
         "pods_and_the_node_are_steered_at_every_address_and_back_when_the_rules_go",
-        false,
     ),
-    test("XDP, and cleanup", "restart_packets", "cleanup_detaches_everything_from_devices", false),
+    test("XDP, and cleanup", "restart_packets", "cleanup_detaches_everything_from_devices"),
     test(
         "NodePorts on the node, and nobody else binds them",
         "services",
         "node_ports_are_served_on_the_nodes_addresses_and_on_its_own_loopback",
-        false,
     ),
     test(
         "sockets are told that their backend is gone",
         "services",
         "sockets_are_told_when_their_backend_is_gone_and_not_before",
-        false,
     ),
     test(
         "one UDP socket, several Services",
         "sockets",
         "one_udp_socket_talks_to_services_and_pods_and_sees_each_as_it_dialled_it",
-        false,
     ),
 ];
 

@@ -39,8 +39,6 @@ const TOOLS: [&str; 7] = ["dash", "ip", "tc", "nsenter", "setpriv", "ethtool", "
 pub struct Choice {
     /// Versions such as 6.1; all if empty.
     pub versions: Vec<String>,
-    /// Only the steps of the reduced set.
-    pub is_reduced: bool,
     /// Only that the programs load.
     pub only_programs: bool,
 }
@@ -51,11 +49,8 @@ pub fn run(toolchain: &Toolchain, choice: &Choice) -> Result<Vec<Outcome>> {
     let emulator = Emulator::ensure(&folder)?;
     let kernels = kernels(choice, &folder)?;
     let binary = build::all(toolchain, false)?;
-    let steps: Vec<Step> = STEPS
-        .into_iter()
-        .filter(|step| !choice.is_reduced || step.is_core)
-        .filter(|step| !choice.only_programs || step.name == PROGRAMS)
-        .collect();
+    let steps: Vec<Step> =
+        STEPS.into_iter().filter(|step| !choice.only_programs || step.name == PROGRAMS).collect();
     let tests = if steps.len() == 1 { BTreeMap::new() } else { tests()? };
     let base = step("image", || base(toolchain, &emulator, &binary, &steps, &tests))?;
     let lab = &Lab { emulator, base, steps, tests, folder };
@@ -108,14 +103,25 @@ fn kernels(choice: &Choice, folder: &Path) -> Result<Vec<Kernel>> {
     Ok(kernels)
 }
 
-/// The tests' binaries: name of the file of tests → binary.
+/// The tests' binaries: name of the file of tests → binary. The words are those of `cargo xtask test`, so that nothing is
+/// built twice.
 fn tests() -> Result<BTreeMap<String, PathBuf>> {
-    let words = ["test", "--quiet", "--package", "sluice-tests", "--no-run", "--message-format", "json"];
+    let words = [
+        "test",
+        "--quiet",
+        "--workspace",
+        "--exclude",
+        "sluice-ebpf",
+        "--no-run",
+        "--message-format",
+        "json",
+    ];
     let text = run_quiet(cargo().current_dir(workspace()).args(words))?;
     let message = |line: &str| {
         let value: serde_json::Value = serde_json::from_str(line).ok()?;
         let name = value["target"]["name"].as_str()?.to_owned();
-        Some((name, PathBuf::from(value["executable"].as_str()?)))
+        let file = PathBuf::from(value["executable"].as_str()?);
+        (value["target"]["kind"][0] == "test").then_some((name, file))
     };
     Ok(text.lines().filter_map(message).collect())
 }
@@ -147,7 +153,9 @@ fn base(
     image.file("bin/cat", b"#!/bin/sh\nexec busybox cat \"$@\"\n");
     image.file("bin/sh", &fs::read(on_path("dash").context("dash is missing on this machine")?)?);
     image.program(binary, None)?;
-    image.program(&binary.with_file_name("sluice-peer"), None)?;
+    if !tests.is_empty() {
+        image.program(&binary.with_file_name("sluice-peer"), None)?;
+    }
     let mut names: Vec<&str> = steps.iter().filter_map(|step| Some(step.test?.0)).collect();
     names.sort_unstable();
     names.dedup();
@@ -164,7 +172,7 @@ impl Lab {
         let number = |text: &str| text.parse::<u32>().unwrap_or(0);
         let (major, minor) = kernel.version.split_once('.').unwrap_or((&kernel.version, "0"));
         let is_too_old = (number(major), number(minor)) < OLDEST;
-        let refused = [Step { name: "refused, with a reason", test: None, is_core: true }];
+        let refused = [Step { name: "refused, with a reason", test: None }];
         let steps = if is_too_old { &refused[..] } else { &self.steps };
         let file = self.folder.join(format!("guest-{}-{}.cpio", kernel.version, std::process::id()));
         let own = self.own_part(kernel, steps, is_too_old)?;

@@ -120,8 +120,8 @@ fn table(outcomes: &[Outcome]) -> String {
             let word = match (has(&outcome.passed), has(&outcome.failed)) {
                 (true, _) => "yes",
                 (_, true) => "no",
-                // Older than what we run on.
-                _ => "refused",
+                // Not asked for, or older than what we run on.
+                _ => "–",
             };
             text += &format!(" {word} |");
         }
