@@ -6,6 +6,7 @@ pub mod bench;
 pub mod canonical;
 pub mod chaos;
 pub mod cluster;
+pub mod container;
 pub mod demo;
 pub mod echo;
 pub mod flood;

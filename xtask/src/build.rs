@@ -20,6 +20,32 @@ pub fn all(toolchain: &Toolchain, release: bool) -> Result<PathBuf> {
     Ok(workspace().join("target").join(if release { "release" } else { "debug" }).join("sluice"))
 }
 
+/// Builds the optimised binary so that it runs on any machine of this architecture: static, and without a path of this
+/// one in it, so that two machines with the same compiler build the same. Returns its path.
+pub fn portable(toolchain: &Toolchain) -> Result<PathBuf> {
+    ebpf(toolchain)?;
+    let folder = workspace().join("target/image");
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let flags = format!("-C target-feature=+crt-static {}", no_paths());
+    run(cargo()
+        .current_dir(workspace())
+        .args(["build", "--quiet", "--locked", "--package", "sluice", "--release", "--target", &target])
+        .arg("--target-dir")
+        .arg(&folder)
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", flags))?;
+    Ok(folder.join(target).join("release/sluice"))
+}
+
+/// Flags that keep this machine's paths out of what is built.
+fn no_paths() -> String {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let cargo_home = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
+    let remap = |from: PathBuf, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    [remap(cargo_home, "/cargo"), remap(crate::setup::folder(), "/toolchain"), remap(workspace(), "/sluice")]
+        .join(" ")
+}
+
 /// Compiles `ebpf/` and puts the object where the agent embeds it from.
 pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
     let target = workspace().join("target/ebpf/build");
@@ -30,7 +56,7 @@ pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
         .args(["-Z", "build-std=core"])
         .arg("--target-dir")
         .arg(&target)
-        .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf"))?;
+        .env("RUSTFLAGS", format!("-C debuginfo=2 -C link-arg=--btf {}", no_paths())))?;
     let built = target.join("bpfel-unknown-none/release/sluice");
     let object = workspace().join(OBJECT);
     let bytes = std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;

@@ -7,8 +7,10 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build;
 mod chaos;
+mod crds;
 mod demo;
 mod handover;
+mod image;
 mod kernels;
 mod lint;
 mod setup;
@@ -44,6 +46,10 @@ enum Command {
     Chaos(chaos::Args),
     /// What the eBPF programs cost the kernel's verifier, against `xtask/verified.json` (needs root)
     Verify(verify::Args),
+    /// Writes an OCI archive with a static binary, from scratch and without a container engine
+    Image(image::Args),
+    /// Writes the definitions of rule objects to `deploy/crds/`, from the types that read them
+    Crds,
     /// Formatter and lints, as CI runs them
     Lint,
 }
@@ -57,6 +63,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&setup::ensure()?, &args),
         Command::Chaos(args) => chaos::run(&setup::ensure()?, &args),
         Command::Verify(args) => verify::run(&setup::ensure()?, &args),
+        Command::Image(args) => image::run(&setup::ensure()?, &args).map(drop),
+        Command::Crds => crds::run(&setup::ensure()?),
         Command::Lint => lint::run(),
     }
 }

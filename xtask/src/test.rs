@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::{
-    build, kernels,
+    build, image, kernels,
     setup::Toolchain,
     shell::{cargo, run as run_command, workspace},
 };
@@ -13,7 +13,8 @@ use crate::{
 /// What to run.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only tests whose name contains this; with --kernels, versions of kernels such as 6.1
+    /// Only tests whose name contains this; `image` builds the image and tests that alone; with --kernels, versions of
+    /// kernels such as 6.1
     filter: Vec<String>,
     /// The core of the tests on Debian's kernels, each in an emulated machine
     #[arg(long)]
@@ -42,11 +43,15 @@ pub fn run(toolchain: &Toolchain, args: &Args) -> Result<()> {
     }
     let binary = build::all(toolchain, false)?;
     let mut command = cargo();
-    command
-        .current_dir(workspace())
-        .args(["test", "--workspace", "--exclude", "sluice-ebpf", "--no-fail-fast"])
-        .args(&args.filter)
-        .env("SLUICE_BIN", binary);
+    command.current_dir(workspace()).arg("test").env("SLUICE_BIN", binary);
+    if args.filter == ["image"] {
+        let image = image::run(toolchain, &image::Args::default())?;
+        command
+            .args(["--package", "sluice-tests", "--features", "image", "--test", "image"])
+            .env("SLUICE_IMAGE", image);
+    } else {
+        command.args(["--workspace", "--exclude", "sluice-ebpf", "--no-fail-fast"]).args(&args.filter);
+    }
     run_command(toolchain.tools.export(&mut command))?;
     eprintln!("all tests passed in {:.0} s", start.elapsed().as_secs_f32());
     Ok(())

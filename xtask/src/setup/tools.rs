@@ -13,7 +13,7 @@ use super::debian::{Apt, library_path};
 use crate::shell::{on_path, step};
 
 /// Program and the Debian package that has it.
-const NEEDED: [(&str, &str); 12] = [
+const NEEDED: [(&str, &str); 18] = [
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("ping", "iputils-ping"),
@@ -26,6 +26,12 @@ const NEEDED: [(&str, &str); 12] = [
     ("nft", "nftables"),
     ("iptables-legacy-restore", "iptables"),
     ("promtool", "prometheus"),
+    ("iptables-legacy-save", "iptables"),
+    ("ip6tables-legacy-save", "iptables"),
+    ("iptables-nft-save", "iptables"),
+    ("ip6tables-nft-save", "iptables"),
+    ("crun", "crun"),
+    ("kubectl", "kubernetes-client"),
 ];
 /// Where iptables looks for its extensions when it was unpacked.
 const XTABLES: &str = "usr/lib/x86_64-linux-gnu/xtables";

@@ -1,0 +1,282 @@
+//! Containers of the DaemonSet in `deploy/base`, as a node's runtime starts them, by crun: capabilities, a read-only root,
+//! mounts with their propagation, the ConfigMap as environment. Left out is what only a kubelet does: probes, and seccomp's
+//! `RuntimeDefault`, whose list is the runtime's own.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, ExitStatus, Stdio},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    wait,
+    world::{Node, Pod, kill, sluice_binary, tool_path},
+};
+
+/// The mounts that every container has. /sys is read-only but where volumes stand, and so is /proc/sys.
+const SYSTEM: [(&str, &str, &str); 3] =
+    [("/proc", "proc", ""), ("/dev", "tmpfs", "mode=755"), ("/sys", "sysfs", "ro")];
+
+/// What a runtime makes of `mountPropagation`.
+fn propagation(mount: &Value) -> &'static str {
+    match mount["mountPropagation"].as_str() {
+        Some("HostToContainer") => "rslave",
+        Some("Bidirectional") => "rshared",
+        Some(_) | None => "rprivate",
+    }
+}
+
+/// A file below `deploy`.
+pub fn deploy(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file)
+}
+
+/// The first document of a file below `deploy`.
+///
+/// # Panics
+/// It is not YAML.
+pub fn read(file: &str) -> Value {
+    let text = fs::read_to_string(deploy(file)).expect("a file of deploy/");
+    serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// Where a container's files come from.
+#[derive(Clone, Debug)]
+pub enum Root {
+    /// This machine's libraries and the binary under test.
+    Machine,
+    /// An unpacked image.
+    Image(PathBuf),
+}
+
+/// A container that can be started on a node.
+pub struct Container<'n> {
+    node: &'n Node,
+    name: String,
+    root: Root,
+    spec: Value,
+    pod: Value,
+    environment: Vec<String>,
+    mounts: Vec<Value>,
+}
+
+impl<'n> Container<'n> {
+    /// The container `name` of the DaemonSet; its folders are the world's.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn new(node: &'n Node, name: &str, root: Root) -> Self {
+        let pod = read("base/daemonset.yaml")["spec"]["template"]["spec"].clone();
+        let all = pod["containers"].as_array().expect("containers");
+        let spec = all.iter().find(|one| one["name"] == name).expect("a container of that name").clone();
+        let literals = read("base/kustomization.yaml")["configMapGenerator"][0]["literals"].clone();
+        let literals = literals.as_array().expect("literals");
+        let mut environment: Vec<String> =
+            literals.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let cgroups = sluice::loader::find_cgroup(None).expect("cgroup v2");
+        let cgroup = node.cgroup().strip_prefix(cgroups).expect("a cgroup of this machine");
+        environment.push(format!("SLUICE_CGROUP=/sys/fs/cgroup/{}", cgroup.display()));
+        environment.push(format!("NODE_NAME={}", node.name));
+        environment.push("PATH=/usr/bin:/bin".to_owned());
+        Self { node, name: name.to_owned(), root, spec, pod, environment, mounts: Vec::new() }
+    }
+
+    /// With a variable of another value.
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.environment.retain(|one| !one.starts_with(&format!("{name}=")));
+        self.environment.push(format!("{name}={value}"));
+        self
+    }
+
+    /// With a folder of this machine besides, read-only.
+    pub fn mount(mut self, source: &Path, destination: &str) -> Self {
+        self.mounts.push(bind(source, destination, &["rbind", "ro"]));
+        self
+    }
+
+    /// The capabilities that the DaemonSet gives it, without `CAP_`.
+    pub fn capabilities(&self) -> Vec<String> {
+        let added = self.spec["securityContext"]["capabilities"]["add"].as_array();
+        added.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
+    /// Without one of them.
+    pub fn without(mut self, capability: &str) -> Self {
+        let added = &mut self.spec["securityContext"]["capabilities"]["add"];
+        added.as_array_mut().expect("capabilities").retain(|one| one != capability);
+        self
+    }
+
+    /// With one besides.
+    pub fn with(mut self, capability: &str) -> Self {
+        let added = &mut self.spec["securityContext"]["capabilities"]["add"];
+        added.as_array_mut().expect("capabilities").push(capability.into());
+        self
+    }
+
+    /// Starts it in the node's network.
+    pub fn start(self) -> Running {
+        let id = self.name.clone();
+        let folder = self.node.folder().join(format!("container-{id}"));
+        let _of_an_earlier_start = fs::remove_dir_all(&folder);
+        let root = folder.join("root");
+        fs::create_dir_all(&root).expect("a folder");
+        let root = match &self.root {
+            Root::Machine => root,
+            Root::Image(image) => image.clone(),
+        };
+        let config = self.config(&root);
+        fs::write(folder.join("config.json"), config.to_string()).expect("a file");
+        let place = self.place();
+        // A runtime asks for a hierarchy of cgroup v2 alone, as nodes have it; this machine may have both.
+        let script = "mount --make-rprivate / && mount -t tmpfs cgroups /sys/fs/cgroup && \
+                      mount -t cgroup2 cgroups /sys/fs/cgroup && exec \"$@\"";
+        let mut command = place.command("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(tool_path("crun"));
+        command.arg("--root").arg(folder.join("state")).args([
+            "--cgroup-manager=disabled",
+            "run",
+            "--bundle",
+        ]);
+        command.arg(&folder).arg(format!("{}-{id}", self.node.host.netns));
+        let log = folder.join("log");
+        let file = File::create(&log).expect("a file");
+        let errors = file.try_clone().expect("a second descriptor");
+        let child = command.stdin(Stdio::null()).stdout(file).stderr(errors).spawn();
+        Running { child: child.expect("crun starts"), cgroup: place.cgroup, log }
+    }
+
+    /// The node's network with a cgroup of the container's own.
+    fn place(&self) -> Pod {
+        let mut place = self.node.host.clone();
+        place.cgroup = self.node.cgroup().join(format!("container-{}", self.name));
+        let _there_already = fs::create_dir(&place.cgroup);
+        place
+    }
+
+    /// Source: `runtime-spec/config.md`; what a runtime does with a pod's fields, `containerd/internal/cri`.
+    fn config(&self, root: &Path) -> Value {
+        let security = &self.spec["securityContext"];
+        assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
+        let capabilities: Vec<String> =
+            self.capabilities().iter().map(|capability| format!("CAP_{capability}")).collect();
+        let binary = match &self.root {
+            Root::Machine => "/sluice",
+            Root::Image(_) => "/usr/bin/sluice",
+        };
+        let arguments = self.spec["args"].as_array().expect("args");
+        let words: Vec<Value> = std::iter::once(json!(binary)).chain(arguments.iter().cloned()).collect();
+        let mut namespaces = vec![json!({"type": "mount"}), json!({"type": "ipc"}), json!({"type": "uts"})];
+        if self.pod["hostPID"] != true {
+            namespaces.push(json!({"type": "pid"}));
+        }
+        json!({
+            "ociVersion": "1.0.2",
+            "process": {
+                "user": {"uid": 0, "gid": 0},
+                "cwd": "/",
+                "args": words,
+                "env": self.environment,
+                "noNewPrivileges": security["allowPrivilegeEscalation"] == false,
+                "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+            },
+            "root": {"path": root, "readonly": security["readOnlyRootFilesystem"]},
+            "mounts": self.all_mounts(),
+            "linux": {
+                "namespaces": namespaces,
+                "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+            },
+        })
+    }
+
+    fn all_mounts(&self) -> Vec<Value> {
+        let system = SYSTEM.map(|(destination, kind, option)| {
+            let options: Vec<&str> = ["nosuid", option].into_iter().filter(|word| !word.is_empty()).collect();
+            json!({"destination": destination, "type": kind, "source": kind, "options": options})
+        });
+        let mut mounts = system.to_vec();
+        let volumes = self.pod["volumes"].as_array().expect("volumes");
+        for mount in self.spec["volumeMounts"].as_array().expect("volumeMounts") {
+            let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).expect("its volume");
+            let access = if mount["readOnly"] == true { "ro" } else { "rw" };
+            let source = self.here(volume["hostPath"]["path"].as_str().expect("a path of the node"));
+            let destination = mount["mountPath"].as_str().expect("mountPath");
+            mounts.push(bind(&source, destination, &["rbind", propagation(mount), access]));
+        }
+        if matches!(self.root, Root::Machine) {
+            let folders = ["/usr", "/bin", "/lib", "/lib64"].map(Path::new);
+            let libraries = folders.into_iter().filter(|folder| folder.exists());
+            mounts.extend(
+                libraries.map(|folder| bind(folder, &folder.display().to_string(), &["rbind", "ro"])),
+            );
+            mounts.push(bind(&sluice_binary(), "/sluice", &["bind", "ro"]));
+        }
+        mounts.extend(self.mounts.iter().cloned());
+        mounts
+    }
+
+    /// What stands in for a folder of the node in this world.
+    fn here(&self, path: &str) -> PathBuf {
+        match path {
+            "/sys/fs/bpf" => {
+                let folder = self.node.bpffs();
+                fs::create_dir_all(&folder).expect("a folder");
+                mount_bpffs(&folder);
+                folder
+            }
+            "/run/sluice" => {
+                let folder = self.node.folder().join("run");
+                fs::create_dir_all(&folder).expect("a folder");
+                folder
+            }
+            other => PathBuf::from(other),
+        }
+    }
+}
+
+/// A bpffs at `folder`, as systemd mounts one; the world's sweep takes it away.
+fn mount_bpffs(folder: &Path) {
+    const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+    let stat = rustix::fs::statfs(folder).expect("a folder");
+    if stat.f_type as i64 != BPF_FS_MAGIC {
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("bpf", folder, "bpf", flags, None).expect("a bpffs");
+    }
+}
+
+fn bind(source: &Path, destination: &str, options: &[&str]) -> Value {
+    json!({"destination": destination, "type": "bind", "source": source, "options": options})
+}
+
+/// A container that was started. Ends with the value.
+pub struct Running {
+    child: Child,
+    cgroup: PathBuf,
+    log: PathBuf,
+}
+
+impl Running {
+    /// What it wrote.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until it has ended.
+    pub fn wait_ended(&mut self) -> ExitStatus {
+        let (child, log) = (&mut self.child, &self.log);
+        wait::until("a container that ends", || {
+            let ended = child.try_wait().expect("a child can be waited for");
+            ended.ok_or_else(|| fs::read_to_string(log).unwrap_or_default())
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Only the container lives there.
+        let _gone_already = fs::write(self.cgroup.join("cgroup.kill"), "1");
+        kill(&mut self.child);
+    }
+}

@@ -1,0 +1,80 @@
+//! The image that `cargo xtask image` wrote, unpacked and started under crun. By `cargo xtask test image` alone: the
+//! optimised static binary takes minutes to build.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+use sluice_tests::{
+    cluster::Cluster,
+    container::{Container, Root},
+    http::curl,
+    wait,
+};
+
+const RULE: &str = "apiVersion: networking.istio.io/v1beta1\nkind: VirtualService\n\
+    metadata: {name: web, namespace: shop}\nspec:\n  hosts: [web]\n  http:\n  - directResponse: {status: 418}\n";
+
+fn tar(words: &[&str], file: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    let output = Command::new("tar").args(words).arg(file).arg("-C").arg(to).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Unpacks the archive as a runtime does: index, manifest, configuration, layers.
+fn unpack(archive: &Path, folder: &Path) -> (PathBuf, Value) {
+    let layout = folder.join("layout");
+    tar(&["-xf"], archive, &layout);
+    let read = |path: &Path| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap();
+    let blob = |descriptor: &Value| {
+        layout.join("blobs").join(descriptor["digest"].as_str().unwrap().replace(':', "/"))
+    };
+    assert_eq!(read(&layout.join("oci-layout"))["imageLayoutVersion"], "1.0.0");
+    let manifest = read(&blob(&read(&layout.join("index.json"))["manifests"][0]));
+    let root = folder.join("image");
+    for layer in manifest["layers"].as_array().unwrap() {
+        assert_eq!(fs::metadata(blob(layer)).unwrap().len(), layer["size"].as_u64().unwrap());
+        tar(&["-xzf"], &blob(layer), &root);
+    }
+    (root, read(&blob(&manifest["config"])))
+}
+
+#[test]
+fn agent_and_redirector_run_from_the_image_and_find_the_api_server_by_name() {
+    let archive = std::env::var_os("SLUICE_IMAGE");
+    let archive =
+        PathBuf::from(archive.expect("SLUICE_IMAGE is not set: run this by `cargo xtask test image`"));
+    let mut cluster = Cluster::new();
+    let (root, config) = unpack(&archive, cluster.world.folder());
+    assert_eq!(config["config"]["Entrypoint"][0], "/usr/bin/sluice");
+    cluster.api.serve_rules();
+    cluster.cart(1);
+    cluster.api.apply(&sluice_tests::manifest::service("web", &["10.96.0.2"], &["http:80:8080"]));
+    cluster.api.apply(&cluster.slice("web", 1, &[]));
+    cluster.api.apply(RULE);
+    let world = &cluster.world;
+    // As the kubelet writes it for a pod of the node's network.
+    let hosts = world.folder().join("hosts");
+    fs::write(&hosts, format!("127.0.0.1 localhost\n{} control-plane\n", world.node().v4)).unwrap();
+    let kubeconfig = PathBuf::from(cluster.api.kubeconfig());
+    let redirector = Container::new(world, "redirector", Root::Image(root.clone())).start();
+    let agent = Container::new(world, "agent", Root::Image(root))
+        .set("SLUICE_KUBECONFIG", "/kubeconfig")
+        .set("SLUICE_API_SERVER", "http://control-plane:6443")
+        .mount(&kubeconfig, "/kubeconfig")
+        .mount(&hosts, "/etc/hosts")
+        .start();
+    wait::until("readiness", || {
+        let response = curl(world.node(), &["http://127.0.0.1:10256/readyz"]);
+        if response.status == 200 { Ok(()) } else { Err(agent.log()) }
+    });
+    assert_eq!(cluster.client.tcp("10.96.0.1:80").unwrap().by, "cart-1");
+    wait::until("a rule", || {
+        let response = curl(world.find("client"), &["http://10.96.0.2/"]);
+        if response.status == 418 { Ok(()) } else { Err(redirector.log() + &agent.log()) }
+    });
+}
