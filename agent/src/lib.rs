@@ -2,6 +2,7 @@
 //!
 //! Data flows one way: sources ([`manifests`], [`k8s`]) → [`model`] → [`compile`] → [`reconcile`] → [`maps`].
 
+mod capabilities;
 pub mod cli;
 pub mod compile;
 pub mod devices;
@@ -9,6 +10,7 @@ mod flows;
 pub mod health;
 pub mod inspect;
 pub mod k8s;
+mod kube_proxy;
 pub mod l7;
 pub mod loader;
 pub mod manifests;

@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result};
 use crate::maps::{Pins, bpf::ReservedPorts};
 
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+/// Where a container has the node's own, for what is below its /proc/sys is read-only.
+const OF_THE_NODE: &str = "/host/proc/sys/net/ipv4/ip_local_reserved_ports";
 const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 /// Ports, each once, in order.
@@ -44,10 +46,21 @@ fn apply(map: &mut ReservedPorts, wanted: &Ports) -> Result<()> {
     // Noted before it is done: an agent that dies in between leaves a note of a port that it did not reserve yet.
     next.ours.difference(&ours).try_for_each(|port| map.insert(*port))?;
     if next.reserved != current {
-        fs::write(RESERVED, format(&next.reserved) + "\n")
-            .with_context(|| format!("cannot write to {RESERVED}"))?;
+        write(&(format(&next.reserved) + "\n"))?;
     }
     ours.difference(&next.ours).try_for_each(|port| map.remove(*port))
+}
+
+fn write(text: &str) -> Result<()> {
+    let mut result = fs::write(RESERVED, text);
+    if result.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem)
+        && Path::new(OF_THE_NODE).exists()
+    {
+        result = fs::write(OF_THE_NODE, text);
+    }
+    result.with_context(|| {
+        format!("cannot write to {RESERVED}; in a container, mount /proc/sys/net at /host/proc/sys/net")
+    })
 }
 
 fn read(path: &str) -> Result<String> {

@@ -9,8 +9,9 @@ use std::{
 };
 
 /// Who may use whom within the agent. What is missing here is not allowed; ARCHITECTURE.md draws it.
-const ARROWS: [(&str, &[&str]); 24] = [
+const ARROWS: [(&str, &[&str]); 26] = [
     ("model", &[]),
+    ("capabilities", &[]),
     ("objects", &["model"]),
     ("metrics", &[]),
     ("health", &["metrics"]),
@@ -23,10 +24,11 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ("inspect", &["compile", "maps", "model", "reconcile"]),
     ("sys", &[]),
     ("devices", &["netlink"]),
-    ("loader", &["maps", "netlink", "reserved", "routes", "sys"]),
+    ("loader", &["capabilities", "maps", "netlink", "reserved", "routes", "sys"]),
     (
         "run",
         &[
+            "capabilities",
             "compile",
             "devices",
             "flows",
@@ -51,8 +53,9 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ("routes", &["netlink"]),
     ("l7", &["compile", "metrics", "model"]),
     ("reserved", &["maps"]),
+    ("kube_proxy", &[]),
     ("signals", &[]),
-    ("redirector", &["l7", "maps", "metrics", "model", "signals", "sys"]),
+    ("redirector", &["capabilities", "l7", "maps", "metrics", "model", "signals", "sys"]),
     (
         "cli",
         &[
@@ -60,6 +63,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
             "health",
             "inspect",
             "k8s",
+            "kube_proxy",
             "l7",
             "loader",
             "manifests",

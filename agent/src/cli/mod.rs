@@ -2,7 +2,7 @@
 
 use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use ipnet::IpNet;
 
 use crate::{devices, k8s, loader, maps::Sizes, redirector, run};
@@ -11,6 +11,8 @@ mod check;
 mod client;
 mod clients;
 mod connections;
+mod definitions;
+mod environment;
 mod monitor;
 mod output;
 mod read;
@@ -105,6 +107,17 @@ enum Command {
     Cleanup {
         #[arg(long, default_value = "/sys/fs/bpf/sluice")]
         bpffs: PathBuf,
+        /// Removes what kube-proxy left on this node instead: iptables, nftables, IPVS. Sluice stays as it is
+        #[arg(long)]
+        kube_proxy: bool,
+        /// The node's root folder, whose iptables and nft are used: a container has none
+        #[arg(long, requires = "kube_proxy")]
+        host_root: Option<PathBuf>,
+    },
+    /// Prints the definitions of rule objects, for clusters without Istio
+    Crds {
+        /// virtualservices or destinationrules; both without it
+        plural: Option<String>,
     },
     /// The agent's self-probe, in a process of its own
     #[command(hide = true)]
@@ -119,8 +132,9 @@ struct RunArgs {
     /// Objects from the API server of this kubeconfig (in-cluster configuration without it)
     #[arg(long)]
     kubeconfig: Option<PathBuf>,
-    /// URL of an API server, never its cluster IP, which works only through this agent; give several to fail over
-    #[arg(long)]
+    /// URL of an API server, never its cluster IP, which works only through this agent; give several, or a list
+    /// separated by commas, to fail over
+    #[arg(long, value_delimiter = ',')]
     api_server: Vec<String>,
     /// Seconds without a word from the API server after which a connection to it is given up
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=3_600))]
@@ -232,7 +246,9 @@ pub(crate) struct Reading {
 
 /// Runs the command line. Exit codes: 0 fine, 1 something is wrong that the message names, 2 wrong usage.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let words = environment::added(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&words).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
         Command::Run(args) => agent(args).map(|()| true),
         Command::Redirector(args) => redirect(args).map(|()| true),
         Command::Status(reading) => status::status(&reading),
@@ -251,7 +267,11 @@ pub fn main() -> ExitCode {
         Command::Route { run_dir, reading } => request::route(&reading, &run_dir).map(|()| true),
         Command::Check { paths, output } => check::check(&paths, output),
         Command::Verify { output } => verify::verify(output),
-        Command::Cleanup { bpffs } => read::cleanup(&bpffs).map(|()| true),
+        Command::Cleanup { kube_proxy: true, host_root, .. } => {
+            read::cleanup_kube_proxy(host_root.as_deref()).map(|()| true)
+        }
+        Command::Cleanup { bpffs, .. } => read::cleanup(&bpffs).map(|()| true),
+        Command::Crds { plural } => definitions::print(plural.as_deref()).map(|()| true),
         Command::ProbeConnect { target, cgroup } => run::connect_from_cgroup(&cgroup, target).map(|()| true),
     };
     match result {

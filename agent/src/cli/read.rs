@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     inspect::{self, Explanation, Query, ServiceRow},
-    loader,
+    kube_proxy, loader,
     maps::{
         Pins, Tables,
         bpf::{BpfMaps, OptOuts, now_ns},
@@ -251,5 +251,15 @@ pub fn cleanup(bpffs: &Path) -> Result<()> {
     for path in removed {
         println!("removed {}", path.display());
     }
+    Ok(())
+}
+
+/// `sluice cleanup --kube-proxy`.
+pub fn cleanup_kube_proxy(host_root: Option<&Path>) -> Result<()> {
+    let told = kube_proxy::cleanup(host_root)?;
+    if told.is_empty() {
+        println!("kube-proxy left nothing here");
+    }
+    told.iter().for_each(|line| println!("{line}"));
     Ok(())
 }

@@ -10,6 +10,7 @@ pub mod snapshot;
 mod split;
 
 pub use plan::{Place, Plan, Planner, Report};
+pub use rules::definitions;
 
 /// What is wrong with one rule object, whatever else there is.
 pub fn messages(kind: RuleKind, object: &Value) -> Vec<rules::Message> {

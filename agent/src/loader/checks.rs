@@ -15,11 +15,6 @@ const ROOT_CGROUP_ID: u64 = 1;
 /// Source: kernel commit b44123b4a3dc.
 const OLDEST_KERNEL: (u32, u32) = (5, 18);
 
-/// CAP_BPF implies nothing of networking, and CAP_SYS_ADMIN stands in for CAP_BPF. Numbers: capability.h.
-const CAP_NET_ADMIN: u32 = 12;
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_BPF: u32 = 39;
-
 /// Refuses kernels that lack a feature we need.
 pub fn kernel() -> Result<()> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
@@ -37,30 +32,6 @@ pub fn kernel() -> Result<()> {
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut parts = release.split(['.', '-']);
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-}
-
-/// Refuses to run without the capabilities that loading and attaching need, and names those.
-pub fn capabilities() -> Result<()> {
-    let status = fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
-    let missing = missing(effective.context("/proc/self/status names no CapEff")?);
-    if !missing.is_empty() {
-        bail!("loading eBPF programs needs {}; run as root or add these capabilities", missing.join(" and "));
-    }
-    Ok(())
-}
-
-fn missing(effective: u64) -> Vec<&'static str> {
-    let has = |capability: u32| effective >> capability & 1 == 1;
-    let mut missing = Vec::new();
-    if !has(CAP_BPF) && !has(CAP_SYS_ADMIN) {
-        missing.push("CAP_BPF (or CAP_SYS_ADMIN)");
-    }
-    if !has(CAP_NET_ADMIN) {
-        missing.push("CAP_NET_ADMIN");
-    }
-    missing
 }
 
 /// The cgroup to attach to: `wanted`, or the root of the cgroup v2 hierarchy wherever it is mounted.
@@ -120,16 +91,6 @@ mod tests {
             ("x", None),
         ] {
             assert_eq!(version(release), want, "{release}");
-        }
-    }
-
-    #[test]
-    fn missing_capabilities_are_named() {
-        let all = 1 << CAP_BPF | 1 << CAP_NET_ADMIN;
-        for (effective, want) in
-            [(u64::MAX, 0), (all, 0), (1 << CAP_SYS_ADMIN | 1 << CAP_NET_ADMIN, 0), (1 << CAP_BPF, 1), (0, 2)]
-        {
-            assert_eq!(missing(effective).len(), want, "{effective:x}");
         }
     }
 

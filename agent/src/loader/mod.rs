@@ -13,6 +13,7 @@ use aya::{
 };
 
 use crate::{
+    capabilities::Capabilities,
     maps::{Pins, SPECS, Sizes, bpf::BpfMaps},
     sys,
 };
@@ -104,7 +105,7 @@ pub fn claim(bpffs: &Path, cgroup: Option<&Path>) -> Result<Claim> {
         bail!("this binary was built without its eBPF programs; build it with `cargo xtask build`");
     }
     checks::kernel()?;
-    checks::capabilities()?;
+    Capabilities::effective()?.for_loading()?;
     let cgroup = find_cgroup(cgroup)?;
     let pins = pins::create(bpffs)?;
     let lock = Lock::take(bpffs)?;

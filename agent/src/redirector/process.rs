@@ -24,6 +24,7 @@ use tokio::{
 
 use super::{Options, Redirector, SourceAddress};
 use crate::{
+    capabilities::Capabilities,
     l7::snapshot::{Report, Snapshot, USER, agent_socket, snapshot_file},
     maps::{Pins, bpf::Listeners},
     metrics::{RouteCounts, RouteName},
@@ -64,6 +65,10 @@ pub fn run(options: ProcessOptions) -> Result<()> {
     raise_file_limit();
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
     let workers = options.workers.unwrap_or(cpus).clamp(1, Listeners::MOST_WORKERS);
+    if Uid::effective().is_root() {
+        Capabilities::effective()?.for_redirecting()?;
+    }
+    wait_for_maps(&Pins::at(&options.bpffs))?;
     let mut maps = Listeners::open(&Pins::at(&options.bpffs))?;
     let listeners = (0..workers).map(|_| listen()).collect::<Result<Vec<_>>>()?;
     let heartbeat = SharedNumber::map(maps.heartbeat()).context("cannot map HEARTBEAT")?;
@@ -102,6 +107,21 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         redirector.drain(DRAIN);
         Ok(())
     })
+}
+
+/// Waits until an agent has made the maps. In a pod of their own the two start at once, and a restart would wait longer.
+fn wait_for_maps(pins: &Pins) -> Result<()> {
+    for file in Listeners::NAMES.map(|name| pins.map(name)) {
+        let is_there = || file.try_exists().with_context(|| format!("cannot look for {}", file.display()));
+        if is_there()? {
+            continue;
+        }
+        tracing::info!("waiting for an agent to make {}", file.display());
+        while !is_there()? {
+            std::thread::sleep(AGAIN);
+        }
+    }
+    Ok(())
 }
 
 fn now_ns() -> u64 {

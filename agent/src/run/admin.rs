@@ -1,4 +1,4 @@
-//! The admin endpoints: `/state`, `/metrics`, `/healthz`, `/livez`, `/proxyMode`.
+//! The admin endpoints: `/state`, `/metrics`, `/healthz`, `/livez`, `/readyz`, `/proxyMode`.
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::SystemTime};
 
@@ -65,13 +65,16 @@ fn answer(role: Role, shared: &Shared, pins: &Pins, method: &Method, path: &str)
     match path {
         "/healthz" => health(&state, true),
         "/livez" => health(&state, false),
-        _ if !admin => text(StatusCode::NOT_FOUND, "not found; there are /healthz /livez\n".to_owned()),
+        "/readyz" => ready(&state),
+        _ if !admin => {
+            text(StatusCode::NOT_FOUND, "not found; there are /healthz /livez /readyz\n".to_owned())
+        }
         "/state" => json(StatusCode::OK, serde_json::to_string(&state).unwrap_or_default()),
         "/proxyMode" => text(StatusCode::OK, "ebpf".to_owned()),
         "/metrics" => text(StatusCode::OK, metrics::page(&state, pins)),
         _ => text(
             StatusCode::NOT_FOUND,
-            "not found; there are /state /metrics /healthz /livez /proxyMode\n".to_owned(),
+            "not found; there are /state /metrics /healthz /livez /readyz /proxyMode\n".to_owned(),
         ),
     }
 }
@@ -99,6 +102,19 @@ fn health(state: &State, for_load_balancers: bool) -> Answer {
     let well = healthy && !(for_load_balancers && state.node_leaving);
     let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(status, serde_json::to_string(&body).unwrap_or_default())
+}
+
+/// Whether this agent has programmed what it was told, so that the next node's may be replaced. A node that starts is well
+/// before that, by what the last agent left.
+fn ready(state: &State) -> Answer {
+    let (status, words) = match (state.programmed, state.is_forwarding()) {
+        (true, true) => (StatusCode::OK, "programmed"),
+        (true, false) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "programmed, but something is wrong: see `sluice status`")
+        }
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not everything is in the maps yet"),
+    };
+    text(status, format!("{words}\n"))
 }
 
 fn rfc3339(time: SystemTime) -> String {

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    capabilities::Capabilities,
     health::{About, Shared},
     k8s, loader,
     manifests::{Finding, Manifests, Reading, Severity},
@@ -86,6 +87,10 @@ pub fn run(options: Options) -> Result<()> {
     };
     let claim = loader::claim(&options.bpffs, options.cgroup.as_deref())?;
     let shared = Arc::new(Shared::new(&options.node_name, claim.cgroup(), options.sync_timeout));
+    for text in Capabilities::effective()?.shortcomings() {
+        tracing::warn!("{text}");
+        shared.warn(text, text.to_owned());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
         let (news, inbox) = mpsc::channel();

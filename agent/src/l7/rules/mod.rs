@@ -20,10 +20,10 @@ pub use client::Client;
 pub use l4::L4Rule;
 pub use matching::RequestView;
 pub use objects::{
-    ConnectionPool, ConsistentHash, CookieAttribute, H2UpgradePolicy, HashCookie, HttpPool, Labels,
-    LoadBalancer, Maglev, Message, Meta, OutlierDetection, Percent, PortPolicy, PortSelector, ProxyProtocol,
-    ProxyProtocolVersion, RetryBudget, RingHash, Severity, SimpleBalancer, Span, TcpKeepalive, TcpPool, Tls,
-    TlsMode, TrafficPolicy, Warmup,
+    ConnectionPool, ConsistentHash, CookieAttribute, Definition, H2UpgradePolicy, HashCookie, HttpPool,
+    Labels, LoadBalancer, Maglev, Message, Meta, OutlierDetection, Percent, PortPolicy, PortSelector,
+    ProxyProtocol, ProxyProtocolVersion, RetryBudget, RingHash, Severity, SimpleBalancer, Span, TcpKeepalive,
+    TcpPool, Tls, TlsMode, TrafficPolicy, Warmup, definitions,
 };
 pub use pattern::Pattern;
 

@@ -190,6 +190,8 @@ pub struct Listeners {
 }
 
 impl Listeners {
+    /// The maps that [`Self::open`] opens.
+    pub const NAMES: [&str; 3] = ["LISTENERS", "CONFIG", "HEARTBEAT"];
     /// The most workers that there is room for.
     pub const MOST_WORKERS: u32 = LISTENERS_CAPACITY / 2;
 

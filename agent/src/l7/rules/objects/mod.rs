@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+mod definitions;
 mod destination_rule;
 mod fields;
 mod hints;
@@ -9,6 +10,7 @@ mod http;
 mod message;
 mod meta;
 mod reader;
+mod schema;
 mod span;
 mod traffic_policy;
 mod virtual_service;
@@ -16,6 +18,7 @@ mod virtual_service;
 #[cfg(test)]
 mod tests;
 
+pub use definitions::{Definition, definitions};
 pub use destination_rule::*;
 pub use http::*;
 pub use message::{Message, Messages, Severity};
