@@ -129,7 +129,11 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     let Some((path, list)) = RESOURCES.into_iter().find(|(path, _)| *path == request.uri().path()) else {
         return Ok(status(404, "NotFound"));
     };
-    if query.get("watch").is_some_and(|value| value == "true" || value == "1") {
+    let watches = query.get("watch").is_some_and(|value| value == "true" || value == "1");
+    if !shared.lock().allows(path, watches) {
+        return Ok(status(403, "Forbidden"));
+    }
+    if watches {
         return Ok(watch_from(path, &query, &shared));
     }
     let mut changes = shared.changed.subscribe();

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::world::{Node, World};
 
+pub mod access;
 mod http;
 mod real;
 
@@ -63,6 +64,10 @@ struct State {
     frozen: bool,
     /// This many of the next requests are answered 429.
     throttled: u32,
+    /// What may be asked for; everything if nobody said.
+    allowed: Option<BTreeSet<access::Right>>,
+    /// What was.
+    asked: BTreeSet<access::Right>,
     /// How often each path was listed.
     lists: BTreeMap<&'static str, u32>,
 }

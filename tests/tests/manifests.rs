@@ -1,0 +1,237 @@
+//! What `kubectl kustomize` makes of `deploy/`: every object is one of its kind, as the Kubernetes API describes it, and
+//! they fit each other.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{fs, path::Path};
+
+use k8s_openapi::{
+    api::{
+        apps::v1::DaemonSet,
+        core::v1::{ConfigMap, Namespace, ServiceAccount},
+        rbac::v1::{ClusterRole, ClusterRoleBinding},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use sluice_tests::{
+    container::deploy,
+    world::{text, tool},
+};
+
+const OVERLAYS: [&str; 4] = ["base", "overlays/kind", "overlays/kubeadm", "overlays/beside-kube-proxy"];
+
+/// The objects of a folder below `deploy`.
+fn render(folder: &str) -> Vec<Value> {
+    let copy = tempfile(folder);
+    copy_folder(&deploy("."), &copy);
+    let output = tool("kubectl").arg("kustomize").arg(copy.join(folder)).output().expect("kubectl starts");
+    fs::remove_dir_all(&copy).unwrap();
+    assert!(output.status.success(), "{folder}: {}", text(&output));
+    let yaml = String::from_utf8(output.stdout).unwrap();
+    yaml.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect()
+}
+
+fn tempfile(folder: &str) -> std::path::PathBuf {
+    let thread = format!("{:?}", std::thread::current().id());
+    let digits: String = thread.chars().filter(char::is_ascii_digit).collect();
+    std::env::temp_dir().join(format!(
+        "sluice-deploy-{}-{digits}-{}",
+        std::process::id(),
+        folder.replace('/', "-")
+    ))
+}
+
+/// Copies `deploy/`. For a kubectl before 1.21, which Debian 12 has, in the words of its time.
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else if path.extension().is_some_and(|ending| ending == "yaml") {
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(target, if is_old() { in_old_words(&text) } else { text }).unwrap();
+        }
+    }
+}
+
+fn is_old() -> bool {
+    let output =
+        tool("kubectl").args(["version", "--client", "-o", "json"]).output().expect("kubectl starts");
+    let version: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let minor = version["clientVersion"]["minor"].as_str().unwrap_or_default().to_owned();
+    minor.trim_end_matches('+').parse::<u32>().is_ok_and(|minor| minor < 21)
+}
+
+fn in_old_words(text: &str) -> String {
+    let text = text.replace("resources:\n  - ../../base\n", "bases:\n  - ../../base\n");
+    text.replace("patches:\n  - path: ", "patchesStrategicMerge:\n  - ")
+}
+
+/// Whether `object` is all of a `T` and nothing else: what `T` does not know is lost on the way through it, what it wants
+/// and the object lacks is added.
+fn is<T: Serialize + DeserializeOwned>(object: &Value) {
+    let typed: T = serde_json::from_value(object.clone()).unwrap_or_else(|error| panic!("{error}: {object}"));
+    similar(object, &serde_json::to_value(typed).unwrap(), object["kind"].as_str().unwrap());
+}
+
+fn similar(written: &Value, read: &Value, path: &str) {
+    match (written, read) {
+        (Value::Object(a), Value::Object(b)) => {
+            for name in b.keys() {
+                assert!(a.contains_key(name), "{path}.{name} is missing");
+            }
+            for (name, written) in a {
+                let read = b.get(name).unwrap_or_else(|| panic!("{path}.{name} is not in the API"));
+                similar(written, read, &format!("{path}.{name}"));
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            a.iter()
+                .zip(b)
+                .enumerate()
+                .for_each(|(index, (a, b))| similar(a, b, &format!("{path}[{index}]")));
+        }
+        // 1.0 and 1 are one number.
+        (Value::Number(a), Value::Number(b)) if a.as_f64() == b.as_f64() => {}
+        (a, b) => assert_eq!(a, b, "{path}"),
+    }
+}
+
+fn check(object: &Value) {
+    match object["kind"].as_str().unwrap() {
+        "Namespace" => is::<Namespace>(object),
+        "ServiceAccount" => is::<ServiceAccount>(object),
+        "ClusterRole" => is::<ClusterRole>(object),
+        "ClusterRoleBinding" => is::<ClusterRoleBinding>(object),
+        "ConfigMap" => is::<ConfigMap>(object),
+        "DaemonSet" => is::<DaemonSet>(object),
+        "CustomResourceDefinition" => is::<CustomResourceDefinition>(object),
+        other => panic!("no type is known for {other}"),
+    }
+}
+
+fn one<'o>(objects: &'o [Value], kind: &str) -> &'o Value {
+    let found: Vec<_> = objects.iter().filter(|object| object["kind"] == kind).collect();
+    assert_eq!(found.len(), 1, "{kind}");
+    found[0]
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+#[test]
+fn every_overlay_is_of_the_kubernetes_api_and_fits_together() {
+    for overlay in OVERLAYS {
+        let objects = render(overlay);
+        objects.iter().for_each(check);
+        let (daemon, config) = (one(&objects, "DaemonSet"), one(&objects, "ConfigMap"));
+        let spec = &daemon["spec"]["template"]["spec"];
+        let labels = &daemon["spec"]["template"]["metadata"]["labels"];
+        assert_eq!(&daemon["spec"]["selector"]["matchLabels"], labels);
+        let account = one(&objects, "ServiceAccount");
+        assert_eq!(spec["serviceAccountName"], account["metadata"]["name"]);
+        let subject = &one(&objects, "ClusterRoleBinding")["subjects"][0];
+        assert_eq!(
+            [&subject["name"], &subject["namespace"]],
+            ["name", "namespace"].map(|key| &account["metadata"][key])
+        );
+        let volumes: Vec<_> = list(&spec["volumes"]).iter().map(|volume| &volume["name"]).collect();
+        for container in list(&spec["containers"]) {
+            for mount in list(&container["volumeMounts"]) {
+                assert!(volumes.contains(&&mount["name"]), "{overlay}: {mount}");
+            }
+            assert_eq!(container["envFrom"][0]["configMapRef"]["name"], config["metadata"]["name"]);
+            assert_eq!(container["image"], format!("localhost/sluice:{}", env!("CARGO_PKG_VERSION")));
+        }
+        ports_fit(&spec["containers"][0], &config["data"]);
+        operable(daemon);
+    }
+}
+
+/// The agent listens where the probes and the PodMonitor ask.
+fn ports_fit(agent: &Value, config: &Value) {
+    let port =
+        |name: &str| config[name].as_str().unwrap().rsplit(':').next().unwrap().parse::<u16>().unwrap();
+    let named = |name: &str| {
+        let ports = list(&agent["ports"]).iter().filter(|port| port["name"] == name);
+        ports.map(|port| port["containerPort"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(named("metrics"), [json!(port("SLUICE_ADMIN"))]);
+    assert_eq!(named("healthz"), [json!(port("SLUICE_HEALTHZ"))]);
+    for (probe, path) in [("readinessProbe", "/readyz"), ("livenessProbe", "/livez")] {
+        let asked = &agent[probe]["httpGet"];
+        assert_eq!(
+            [&asked["port"], &asked["path"]],
+            [&json!(port("SLUICE_HEALTHZ")), &json!(path)],
+            "{probe}"
+        );
+    }
+}
+
+/// What keeps a cluster whole while this rolls.
+fn operable(daemon: &Value) {
+    let spec = &daemon["spec"]["template"]["spec"];
+    assert_eq!(
+        daemon["spec"]["updateStrategy"]["rollingUpdate"],
+        json!({"maxUnavailable": 1, "maxSurge": 0})
+    );
+    assert_eq!(spec["tolerations"], json!([{"operator": "Exists"}]));
+    assert_eq!(spec["priorityClassName"], "system-node-critical");
+    assert_eq!((&spec["hostNetwork"], &spec["dnsPolicy"]), (&json!(true), &json!("Default")));
+    assert_eq!(spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    for container in list(&spec["containers"]) {
+        let security = &container["securityContext"];
+        assert_ne!(security["privileged"], true);
+        assert_eq!(security["readOnlyRootFilesystem"], true);
+        assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
+        assert!(container["resources"]["requests"]["memory"].is_string());
+    }
+}
+
+#[test]
+fn an_overlay_changes_what_it_says_and_nothing_else() {
+    let base = one(&render("base"), "ConfigMap")["data"].clone();
+    for (overlay, changed) in [
+        ("overlays/kind", &["SLUICE_API_SERVER"][..]),
+        ("overlays/kubeadm", &["SLUICE_API_SERVER"]),
+        ("overlays/beside-kube-proxy", &["SLUICE_ADMIN", "SLUICE_API_SERVER", "SLUICE_HEALTHZ"]),
+    ] {
+        let data = one(&render(overlay), "ConfigMap")["data"].clone();
+        let differs = data.as_object().unwrap().iter().filter(|(name, value)| base[*name] != **value);
+        assert_eq!(differs.map(|(name, _)| name.as_str()).collect::<Vec<_>>(), changed, "{overlay}");
+    }
+}
+
+#[test]
+fn definitions_and_the_pod_monitor_stand_apart() {
+    let definitions = render("crds");
+    assert_eq!(definitions.len(), 2);
+    definitions.iter().for_each(check);
+    // The Prometheus operator's kind is not of the Kubernetes API: its few fields are looked at by hand.
+    let objects = render("monitoring");
+    let monitor = one(&objects, "PodMonitor");
+    let daemon = one(&render("base"), "DaemonSet").clone();
+    assert_eq!(monitor["spec"]["selector"]["matchLabels"], daemon["spec"]["selector"]["matchLabels"]);
+    let port = &monitor["spec"]["podMetricsEndpoints"][0]["port"];
+    let ports = &daemon["spec"]["template"]["spec"]["containers"][0]["ports"];
+    assert!(list(ports).iter().any(|one| one["name"] == *port));
+}
+
+#[test]
+fn the_validator_refuses_what_the_api_does_not_know() {
+    let daemon = one(&render("base"), "DaemonSet").clone();
+    for (path, value) in [
+        ("/spec/template/spec/hostNetwrk", json!(true)),
+        ("/spec/template/spec/containers/0/securityContext/capabilites", json!({})),
+        ("/spec/minReadySeconds", json!("five")),
+        ("/spec/selector", Value::Null),
+    ] {
+        let mut broken = daemon.clone();
+        let (above, name) = path.rsplit_once('/').unwrap();
+        broken.pointer_mut(above).unwrap()[name] = value;
+        assert!(std::panic::catch_unwind(|| check(&broken)).is_err(), "{path}");
+    }
+}
