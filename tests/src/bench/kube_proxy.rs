@@ -40,9 +40,18 @@ impl Mode {
     /// # Errors
     /// The rules are not taken.
     pub fn load(self, node: &Pod, rules: &[Rule]) -> Result<()> {
+        let text = self.text(node, rules);
         match self {
-            Self::Nftables => feed(node, "nft", &["-f", "-"], &nftables::text(rules, node.v4)),
-            Self::Iptables => feed(node, "iptables-legacy-restore", &[], &iptables::text(rules)),
+            Self::Nftables => feed(node, "nft", &["-f", "-"], &text),
+            Self::Iptables => feed(node, "iptables-legacy-restore", &[], &text),
+        }
+    }
+
+    /// Those rules, as `nft` or `iptables-restore` read them.
+    pub fn text(self, node: &Pod, rules: &[Rule]) -> String {
+        match self {
+            Self::Nftables => nftables::text(rules, node.v4),
+            Self::Iptables => iptables::text(rules),
         }
     }
 }

@@ -17,7 +17,7 @@ mod pod_devices;
 mod scale;
 
 pub use cluster::Cluster;
-pub use kube_proxy::{Mode, ProxyNode};
+pub use kube_proxy::{Mode, ProxyNode, Rule};
 pub use l7::l7;
 pub use north_south::north_south;
 pub use packet::packet;
