@@ -14,6 +14,7 @@ use sluice_tests::{
     container::{Container, Root},
     http::curl,
     wait,
+    world::tool,
 };
 
 const RULE: &str = "apiVersion: networking.istio.io/v1beta1\nkind: VirtualService\n\
@@ -43,6 +44,20 @@ fn unpack(archive: &Path, folder: &Path) -> (PathBuf, Value) {
     (root, read(&blob(&manifest["config"])))
 }
 
+/// The kubeconfig with an authority of its own, as a service account has one: the image has none of the world's.
+fn kubeconfig(folder: &Path, file: &str) -> (PathBuf, PathBuf) {
+    let (authority, key, changed) =
+        (folder.join("ca.pem"), folder.join("key.pem"), folder.join("with-authority"));
+    let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=test -days 2";
+    let mut command = tool("openssl");
+    command.args(words.split(' ')).arg("-keyout").arg(&key).arg("-out").arg(&authority);
+    assert!(command.output().unwrap().status.success());
+    let mut config: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    config["clusters"][0]["cluster"]["certificate-authority"] = "/ca.pem".into();
+    fs::write(&changed, config.to_string()).unwrap();
+    (authority, changed)
+}
+
 #[test]
 fn agent_and_redirector_run_from_the_image_and_find_the_api_server_by_name() {
     let archive = std::env::var_os("SLUICE_IMAGE");
@@ -60,12 +75,13 @@ fn agent_and_redirector_run_from_the_image_and_find_the_api_server_by_name() {
     // As the kubelet writes it for a pod of the node's network.
     let hosts = world.folder().join("hosts");
     fs::write(&hosts, format!("127.0.0.1 localhost\n{} control-plane\n", world.node().v4)).unwrap();
-    let kubeconfig = PathBuf::from(cluster.api.kubeconfig());
+    let (authority, kubeconfig) = kubeconfig(world.folder(), &cluster.api.kubeconfig());
     let redirector = Container::new(world, "redirector", Root::Image(root.clone())).start();
     let agent = Container::new(world, "agent", Root::Image(root))
         .set("SLUICE_KUBECONFIG", "/kubeconfig")
         .set("SLUICE_API_SERVER", "http://control-plane:6443")
         .mount(&kubeconfig, "/kubeconfig")
+        .mount(&authority, "/ca.pem")
         .mount(&hosts, "/etc/hosts")
         .start();
     wait::until("readiness", || {

@@ -29,7 +29,7 @@ pub fn layer(binary: &[u8], licence: &[u8]) -> Result<Layer> {
     tar.file(BINARY, 0o755, binary)?;
     tar.file("usr/share/doc/sluice/LICENSE", 0o644, licence)?;
     let tar = tar.bytes()?;
-    let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
+    let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
     gzip.write_all(&tar)?;
     Ok(Layer { compressed: gzip.finish()?, tar })
 }
