@@ -1,8 +1,11 @@
 //! Which slot of a frontend serves a client. Pure: the caller brings the random number or the hash.
 
 use crate::{
-    Reason,
-    layout::{FLAG_EXTERNAL_LOCAL, FLAG_HAS_ENDPOINTS, FLAG_INTERNAL_LOCAL, FrontendValue, SlotValue},
+    Addr, Reason,
+    layout::{
+        FLAG_EXTERNAL_LOCAL, FLAG_HAS_ENDPOINTS, FLAG_INTERNAL_LOCAL, FLAG_MAGLEV, FrontendValue, SlotValue,
+        client_of_netns,
+    },
 };
 
 /// Steps of the search in [`find_backend`]: enough for 2^24 slots, the most that a map can be told to have.
@@ -11,7 +14,8 @@ const NANOS_PER_SEC: u64 = 1_000_000_000;
 
 /// The slot for a socket on this node that dials `frontend`.
 ///
-/// `spread` is any 32-bit number, spread evenly: random for connections, [`socket_hash`] for datagrams.
+/// `spread` is any 32-bit number, spread evenly: random for connections, [`socket_hash`] for datagrams, [`socket_spread`]
+/// for Maglev.
 /// Fails with the reason why there is none: [`Reason::NoEndpoints`] (reject) when no endpoint exists,
 /// [`Reason::NoLocalEndpoints`] (drop) when the policy excludes those that exist.
 /// Source: kube-proxy `pkg/proxy/topology.go`, `CategorizeEndpoints`.
@@ -103,13 +107,55 @@ pub const fn scale(spread: u32, count: u32) -> u32 {
 }
 
 /// A number that stays the same for one socket and one service, so that all datagrams of an unconnected
-/// socket reach one backend. The mixing steps are those of the 64-bit finalizer of MurmurHash3.
+/// socket reach one backend.
 #[inline(always)]
 pub const fn socket_hash(cookie: u64, service_id: u32) -> u32 {
-    let mut hash = cookie ^ ((service_id as u64) << 40);
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    (hash ^ (hash >> 33)) as u32
+    mix(cookie ^ ((service_id as u64) << 40)) as u32
+}
+
+/// Whether a hash of the client chooses, in a Maglev table.
+#[inline(always)]
+pub const fn is_maglev(frontend: &FrontendValue) -> bool {
+    frontend.flags & FLAG_MAGLEV != 0
+}
+
+/// Whether clients are remembered with their backends. With Maglev nobody needs to: the table leads a client to the same one.
+#[inline(always)]
+pub const fn remembers_clients(frontend: &FrontendValue) -> bool {
+    frontend.affinity_timeout_s != 0 && !is_maglev(frontend)
+}
+
+/// The place of a packet's client in a Maglev table: the same on every node, in every family of programs.
+///
+/// Of what is dialled, the frontend's own key counts: a NodePort is the same by whichever node's address it is dialled. With
+/// session affinity, the client's address alone.
+#[inline(always)]
+pub const fn packet_spread(frontend: &FrontendValue, client: &Addr, port_be: u16) -> u32 {
+    let words = client.words_be;
+    let hash = mix((words[0] as u64) << 32 | words[1] as u64);
+    let hash = mix(hash ^ ((words[2] as u64) << 32 | words[3] as u64));
+    if frontend.affinity_timeout_s != 0 {
+        return (hash >> 32) as u32;
+    }
+    (mix(hash ^ ((frontend.check as u64) << 32 | port_be as u64)) >> 32) as u32
+}
+
+/// The place of a socket in a Maglev table. It has no source address or port yet when it chooses: its cookie stands for
+/// both; with session affinity its network namespace, which is the client that it is for affinity elsewhere.
+#[inline(always)]
+pub const fn socket_spread(frontend: &FrontendValue, cookie: u64, netns_cookie: u64) -> u32 {
+    if frontend.affinity_timeout_s != 0 {
+        return packet_spread(frontend, &client_of_netns(netns_cookie), 0);
+    }
+    socket_hash(cookie, frontend.check)
+}
+
+/// The 64-bit finalizer of MurmurHash3: each bit of the result hangs on each bit of `hash`.
+#[inline(always)]
+pub const fn mix(hash: u64) -> u64 {
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
 }
 
 #[cfg(test)]
@@ -211,5 +257,55 @@ mod tests {
             hits[scale(socket_hash(cookie, 3), 8) as usize] += 1;
         }
         assert!(hits.iter().all(|hit| (800..1_200).contains(hit)), "{hits:?}");
+    }
+
+    fn maglev(affinity_timeout_s: u32, check: u32) -> FrontendValue {
+        FrontendValue { affinity_timeout_s, check, ..frontend(FLAG_MAGLEV, (0, 251), (0, 0)) }
+    }
+
+    fn client(last: u8) -> Addr {
+        Addr::from_v4_be(u32::from_ne_bytes([192, 0, 2, last]))
+    }
+
+    #[test]
+    fn a_place_hangs_on_the_client_and_on_what_is_dialled() {
+        let (value, other) = (maglev(0, 5), maglev(0, 6));
+        let place = packet_spread(&value, &client(1), 7);
+        assert_eq!(place, packet_spread(&value, &client(1), 7));
+        for (case, differs) in [
+            ("port", packet_spread(&value, &client(1), 8)),
+            ("address", packet_spread(&value, &client(2), 7)),
+            ("dialled", packet_spread(&other, &client(1), 7)),
+        ] {
+            assert_ne!(place, differs, "{case}");
+        }
+        let kept = packet_spread(&maglev(9, 5), &client(1), 7);
+        assert_eq!(
+            kept,
+            packet_spread(&maglev(9, 6), &client(1), 8),
+            "with affinity only the address counts"
+        );
+        assert_ne!(kept, packet_spread(&maglev(9, 5), &client(2), 7));
+    }
+
+    #[test]
+    fn a_socket_is_its_cookie_and_with_affinity_its_network() {
+        assert_ne!(socket_spread(&maglev(0, 5), 1, 2), socket_spread(&maglev(0, 5), 3, 2));
+        assert_eq!(socket_spread(&maglev(0, 5), 1, 2), socket_spread(&maglev(0, 5), 1, 4));
+        assert_eq!(socket_spread(&maglev(9, 5), 1, 2), socket_spread(&maglev(9, 5), 3, 2));
+        assert_ne!(socket_spread(&maglev(9, 5), 1, 2), socket_spread(&maglev(9, 5), 1, 4));
+    }
+
+    #[test]
+    fn places_of_clients_are_spread_evenly() {
+        let mut hits = [[0_u32; 8]; 3];
+        for number in 0..8_000_u32 {
+            let port_be = (number as u16).to_be();
+            let address = Addr::from_v4_be((0x0a00_0000 + number).to_be());
+            hits[0][scale(packet_spread(&maglev(0, 5), &client(1), port_be), 8) as usize] += 1;
+            hits[1][scale(packet_spread(&maglev(9, 5), &address, 0), 8) as usize] += 1;
+            hits[2][scale(socket_spread(&maglev(0, 5), u64::from(number), 1), 8) as usize] += 1;
+        }
+        assert!(hits.iter().flatten().all(|hit| (850..1_150).contains(hit)), "{hits:?}");
     }
 }

@@ -182,7 +182,7 @@ fn backend_for_client(
     story: &mut Story,
 ) -> Result<BackendValue, Reason> {
     let choose = || backend_of(ctx, key, frontend, spread);
-    let (id, backend) = if frontend.affinity_timeout_s == 0 {
+    let (id, backend) = if !choose::remembers_clients(frontend) {
         choose()?
     } else {
         affinity::backend(ctx, key, frontend, story, choose)?
@@ -190,6 +190,13 @@ fn backend_for_client(
     story.backend_id = id;
     story.backend = backend;
     Ok(backend)
+}
+
+/// The socket's place in the Service's Maglev table, if it has one.
+#[inline(always)]
+fn maglev(ctx: &SockAddrContext, frontend: &FrontendValue) -> Option<u32> {
+    choose::is_maglev(frontend)
+        .then(|| choose::socket_spread(frontend, raw::cookie(ctx), raw::netns_cookie(ctx)))
 }
 
 /// The frontend that the socket dials, unless its pod wants to be left alone.
@@ -253,7 +260,8 @@ pub fn connect<F: Family>(ctx: &SockAddrContext, story: &mut Story) -> Outcome {
         }
         story.count_besides(Reason::NoRedirector);
     }
-    match backend_for_client(ctx, &key, &value, raw::random(), story) {
+    let spread = maglev(ctx, &value).unwrap_or_else(raw::random);
+    match backend_for_client(ctx, &key, &value, spread, story) {
         Ok(backend) => {
             if key.protocol == UDP && remember(ctx, &key, &value, &backend).is_err() {
                 return (Verdict::Refuse, Reason::RevnatFull);
@@ -293,7 +301,8 @@ pub fn send<F: Family>(ctx: &SockAddrContext, story: &mut Story) -> Outcome {
             return (Verdict::Pass, reason);
         }
     };
-    let spread = choose::socket_hash(raw::cookie(ctx), value.service_id);
+    let own = || choose::socket_hash(raw::cookie(ctx), value.service_id);
+    let spread = maglev(ctx, &value).unwrap_or_else(own);
     match backend_for_client(ctx, &key, &value, spread, story) {
         Ok(backend) => {
             let watched = events::is_watched(CONFIG_WATCHED);

@@ -53,13 +53,22 @@ impl Outside {
 
     /// Puts the Service in place with these lines in its spec, and the pods.
     pub fn apply(&self, more: &str) {
+        self.world.apply("shop", &self.text(more));
+    }
+
+    /// The same with a Maglev table.
+    pub fn apply_maglev(&self, more: &str) {
+        let annotated = "namespace: shop, annotations: {sluice.dev/algorithm: maglev}}";
+        self.world.apply("shop", &self.text(more).replacen("namespace: shop}", annotated, 1));
+    }
+
+    fn text(&self, more: &str) -> String {
         let pods = self.pods.iter().map(|(pod, _)| {
             let node = if pod.name == "near" { "node-1" } else { "node-2" };
             let [v4, v6] = pod.addresses();
             crate::manifest::pod_on(node, &pod.name, "cart", &[&v4, &v6])
         });
-        let text = cart(more) + &pods.collect::<String>();
-        self.world.apply("shop", &text);
+        cart(more) + &pods.collect::<String>()
     }
 
     /// Every address for clients outside, with the node that it is dialled at: `host:port` for TCP and for UDP.

@@ -132,7 +132,7 @@ fn a_broken_file_is_named_and_the_others_serve() {
 fn check_finds_the_same_offline() {
     let world = World::new();
     let file = world.folder().join("bad.yaml");
-    std::fs::write(&file, "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {clusterIP: 1.2.3, ports: [{port: 0}], typo: 1}\n").unwrap();
+    std::fs::write(&file, "apiVersion: v1\nkind: Service\nmetadata: {name: a, annotations: {sluice.dev/algorithm: luck}}\nspec: {clusterIP: 1.2.3, ports: [{port: 0}], typo: 1}\n").unwrap();
     let output = world.sluice(&["check", &file.display().to_string()]);
     let printed = text(&output);
     assert_eq!(output.status.code(), Some(1), "{printed}");
@@ -141,7 +141,8 @@ fn check_finds_the_same_offline() {
         "bad.yaml:1: Service default/a: spec.ports[0].port: 0 is not within 1 to 65535; the port is left out",
         "warning: ",
         "spec.typo: no such field; it has no effect",
-        "1 files, 1 objects, 2 errors, 2 warnings",
+        "metadata.annotations[sluice.dev/algorithm]: \"luck\" is neither maglev nor random; random is used",
+        "1 files, 1 objects, 2 errors, 3 warnings",
     ] {
         assert!(printed.contains(want), "{want}: {printed}");
     }

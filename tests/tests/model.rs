@@ -119,7 +119,13 @@ fn explained(tables: &Tables, service: &Service, address: IpAddr) -> Expectation
     let destination = format!("{}/{protocol}", SocketAddr::new(address, service.port)).parse().unwrap();
     let answer = inspect::explain(
         tables,
-        &inspect::Query { from: "client".into(), left_alone: false, outside: None, destination },
+        &inspect::Query {
+            from: "client".into(),
+            left_alone: false,
+            outside: None,
+            from_port: None,
+            destination,
+        },
     )
     .unwrap();
     match answer.verdict {

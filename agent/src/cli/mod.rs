@@ -63,7 +63,7 @@ enum Command {
     Monitor(monitor::Monitor),
     /// The decision for one connection, step by step
     Explain {
-        /// Who dials: a pod of this node (`[NAMESPACE/]NAME`), an address of whoever it may be, or `host`
+        /// Who dials: a pod of this node (`[NAMESPACE/]NAME`), an address of whoever it may be, `ADDRESS:PORT`, or `host`
         #[arg(long, default_value = "host", value_parser = request::client)]
         from: String,
         /// `ADDRESS:PORT[/udp]`, `NAMESPACE/NAME[:PORT]` or `NAME.NAMESPACE[:PORT]`, or a request:

@@ -44,7 +44,9 @@ fn service_table(rows: &[ServiceRow]) -> String {
                 format!("{} {}", frontend.kind, SocketAddr::new(frontend.address, frontend.port))
             });
             let mut endpoints = port.endpoints.iter().map(|endpoint| {
-                let even = port.endpoints.iter().all(|other| !other.used || other.weight == endpoint.weight);
+                // The places in a table differ by one at most.
+                let even = port.algorithm == "maglev"
+                    || port.endpoints.iter().all(|other| !other.used || other.weight == endpoint.weight);
                 let share = match endpoint.used {
                     true if even => String::new(),
                     true => format!(" weight {}", endpoint.weight),
@@ -61,6 +63,7 @@ fn service_table(rows: &[ServiceRow]) -> String {
                 "" => format!("{}/{}", port.port, port.protocol),
                 name => format!("{}/{} ({name})", port.port, port.protocol),
             };
+            let title = if port.algorithm == "maglev" { title + " maglev" } else { title };
             let mut first = [format!("{}/{}", row.namespace, row.name), row.r#type.to_owned(), title];
             for index in 0.. {
                 let (frontend, endpoint) = (frontends.next(), endpoints.next());
@@ -199,6 +202,7 @@ pub fn explain(
     reading: &Reading,
 ) -> Result<()> {
     let tables = tables(reading)?;
+    let (from, from_port) = request::without_port(from);
     // Only the agent knows the pods; where there is none, nobody can say that a name is wrong.
     if request::is_pod(&from)
         && let Ok(state) = super::status::ask(reading.admin)
@@ -215,7 +219,7 @@ pub fn explain(
         }
     };
     let outside = super::client::outside(&tables, &Pins::at(&reading.bpffs), &from);
-    let query = Query { from, left_alone, outside, destination };
+    let query = Query { from, left_alone, outside, from_port, destination };
     let mut answer = inspect::explain(&tables, &query).map_err(|error| anyhow!(error))?;
     match request.filter(|_| answer.path == "redirector") {
         Some(request) => request::add_route(&mut answer, request, run_dir)?,
@@ -237,7 +241,10 @@ fn explain_text(answer: &Explanation) -> String {
     let sum: u32 = answer.endpoints.iter().map(|endpoint| endpoint.weight).sum();
     for endpoint in &answer.endpoints {
         let share = f64::from(endpoint.weight) * 100.0 / f64::from(sum.max(1));
-        text += &format!("     {} ({share:.0} %)\n", SocketAddr::new(endpoint.address, endpoint.port));
+        let chosen = answer.chosen == Some(SocketAddr::new(endpoint.address, endpoint.port));
+        let chosen = if chosen { " ←" } else { "" };
+        text +=
+            &format!("     {} ({share:.0} %){chosen}\n", SocketAddr::new(endpoint.address, endpoint.port));
     }
     text + &format!("verdict: {} ({}), in the {}\n", answer.verdict, answer.reason, answer.path)
 }

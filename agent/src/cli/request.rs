@@ -56,11 +56,19 @@ pub fn client(text: &str) -> Result<String, String> {
     if is_address(text) || (is_label(namespace) && name.split('.').all(is_label)) {
         return Ok(text.to_owned());
     }
-    Err("write a pod's name, NAMESPACE/NAME, an address, or host".to_owned())
+    Err("write a pod's name, NAMESPACE/NAME, an address, ADDRESS:PORT, or host".to_owned())
 }
 
 fn is_address(text: &str) -> bool {
-    text.parse::<IpAddr>().is_ok()
+    text.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok()
+}
+
+/// An address with a port, taken apart; anything else without one.
+pub fn without_port(from: String) -> (String, Option<u16>) {
+    match from.parse::<SocketAddr>() {
+        Ok(socket) => (socket.ip().to_string(), Some(socket.port())),
+        Err(_) => (from, None),
+    }
 }
 
 /// Whether it is a pod that dials.
@@ -279,7 +287,9 @@ mod tests {
             ("Visitor", false, false, true),
             ("shop/", false, false, true),
             ("a/b/c", false, false, true),
-            ("10.0.0.1:80", false, false, true),
+            ("10.0.0.1:80", true, true, true),
+            ("[fd00::1]:80", true, true, true),
+            ("web-1:80", false, false, true),
         ] {
             assert_eq!(client(text).is_ok(), well_formed, "{text}");
             assert_eq!(check_client(text, Some(&pods)).is_ok(), known, "{text}, pods are known");

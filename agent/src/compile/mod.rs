@@ -10,11 +10,13 @@ use ipnet::IpNet;
 use sluice_common::layout::{Excluded, FrontendKind};
 
 use crate::model::{
-    EndpointSlice, EndpointState, Family, ObjectName, Protocol, Service, ServiceKind, ServicePort, Store,
+    Algorithm, EndpointSlice, EndpointState, Family, ObjectName, Protocol, Service, ServiceKind, ServicePort,
+    Store,
 };
 
 mod claims;
 mod endpoints;
+pub mod maglev;
 mod split;
 mod topology;
 
@@ -63,6 +65,8 @@ pub struct CompiledPort {
     pub source_ranges: Option<Vec<IpNet>>,
     /// Session affinity in seconds; 0 is none.
     pub affinity_timeout_s: u32,
+    /// A hash of the client chooses, in a table that every node makes alike.
+    pub maglev: bool,
     /// The redirector serves it.
     pub redirected: bool,
     /// What clients dial; `only` restricts a headless frontend to one endpoint.
@@ -158,6 +162,10 @@ pub fn service(store: &Store, name: &ObjectName) -> Vec<CompiledPort> {
                 external_local: service.external_local && split.is_none(),
                 source_ranges: source_ranges(store, service, family),
                 affinity_timeout_s: affinity.unwrap_or(0),
+                // Weights are for chance to meet, and a headless frontend has one endpoint.
+                maglev: service.algorithm == Algorithm::Maglev
+                    && split.is_none()
+                    && service.kind != ServiceKind::Headless,
                 redirected: port.protocol == Protocol::Tcp && store.is_redirected(name, port.port),
                 frontends,
                 endpoints,

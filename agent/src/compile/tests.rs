@@ -22,6 +22,7 @@ fn service_named(name: &str) -> Service {
         affinity_timeout_s: None,
         translate_headless_port: true,
         per_request: false,
+        algorithm: Default::default(),
     }
 }
 

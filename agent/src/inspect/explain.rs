@@ -15,9 +15,9 @@ use sluice_common::{
 };
 
 use super::{
-    EndpointShare,
+    EndpointShare, algorithm_name,
     destination::{Destination, resolve},
-    excluded_name, kind_name, packets, path_name,
+    excluded_name, kind_name, maglev, packets, path_name,
     rows::{service_name, used_slots},
 };
 use crate::{
@@ -36,6 +36,8 @@ pub struct Query {
     pub left_alone: bool,
     /// Its address, if it is not of this node: only its packets are seen here.
     pub outside: Option<IpAddr>,
+    /// Its port, if it is known.
+    pub from_port: Option<u16>,
     /// What is dialled.
     pub destination: Destination,
 }
@@ -61,6 +63,10 @@ pub struct Explanation {
     pub verdict: &'static str,
     /// Name of the reason that the kernel counts.
     pub reason: &'static str,
+    /// `random` or `maglev`; absent when no Service has this address.
+    pub algorithm: Option<&'static str>,
+    /// The endpoint that Maglev chooses, where that is known.
+    pub chosen: Option<SocketAddr>,
     /// Who may serve.
     pub endpoints: Vec<EndpointShare>,
     /// Who may not, and why.
@@ -128,13 +134,15 @@ pub fn explain(tables: &Tables, query: &Query) -> Result<Explanation, String> {
         path: "kernel",
         verdict: "pass",
         reason: Reason::NotOurs.name(),
+        algorithm: None,
+        chosen: None,
         endpoints: Vec::new(),
         excluded: Vec::new(),
         steps: Vec::new(),
         route: None,
     };
     if let Some(client) = query.outside {
-        packets::packets(tables, &target, client, &mut answer);
+        packets::packets(tables, &target, (client, query.from_port), &mut answer);
         return Ok(answer);
     }
     let unknown_port = tables.addresses.get(&key.addr).is_some_and(|kind| kind & ADDRESS_CLUSTER_IP != 0);
@@ -202,6 +210,7 @@ pub fn introduce(
         if port_name.is_empty() { number.to_string() } else { format!("{port_name} ({number})") }
     ));
     answer.path = path_name(frontend);
+    answer.algorithm = Some(algorithm_name(frontend));
 }
 
 /// The source of a socket that connects is not known yet, and source ranges are about that.
@@ -224,7 +233,7 @@ fn leave_to_packets(tables: &Tables, frontend: &FrontendValue, answer: &mut Expl
 
 /// Session affinity.
 pub fn keeps(frontend: &FrontendValue, answer: &mut Explanation) {
-    if frontend.affinity_timeout_s > 0 {
+    if choose::remembers_clients(frontend) {
         answer.steps.push(format!(
             "session affinity: a client keeps its endpoint for {} s after its last new connection, while the endpoint \
              may serve; `sluice affinity` shows who keeps which",
@@ -271,7 +280,16 @@ fn decide(
         // Slots that lead nowhere stand last.
         if nowhere == all && all > 0 { Err(Reason::NoEndpoints) } else { Ok(slot) }
     });
+    if slot.is_ok() && choose::is_maglev(frontend) {
+        answer.steps.push(maglev::of_sockets(frontend, answer.endpoints.len()));
+    }
     let (verdict, reason, step) = match slot {
+        Ok(_) if choose::is_maglev(frontend) && udp => {
+            ("translate", Reason::SendTranslated, format!("replies are shown to come from {target}"))
+        }
+        Ok(_) if choose::is_maglev(frontend) => {
+            ("translate", Reason::ConnectTranslated, format!("the socket's peer is shown as {target}"))
+        }
         Ok(_) if udp => (
             "translate",
             Reason::SendTranslated,

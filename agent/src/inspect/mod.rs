@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use serde::Serialize;
-use sluice_common::layout::{
-    EndpointState, Excluded, FLAG_REDIRECTED, FrontendKind, FrontendValue, ServiceKind,
+use sluice_common::{
+    choose,
+    layout::{EndpointState, Excluded, FLAG_REDIRECTED, FrontendKind, FrontendValue, ServiceKind},
 };
 
 mod config;
@@ -12,6 +13,7 @@ mod connections;
 mod destination;
 mod events;
 mod explain;
+mod maglev;
 mod packets;
 mod rows;
 
@@ -49,6 +51,11 @@ pub const fn kind_name(kind: FrontendKind) -> &'static str {
 /// Who serves a frontend, as the JSON spells it.
 pub const fn path_name(frontend: &FrontendValue) -> &'static str {
     if frontend.flags & FLAG_REDIRECTED != 0 { "redirector" } else { "kernel" }
+}
+
+/// How one of its endpoints is chosen, as the JSON spells it.
+pub const fn algorithm_name(frontend: &FrontendValue) -> &'static str {
+    if choose::is_maglev(frontend) { "maglev" } else { "random" }
 }
 
 /// As Kubernetes spells `spec.type`.

@@ -16,7 +16,7 @@ use sluice_common::{
     },
 };
 
-use super::{kind_name, path_name, state_name, type_name};
+use super::{algorithm_name, kind_name, path_name, state_name, type_name};
 use crate::{
     maps::Tables,
     model::{ObjectName, Protocol},
@@ -41,6 +41,8 @@ pub struct PortRow {
     pub port: u16,
     pub frontends: Vec<PortFrontendRow>,
     pub endpoints: Vec<EndpointRow>,
+    /// `random` or `maglev`.
+    pub algorithm: &'static str,
 }
 
 /// One of the addresses that clients dial for a port.
@@ -89,6 +91,8 @@ pub struct FrontendRow {
     pub source_ranges: bool,
     pub affinity_timeout_seconds: u32,
     pub path: &'static str,
+    /// `random` or `maglev`.
+    pub algorithm: &'static str,
 }
 
 /// An entry of `BACKENDS`.
@@ -125,8 +129,10 @@ pub fn affinities(
     entries: &[(AffinityKey, AffinityValue)],
     now_ns: u64,
 ) -> Vec<AffinityRow> {
+    // What Maglev does not remember any more says nothing.
+    let remembering = tables.frontends.values().filter(|value| choose::remembers_clients(value));
     let timeouts: BTreeMap<u32, u32> =
-        tables.frontends.values().map(|value| (value.service_id, value.affinity_timeout_s)).collect();
+        remembering.map(|value| (value.service_id, value.affinity_timeout_s)).collect();
     let row = |(key, value): &(AffinityKey, AffinityValue)| {
         let timeout_s = timeouts.get(&key.service_id).copied().filter(|timeout_s| *timeout_s > 0)?;
         let service = tables.services.get(&key.service_id)?;
@@ -173,11 +179,13 @@ pub fn services(tables: &Tables) -> Vec<ServiceRow> {
             port: u16::from_be(value.port_be),
             frontends: Vec::new(),
             endpoints: Vec::new(),
+            algorithm: "random",
         });
         let mut frontends = frontends_of.remove(id).unwrap_or_default();
         frontends.sort_by_key(|(key, value)| (value.kind, **key));
         row.endpoints.extend(endpoints(tables, value, &frontends));
         for (key, value) in frontends {
+            row.algorithm = algorithm_name(value);
             row.frontends.extend(addresses(tables, key).into_iter().map(|address| PortFrontendRow {
                 kind: FrontendKind::try_from(value.kind).map_or("?", kind_name),
                 address,
@@ -277,6 +285,7 @@ pub fn frontends(tables: &Tables) -> Vec<FrontendRow> {
             source_ranges: value.flags & FLAG_SOURCE_RANGES != 0,
             affinity_timeout_seconds: value.affinity_timeout_s,
             path: path_name(value),
+            algorithm: algorithm_name(value),
         }
     };
     let mut rows: Vec<FrontendRow> = tables.frontends.iter().map(row).collect();

@@ -45,6 +45,7 @@ pub fn tables_with(states: &[EndpointState], edit: impl FnOnce(&mut Service)) ->
         affinity_timeout_s: None,
         translate_headless_port: true,
         per_request: false,
+        algorithm: Default::default(),
     };
     edit(&mut service);
     let endpoint = |(index, state): (usize, &EndpointState)| Endpoint {
@@ -74,7 +75,13 @@ pub fn tables_with(states: &[EndpointState], edit: impl FnOnce(&mut Service)) ->
 fn ask(tables: &Tables, destination: &str) -> Result<Explanation, String> {
     explain(
         tables,
-        &Query { from: "host".into(), left_alone: false, outside: None, destination: destination.parse()? },
+        &Query {
+            from: "host".into(),
+            left_alone: false,
+            outside: None,
+            from_port: None,
+            destination: destination.parse()?,
+        },
     )
 }
 

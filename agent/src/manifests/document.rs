@@ -218,7 +218,8 @@ impl Reader<'_> {
                 }
                 let converted = convert(&typed);
                 for problem in converted.problems {
-                    self.add(title, &problem.path, Severity::Error, problem.message);
+                    let severity = if problem.is_warning { Severity::Warning } else { Severity::Error };
+                    self.add(title, &problem.path, severity, problem.message);
                 }
                 let placed =
                     Placed { file: self.file.to_owned(), line: self.line, object: wrap(converted.value) };

@@ -78,6 +78,18 @@ fn findings_say_where_and_what() {
             ],
         ),
         (
+            "algorithm",
+            SERVICE.replace("name: cart", "name: cart, annotations: {sluice.dev/algorithm: Maglev}"),
+            vec![
+                "f.yaml:1: Service shop/cart: metadata.annotations[sluice.dev/algorithm]: \"Maglev\" is neither maglev nor",
+            ],
+        ),
+        (
+            "algorithms",
+            SERVICE.replace("name: cart", "name: cart, annotations: {sluice.dev/algorithm: maglev}"),
+            vec![],
+        ),
+        (
             "a name that breaks terminals",
             SERVICE.replace("name: cart", "name: \"a\\u202eb\""),
             vec!["f.yaml:1: Service: metadata: \"a\\u{202e}b\" is no name that Kubernetes accepts"],

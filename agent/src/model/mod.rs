@@ -129,6 +129,18 @@ pub struct Service {
     pub translate_headless_port: bool,
     /// Annotation `sluice.dev/per-request-balancing`, off unless "true".
     pub per_request: bool,
+    /// Annotation `sluice.dev/algorithm`.
+    pub algorithm: Algorithm,
+}
+
+/// How one of a Service's endpoints is chosen for a new connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Algorithm {
+    /// Any, each time anew.
+    #[default]
+    Random,
+    /// By a hash of the client, alike on every node.
+    Maglev,
 }
 
 /// Who may use a Service's load balancer addresses.

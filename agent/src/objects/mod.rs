@@ -30,6 +30,8 @@ pub struct Problem {
     pub path: String,
     /// What is wrong and what is done about it.
     pub message: String,
+    /// Whether nothing of the object is lost by it.
+    pub is_warning: bool,
 }
 
 /// The result of a conversion: what is usable, and what was wrong on the way.
@@ -54,12 +56,17 @@ impl Complaints {
     }
 
     fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
-        self.problems.push(Problem {
-            kind: self.kind,
-            object: self.object.clone(),
-            path: path.into(),
-            message: message.into(),
-        });
+        self.push(path.into(), message.into(), false);
+    }
+
+    /// Something worth a look.
+    fn warn(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.push(path.into(), message.into(), true);
+    }
+
+    fn push(&mut self, path: String, message: String, is_warning: bool) {
+        let (kind, object) = (self.kind, self.object.clone());
+        self.problems.push(Problem { kind, object, path, message, is_warning });
     }
 
     /// The addresses among `texts`; the others are complained about and left out.

@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::api::core::v1 as core;
 
 use super::{Complaints, Converted, parse_network, parse_port};
-use crate::model::{ObjectName, Protocol, Service, ServiceKind, ServicePort, SourceRanges};
+use crate::model::{Algorithm, ObjectName, Protocol, Service, ServiceKind, ServicePort, SourceRanges};
 
 /// Labels that tell every proxy, or every proxy but one, to leave a Service alone.
 /// Source: kube-proxy `cmd/kube-proxy/app/server.go`, `serviceProxyRequirement`.
 const NOT_FOR_US: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
 const PER_REQUEST_ANNOTATION: &str = "sluice.dev/per-request-balancing";
 const HEADLESS_ANNOTATION: &str = "sluice.dev/headless-port-translation";
+const ALGORITHM_ANNOTATION: &str = "sluice.dev/algorithm";
 /// Source: KEP and API default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_DEFAULT_S: i32 = 10_800;
 const AFFINITY_MAX_S: i32 = 86_400;
@@ -91,6 +92,7 @@ pub fn service(object: &core::Service) -> Converted<ServiceWithSelector> {
         affinity_timeout_s: affinity(spec, &mut complaints),
         translate_headless_port: annotation(HEADLESS_ANNOTATION) != Some("false"),
         per_request: annotation(PER_REQUEST_ANNOTATION) == Some("true"),
+        algorithm: algorithm(annotation(ALGORITHM_ANNOTATION), kind, &mut complaints),
     };
     complaints.done(Some(ServiceWithSelector {
         service,
@@ -255,6 +257,25 @@ fn target_port(port: &core::ServicePort, number: u16) -> Option<TargetPort> {
         Some(IntOrString::Int(0)) => Some(TargetPort::Number(number)),
         Some(IntOrString::Int(target)) => parse_port(*target).map(TargetPort::Number),
         Some(IntOrString::String(name)) => Some(TargetPort::Name(name.clone())),
+    }
+}
+
+fn algorithm(wanted: Option<&str>, kind: ServiceKind, complaints: &mut Complaints) -> Algorithm {
+    let path = || format!("metadata.annotations[{ALGORITHM_ANNOTATION}]");
+    match wanted {
+        None | Some("random") => Algorithm::Random,
+        Some("maglev") if kind == ServiceKind::Headless => {
+            complaints.warn(
+                path(),
+                "says nothing for a headless Service, whose clients choose by themselves; unused",
+            );
+            Algorithm::Random
+        }
+        Some("maglev") => Algorithm::Maglev,
+        Some(other) => {
+            complaints.warn(path(), format!("{other:?} is neither maglev nor random; random is used"));
+            Algorithm::Random
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! Between compiled services and map entries.
 
-use std::{collections::BTreeSet, iter::repeat_n, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    iter::repeat_n,
+    net::{IpAddr, SocketAddr},
+};
 
 use ipnet::IpNet;
 
@@ -8,14 +12,14 @@ use sluice_common::{
     Addr,
     layout::{
         BackendValue, EndpointState, FLAG_EXTERNAL_LOCAL, FLAG_HAS_ENDPOINTS, FLAG_INTERNAL_LOCAL,
-        FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue, NO_BACKEND, Name,
-        NodeValue, ServiceValue, SlotValue, SourceRangeKey,
+        FLAG_MAGLEV, FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue,
+        NO_BACKEND, Name, NodeValue, ServiceValue, SlotValue, SourceRangeKey,
     },
 };
 
 use super::ranges::Range;
 use crate::{
-    compile::{CompiledEndpoint, CompiledPort, Dialled, Frontend, PortId, can_be_redirected},
+    compile::{CompiledEndpoint, CompiledPort, Dialled, Frontend, PortId, can_be_redirected, maglev},
     model::{Family, ObjectName, Protocol, ServiceKind},
 };
 
@@ -48,7 +52,8 @@ pub fn backend_value(endpoint: &CompiledEndpoint, node_id: u32) -> BackendValue 
 }
 
 /// Which of a port's endpoints stand in its range: cluster, then local, then the excluded ones. Each part is sorted by
-/// backend id, for session affinity looks a backend up in it.
+/// backend id, for session affinity looks a backend up in it; or cluster and local are a Maglev table each, which needs no
+/// affinity.
 pub struct Order {
     /// Indices into `CompiledPort::endpoints`.
     pub endpoints: Vec<usize>,
@@ -56,9 +61,11 @@ pub struct Order {
     refused: u32,
     cluster: u32,
     local: u32,
+    is_maglev: bool,
 }
 
 impl Order {
+    /// Each endpoint as often as its weight says.
     pub fn of(port: &CompiledPort, backend_ids: &[u32]) -> Self {
         let pick = |want: fn(&CompiledEndpoint) -> bool| {
             let numbered = port.endpoints.iter().enumerate();
@@ -74,7 +81,24 @@ impl Order {
         endpoints.extend(pick(|endpoint| endpoint.in_local).into_iter().flat_map(weigh));
         let local = endpoints.len() as u32 - cluster;
         endpoints.extend(pick(|endpoint| endpoint.excluded.is_some()));
-        Self { endpoints, refused: port.refused, cluster: cluster + port.refused, local }
+        Self { endpoints, refused: port.refused, cluster: cluster + port.refused, local, is_maglev: false }
+    }
+
+    /// Tables; `None` when some endpoints are too many for one.
+    pub fn maglev(port: &CompiledPort) -> Option<Self> {
+        let table = |want: fn(&CompiledEndpoint) -> bool| {
+            let numbered = port.endpoints.iter().enumerate().filter(|(_, endpoint)| want(endpoint));
+            let (indices, ends): (Vec<usize>, Vec<SocketAddr>) =
+                numbered.map(|(index, it)| (index, SocketAddr::new(it.address, it.port))).unzip();
+            let places = maglev::table(&ends)?;
+            Some(places.into_iter().map(|place| indices[place]).collect::<Vec<_>>())
+        };
+        let (mut endpoints, local) = (table(|it| it.in_cluster)?, table(|it| it.in_local)?);
+        let (cluster, local_count) = (endpoints.len() as u32, local.len() as u32);
+        endpoints.extend(local);
+        let excluded = port.endpoints.iter().enumerate().filter(|(_, it)| it.excluded.is_some());
+        endpoints.extend(excluded.map(|(index, _)| index));
+        Some(Self { endpoints, refused: 0, cluster, local: local_count, is_maglev: true })
     }
 }
 
@@ -128,6 +152,9 @@ pub fn frontend_value(
     };
     if port.external_local && external {
         flags |= FLAG_EXTERNAL_LOCAL;
+    }
+    if order.is_maglev {
+        flags |= FLAG_MAGLEV;
     }
     if port.source_ranges.is_some() && frontend.kind == FrontendKind::LoadBalancer {
         flags |= FLAG_SOURCE_RANGES;

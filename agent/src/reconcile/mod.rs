@@ -15,6 +15,7 @@ use crate::{
 
 mod addresses;
 mod adopt;
+mod arrange;
 mod encode;
 mod interner;
 mod plan;
@@ -99,6 +100,8 @@ pub struct Outcome {
     pub gone: Vec<(BackendValue, bool)>,
     /// Whether a backend of UDP stopped serving some Service, or an address of UDP left a Service.
     pub udp_left: bool,
+    /// Services that ask for a Maglev table and have none, and why.
+    pub without_table: BTreeMap<ObjectName, String>,
     /// Writes done.
     pub writes: u64,
 }

@@ -4,11 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use super::{
-    Held, Outcome, Placed, Reconciler, Unit,
-    encode::{self, Order},
-    ranges::Range,
-};
+use super::{Held, Outcome, Placed, Reconciler, Unit, encode, ranges::Range};
 use sluice_common::{
     Addr,
     layout::{EndpointState, SERVICE_CIDRS, SlotValue, SourceRangeKey},
@@ -35,8 +31,7 @@ impl Reconciler {
         let backend_ids = self.put_backends(writer, &port);
         self.let_go(earlier.unwrap_or_default(), now_ns);
         let backend_ids = backend_ids?;
-        let order = Order::of(&port, &backend_ids);
-        let slots = encode::slots(&port, &order, service_id, &backend_ids);
+        let (order, slots) = self.arrange(&port, (service_id, &backend_ids), outcome);
         self.udp_left |= port.protocol == Protocol::Udp && self.loses_backend(&port.id, &slots);
         let range = self.range_for(&port.id, &slots)?;
         for (index, slot) in (range.start..).zip(&slots) {

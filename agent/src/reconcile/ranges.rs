@@ -37,9 +37,13 @@ impl Ranges {
     }
 
     /// How many numbers are free.
-    #[cfg(test)]
     pub fn free(&self) -> u32 {
         self.free.iter().map(|(start, end)| end - start).sum()
+    }
+
+    /// Whether so many in a row are free.
+    pub fn fits(&self, count: u32) -> bool {
+        self.free.iter().any(|(start, end)| end - start >= count)
     }
 
     /// A free range; the empty range for a count of 0.

@@ -11,6 +11,7 @@ use crate::{
         SlicePort, Store,
     },
 };
+mod tables;
 
 mod deaths;
 
@@ -144,6 +145,7 @@ fn service(name: &str, address: [u8; 4], created_s: i64) -> Change {
             affinity_timeout_s: None,
             translate_headless_port: true,
             per_request: false,
+            algorithm: Default::default(),
         })),
     )
 }

@@ -40,6 +40,7 @@ const COLLECT_EVERY: Duration = Duration::from_millis(500);
 
 mod probing;
 mod report;
+mod tables;
 mod times;
 
 use report::describe;
@@ -75,6 +76,8 @@ struct Programmer {
     triggers: Vec<(ObjectName, SystemTime)>,
     /// Changes from before that time say nothing about us.
     since: SystemTime,
+    /// Services that ask for a Maglev table and have none.
+    without_table: BTreeSet<ObjectName>,
 }
 
 /// Adopts what the maps hold and starts the thread. The receiver yields when the thread ends.
@@ -127,6 +130,7 @@ pub fn spawn(
         failed: BTreeMap::new(),
         triggers: Vec::new(),
         since: SystemTime::now(),
+        without_table: BTreeSet::new(),
     };
     // What is steered stays so until the rules are known.
     let redirected = redirected(programmer.reconciler.tables());
@@ -231,11 +235,7 @@ impl Programmer {
             self.reserve_ports();
             self.probe(now);
         }
-        if self.collect_at.is_none_or(|at| at <= now) {
-            let now_ns = self.now_ns();
-            let resting = self.reconciler.collect(&mut self.maps, now_ns).unwrap_or(true);
-            self.collect_at = resting.then(|| now + COLLECT_EVERY);
-        }
+        self.collect(now);
     }
 
     /// Compiles and writes what changed. True when everything that should be in the maps is.
@@ -263,7 +263,10 @@ impl Programmer {
         // What is not in the maps is not told to load balancers either.
         let in_maps = checks.into_iter().filter(|(name, _)| !outcome.failed.contains_key(name));
         in_maps.for_each(|(name, check)| self.checks.set(name, check));
-        self.collect_at = self.collect_at.or(Some(Instant::now() + COLLECT_EVERY));
+        if outcome.writes > 0 || !names.is_subset(&self.without_table) {
+            self.collect_at = self.collect_at.or(Some(Instant::now() + COLLECT_EVERY));
+        }
+        self.note_tables(&outcome);
         tracing::debug!(services = names.len(), writes = outcome.writes, took = ?start.elapsed(), "programmed");
         for name in &outcome.looked_at {
             self.failed.remove(name);

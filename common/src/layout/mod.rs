@@ -147,6 +147,8 @@ pub const FLAG_REDIRECTED: u16 = 4;
 pub const FLAG_EXTERNAL_LOCAL: u16 = 8;
 /// `FrontendValue::flags`: only clients in the service's `SOURCE_RANGES` may use it.
 pub const FLAG_SOURCE_RANGES: u16 = 16;
+/// `FrontendValue::flags`: its ranges are Maglev tables, in which a hash of the client chooses; slots are not sorted then.
+pub const FLAG_MAGLEV: u16 = 32;
 
 /// What a frontend leads to. Value of `FRONTENDS`; one update of it is one atomic switch.
 #[repr(C)]

@@ -125,20 +125,30 @@ fn choose_slot(work: &mut Work) -> Result<(), Reason> {
     let value = &work.frontend;
     let range = choose::packet_range(value, work.is_inside());
     let client = AffinityKey { client: work.packet.key.src, service_id: value.service_id };
-    if value.affinity_timeout_s != 0
-        && let Some(slot) = affinity::kept(&client, value, range, work.now_ns)
-    {
+    let remembers = choose::remembers_clients(value);
+    if remembers && let Some(slot) = affinity::kept(&client, value, range, work.now_ns) {
         work.count_besides(Reason::AffinityKept);
         work.slot = slot;
         return Ok(());
     }
-    let index = choose::slot_in(value, range, raw::random())?;
+    let index = choose::slot_in(value, range, spread(work))?;
     work.slot = *SLOTS.get(index).ok_or(Reason::SlotMismatch)?;
     if work.slot.service_id != value.service_id {
         return Err(Reason::SlotMismatch);
     }
-    if value.affinity_timeout_s != 0 {
+    if remembers {
         affinity::keep(&client, work.slot.backend_id, work.now_ns);
     }
     Ok(())
+}
+
+/// Where in the range the connection falls.
+#[inline(always)]
+fn spread(work: &Work) -> u32 {
+    let packet = &work.packet.key;
+    if choose::is_maglev(&work.frontend) {
+        choose::packet_spread(&work.frontend, &packet.src, packet.src_port_be)
+    } else {
+        raw::random()
+    }
 }

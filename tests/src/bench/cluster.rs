@@ -118,6 +118,7 @@ fn service(name: ObjectName, number: u32) -> Service {
         affinity_timeout_s: None,
         translate_headless_port: true,
         per_request: false,
+        algorithm: Default::default(),
     }
 }
 
