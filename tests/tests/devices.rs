@@ -152,6 +152,31 @@ fn flags_name_the_devices() {
 }
 
 #[test]
+fn a_device_that_flags_name_and_nobody_has_is_a_warning_until_it_comes() {
+    let outside = Outside::new(&[1], &["--devices", "eth0,eth7", "--pod-devices", "cali*"]);
+    let (node, client) = (outside.world.node(1), outside.world.client().netns.clone());
+    let warnings = || node.json(&["status"])["warnings"].to_string();
+    let told = |wanted: [bool; 2]| {
+        wait::until(&format!("told: {wanted:?}"), || {
+            let text = warnings();
+            let of_node = text.contains("--devices eth7: there is no such device");
+            let of_pods = text.contains("--pod-devices cali*: no device has such a name");
+            if [of_node, of_pods] == wanted { Ok(()) } else { Err(text) }
+        });
+    };
+    told([true, true]);
+    assert_eq!(node.json(&["status"])["healthy"], true);
+    let netns = &node.host.netns;
+    ip(&format!("-n {netns} link add eth7 type veth peer name eth7 netns {client}"));
+    told([false, true]);
+    wait_programs(node, &index(netns, "eth7"), &OF_NODE);
+    ip(&format!("-n {netns} link add cali1 type veth peer name cali1 netns {client}"));
+    told([false, false]);
+    ip(&format!("-n {netns} link del eth7"));
+    told([true, false]);
+}
+
+#[test]
 fn a_device_without_xdp_in_its_driver_is_a_warning_and_is_balanced_at_by_tc() {
     let mut outside = Outside::new(&[1, 2], &["--xdp", "native"]);
     let node = outside.world.node(1);

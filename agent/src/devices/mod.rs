@@ -130,14 +130,43 @@ pub fn roles(
             PodDevices::Auto => link.kind == "veth" && link.leads_elsewhere && !is_main(link, node),
             PodDevices::Named(pattern) => matches(pattern, &link.name),
         };
-        let usable = link.is_ethernet && !link.is_loopback;
-        match (usable, of_node, of_pod) {
+        match (is_usable(link), of_node, of_pod) {
             (true, true, _) => Some(Role::Node),
             (true, false, true) => Some(Role::Pod),
             _ => None,
         }
     };
     links.iter().filter_map(|link| Some((link.index, role(link)?))).collect()
+}
+
+/// What flags name and no device is, or none that packets can be balanced at.
+pub fn unmatched(links: &[Link], node_devices: &NodeDevices, pod_devices: &PodDevices) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let NodeDevices::Named(names) = node_devices {
+        for name in names {
+            match links.iter().find(|link| link.name == *name) {
+                None => notes.push(format!(
+                    "--devices {name}: there is no such device; packets are balanced there once it is"
+                )),
+                Some(link) if !is_usable(link) => notes.push(format!(
+                    "--devices {name}: it has no Ethernet headers; packets are not balanced there"
+                )),
+                Some(_) => {}
+            }
+        }
+    }
+    if let PodDevices::Named(pattern) = pod_devices
+        && !links.iter().any(|link| is_usable(link) && matches(pattern, &link.name))
+    {
+        notes.push(format!(
+            "--pod-devices {pattern}: no device has such a name; packets of pods are balanced once there is one"
+        ));
+    }
+    notes
+}
+
+const fn is_usable(link: &Link) -> bool {
+    link.is_ethernet && !link.is_loopback
 }
 
 /// Whether the node is known to others by this device.
@@ -217,6 +246,15 @@ mod tests {
             let roles = roles(&[link(name)], &[], &node_devices, &pattern.parse().unwrap());
             assert_eq!(roles.values().next().copied(), want, "{name} {pattern}");
         }
+        let told = |links: &[Link], pattern: &str| unmatched(links, &node_devices, &pattern.parse().unwrap());
+        let both = [link("eth0"), link("eth1")];
+        assert_eq!(told(&both, "auto"), [""; 0]);
+        assert_eq!(told(&both, "none"), [""; 0]);
+        assert!(told(&both[..1], "auto")[0].starts_with("--devices eth1: there is no such device"));
+        assert!(told(&both, "cali*")[0].starts_with("--pod-devices cali*: no device has such a name"));
+        assert_eq!(told(&[link("eth0"), link("eth1"), link("cali7")], "cali*"), [""; 0]);
+        let tunnel = Link { is_ethernet: false, ..link("eth1") };
+        assert!(told(&[link("eth0"), tunnel], "auto")[0].contains("no Ethernet headers"));
         assert!("".parse::<NodeDevices>().is_err());
         assert!("".parse::<PodDevices>().is_err());
     }

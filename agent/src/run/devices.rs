@@ -176,9 +176,10 @@ impl Devices {
             self.links.clone_from(&links);
             self.lending.1 = None;
         }
+        let unmatched = devices::unmatched(&links, &self.flags.node_devices, &self.flags.pod_devices);
         let wanted = self.wanted(&links, node);
         if self.attached.as_ref() == Some(&wanted) {
-            return Ok((Vec::new(), self.notes.clone()));
+            return Ok((Vec::new(), [unmatched, self.notes.clone()].concat()));
         }
         let failed = loaded.attach_devices(&wanted, self.flags.tc);
         if self.flags.xdp != Xdp::Off {
@@ -215,7 +216,7 @@ impl Devices {
         let at_devices = self.running.iter().map(at_device).collect();
         shared.update(|state| state.at_devices = at_devices);
         self.attached = problems.is_empty().then_some(wanted);
-        Ok((problems, self.notes.clone()))
+        Ok((problems, [unmatched, self.notes.clone()].concat()))
     }
 
     /// What should run where; with the name of the device.
