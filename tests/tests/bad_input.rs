@@ -152,6 +152,39 @@ fn check_finds_the_same_offline() {
 }
 
 #[test]
+fn sctp_whose_port_would_change_is_told_before_packets_are_dropped() {
+    let world = World::new();
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: signals, namespace: shop}\nspec:\n  type: NodePort\n  \
+                   clusterIP: 10.96.0.1\n  selector: {app: signals}\n  \
+                   ports: [{port: 80, targetPort: 2905, nodePort: 30905, protocol: SCTP}]\n---\n";
+    let yaml = service.to_owned() + &manifest::pod("signals-1", "signals", &["10.244.0.9"]);
+    world.apply("shop", &yaml);
+    let _agent = world.agent();
+    world.wait_verdict("10.96.0.1:80/sctp", "pass", 0);
+    let checked = || text(&world.sluice(&["check", &world.manifests().display().to_string()]));
+    let told = |wanted: [bool; 2]| {
+        let sentences =
+            ["SCTP to port 80 would have to change its port to 2905", "SCTP to nodePort 30905 would"];
+        wait::until(&format!("told: {wanted:?}"), || {
+            let warnings = world.json(&["status"])["warnings"].to_string();
+            if sentences.map(|sentence| warnings.contains(sentence)) == wanted {
+                Ok(())
+            } else {
+                Err(warnings)
+            }
+        });
+        let checked = checked();
+        assert_eq!(sentences.map(|sentence| checked.contains(sentence)), wanted, "{checked}");
+        assert!(!wanted[0] || checked.contains("spec.ports[0].port: SCTP"), "{checked}");
+    };
+    told([true, true]);
+    world.apply("shop", &yaml.replace("port: 80,", "port: 2905,"));
+    told([false, true]);
+    world.apply("shop", &yaml.replace("port: 80,", "port: 2905,").replace(", nodePort: 30905", ""));
+    told([false, false]);
+}
+
+#[test]
 fn a_failing_self_probe_makes_the_agent_unhealthy_and_says_why() {
     let mut world = World::new();
     let other = world.pod("other");

@@ -67,6 +67,27 @@ fn explanations_agree_with_what_a_client_outside_meets() {
 }
 
 #[test]
+fn explanations_know_how_other_nodes_are_reached() {
+    for (flags, tcp, udp) in [
+        (&[][..], "snat", "snat"),
+        (&["--forwarding", "dsr"], "dsr", "dsr"),
+        (&["--forwarding", "hybrid"], "dsr", "snat"),
+    ] {
+        let mut outside = Outside::new(&[2], flags);
+        outside.wait_policy("");
+        outside.world.route_services_to(1);
+        for (to, want) in [("203.0.113.10:80", tcp), ("203.0.113.10:53", udp)] {
+            let protocol = if to.ends_with("53") { "udp" } else { "tcp" };
+            let asked = format!("{to}/{protocol}");
+            let answer = outside.world.node(1).json(&["explain", "--from", "192.168.50.2", &asked]);
+            assert_eq!(answer["forwarding"], want, "{flags:?} {answer}");
+            let met = if protocol == "udp" { outside.client.udp(to) } else { outside.client.tcp(to) };
+            assert_eq!(seen(&met.unwrap()) == "192.168.50.2", want == "dsr", "{flags:?} {to}");
+        }
+    }
+}
+
+#[test]
 fn who_is_outside_is_told_by_the_way_back() {
     let mut outside = Outside::new(&[1, 2], &[]);
     outside.apply("loadBalancerSourceRanges: [192.168.50.0/30]");

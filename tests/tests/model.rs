@@ -124,6 +124,7 @@ fn explained(tables: &Tables, service: &Service, address: IpAddr) -> Expectation
             left_alone: false,
             outside: None,
             from_port: None,
+            options: 0,
             destination,
         },
     )

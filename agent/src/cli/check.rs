@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 
 use super::output::{self, Format};
-use crate::manifests::{Severity, assemble, folder, read_text};
+use crate::manifests::{Severity, assemble, folder, read_text, sctp_ports};
 
 /// Prints every finding. False if one of them is an error.
 pub fn check(paths: &[PathBuf], format: Format) -> Result<bool> {
@@ -24,7 +24,8 @@ pub fn check(paths: &[PathBuf], format: Format) -> Result<bool> {
         contents.push(read_text(file, &bytes));
     }
     let objects: usize = contents.iter().map(|file| file.objects.len()).sum();
-    let (_, mut findings) = assemble(contents.iter(), "");
+    let (changes, mut findings) = assemble(contents.iter(), "");
+    findings.extend(sctp_ports(contents.iter(), &changes));
     findings.extend(contents.into_iter().flat_map(|file| file.findings));
     findings.sort();
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();

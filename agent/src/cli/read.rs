@@ -13,7 +13,7 @@ use crate::{
     kube_proxy, loader,
     maps::{
         Pins, Tables,
-        bpf::{BpfMaps, OptOuts, now_ns},
+        bpf::{BpfMaps, Devices, OptOuts, now_ns},
     },
 };
 
@@ -218,8 +218,9 @@ pub fn explain(
             (destination, Some(Request { authority, path, method, headers }))
         }
     };
+    let options = Devices::open(&Pins::at(&reading.bpffs))?.options();
     let outside = super::client::outside(&tables, &Pins::at(&reading.bpffs), &from);
-    let query = Query { from, left_alone, outside, from_port, destination };
+    let query = Query { from, left_alone, outside, from_port, destination, options };
     let mut answer = inspect::explain(&tables, &query).map_err(|error| anyhow!(error))?;
     match request.filter(|_| answer.path == "redirector") {
         Some(request) => request::add_route(&mut answer, request, run_dir)?,

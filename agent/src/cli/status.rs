@@ -1,6 +1,7 @@
 //! `sluice status`: what the agent says of itself, and what the kernel runs, with or without it.
 
 use std::{
+    collections::BTreeSet,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::PathBuf,
@@ -14,7 +15,7 @@ use super::{Reading, output};
 use crate::{
     devices,
     health::{AtDevice, Source, State},
-    loader,
+    inspect, loader,
     maps::{
         Pins, SPECS,
         bpf::{BpfMaps, Devices, Flows},
@@ -78,11 +79,11 @@ pub fn status(reading: &Reading) -> Result<bool> {
     let mut programs = programs(&pins, cgroup, &mut problems);
     let at_devices = state.as_ref().map_or(&[][..], |state| &state.at_devices);
     programs.extend(at_device_rows(&pins, at_devices, &mut problems));
-    let maps = match maps(&pins) {
-        Ok(maps) => maps,
+    let (maps, sctp) = match maps(&pins) {
+        Ok(found) => found,
         Err(error) => {
             problems.push(format!("{error:#}"));
-            Vec::new()
+            Default::default()
         }
     };
     if let Some(state) = &state {
@@ -108,6 +109,7 @@ pub fn status(reading: &Reading) -> Result<bool> {
         warnings.push("this node is about to be deleted: load balancers are told not to use it".to_owned());
     }
     warnings.extend(maps.iter().filter_map(fills_up));
+    warnings.extend(sctp);
     let status = Status {
         healthy: problems.is_empty(),
         problems,
@@ -192,7 +194,8 @@ fn fills_up(map: &MapRow) -> Option<String> {
     Some(format!("{name} is {percent} % full ({entries} of {capacity} entries): {consequence}; raise {flag}"))
 }
 
-fn maps(pins: &Pins) -> Result<Vec<MapRow>> {
+/// How full they are, and what of their contents is worth a look.
+fn maps(pins: &Pins) -> Result<(Vec<MapRow>, BTreeSet<String>)> {
     let maps = BpfMaps::open(pins)?;
     let tables = maps.dump()?;
     let counts = tables.counts();
@@ -208,7 +211,8 @@ fn maps(pins: &Pins) -> Result<Vec<MapRow>> {
         _ => counts.iter().find(|(map, _)| *map == name).map(|(_, count)| *count),
     };
     let rows = maps.capacities().iter().copied();
-    Ok(rows.filter_map(|(name, capacity)| Some(MapRow { name, entries: entries(name)?, capacity })).collect())
+    let rows = rows.filter_map(|(name, capacity)| Some(MapRow { name, entries: entries(name)?, capacity }));
+    Ok((rows.collect(), inspect::sctp_ports(&tables)))
 }
 
 /// Fetches the agent's state.

@@ -1,11 +1,7 @@
 //! The decision for one connection, step by step, by the code that decides in the kernel.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::{collections::BTreeMap, net::SocketAddr};
 
-use serde::Serialize;
 use sluice_common::{
     Reason, choose,
     layout::{
@@ -16,6 +12,7 @@ use sluice_common::{
 
 use super::{
     EndpointShare, algorithm_name,
+    answer::{ExcludedEndpoint, Explanation, Query},
     destination::{Destination, resolve},
     excluded_name, kind_name, maglev, packets, path_name,
     rows::{service_name, used_slots},
@@ -26,92 +23,6 @@ use crate::{
     model::Protocol,
     reconcile::{dialled, frontend_key},
 };
-
-/// What to explain.
-#[derive(Clone, Debug)]
-pub struct Query {
-    /// Who dials: a pod, an address, or `host`.
-    pub from: String,
-    /// Whether that is a pod whose sockets are left alone.
-    pub left_alone: bool,
-    /// Its address, if it is not of this node: only its packets are seen here.
-    pub outside: Option<IpAddr>,
-    /// Its port, if it is known.
-    pub from_port: Option<u16>,
-    /// What is dialled.
-    pub destination: Destination,
-}
-
-/// The answer.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Explanation {
-    /// As asked.
-    pub from: String,
-    /// As dialled: `address:port/protocol`.
-    pub destination: String,
-    /// `namespace/name`; absent when no Service has this address.
-    pub service: Option<String>,
-    /// The Service port's name, or its number when it has none.
-    pub port: Option<String>,
-    /// The Service port's number.
-    #[serde(skip)]
-    pub number: Option<u16>,
-    /// `kernel` or `redirector`.
-    pub path: &'static str,
-    /// `translate`, `pass`, `reject` or `drop`.
-    pub verdict: &'static str,
-    /// Name of the reason that the kernel counts.
-    pub reason: &'static str,
-    /// `random` or `maglev`; absent when no Service has this address.
-    pub algorithm: Option<&'static str>,
-    /// The endpoint that Maglev chooses, where that is known.
-    pub chosen: Option<SocketAddr>,
-    /// Who may serve.
-    pub endpoints: Vec<EndpointShare>,
-    /// Who may not, and why.
-    pub excluded: Vec<ExcludedEndpoint>,
-    /// The decision in sentences.
-    pub steps: Vec<String>,
-    /// The rule; absent where there is none, and where the redirector decides and no request was asked about.
-    pub route: Option<RouteRow>,
-}
-
-/// The rule that takes a request.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RouteRow {
-    /// `namespace/name` of the VirtualService that holds for the client.
-    pub virtual_service: Option<String>,
-    /// The rule's name; absent when none takes the request.
-    pub rule: Option<String>,
-    /// The match that was met, as in `http[0].match[1]`.
-    pub r#match: Option<String>,
-    /// Destinations, each with its share.
-    pub destination: Vec<String>,
-    /// What came before and did not apply.
-    pub skipped: Vec<SkippedRow>,
-}
-
-/// A rule that did not take a request.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SkippedRow {
-    /// `http[0].match[1]`, or the name of a VirtualService.
-    pub rule: String,
-    /// Why.
-    pub reason: String,
-}
-
-/// An endpoint that is left out.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ExcludedEndpoint {
-    /// Address and port.
-    pub address: SocketAddr,
-    /// `notReady`, `terminating`, `topology`, `rule` or `policy`.
-    pub reason: &'static str,
-}
 
 /// Explains a connection from this node, or through it, to the query's destination.
 ///
@@ -136,13 +47,14 @@ pub fn explain(tables: &Tables, query: &Query) -> Result<Explanation, String> {
         reason: Reason::NotOurs.name(),
         algorithm: None,
         chosen: None,
+        forwarding: None,
         endpoints: Vec::new(),
         excluded: Vec::new(),
         steps: Vec::new(),
         route: None,
     };
     if let Some(client) = query.outside {
-        packets::packets(tables, &target, (client, query.from_port), &mut answer);
+        packets::packets(tables, &target, (client, query), &mut answer);
         return Ok(answer);
     }
     let unknown_port = tables.addresses.get(&key.addr).is_some_and(|kind| kind & ADDRESS_CLUSTER_IP != 0);

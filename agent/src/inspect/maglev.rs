@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use sluice_common::{Addr, choose, layout::FrontendValue};
 
-use super::explain::Explanation;
+use super::answer::Explanation;
 use crate::maps::Tables;
 
 /// Says of the packets of a client outside how one of `range` is chosen, and which, as far as the client is known.

@@ -8,6 +8,7 @@ use sluice_common::{
     layout::{EndpointState, Excluded, FLAG_REDIRECTED, FrontendKind, FrontendValue, ServiceKind},
 };
 
+mod answer;
 mod config;
 mod connections;
 mod destination;
@@ -16,14 +17,17 @@ mod explain;
 mod maglev;
 mod packets;
 mod rows;
+mod sctp;
 
+pub use answer::{Explanation, Query, RouteRow, SkippedRow};
 pub use config::{ConfigMessage, ConfigRow, config};
 pub use connections::{ConnectionFilter, ConnectionRow, NatRow, connections, nats};
 pub use destination::Destination;
 pub use events::{EventClient, EventFilter, EventNames, EventRow, SocketClient, event_row, is_of_probe};
-pub use explain::{Explanation, Query, RouteRow, SkippedRow, explain};
+pub use explain::explain;
 pub use packets::is_of_this_node;
 pub use rows::{AffinityRow, BackendRow, FrontendRow, ServiceRow, affinities, backends, frontends, services};
+pub use sctp::sctp_ports;
 
 /// An endpoint that may be chosen.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]

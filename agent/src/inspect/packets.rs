@@ -6,13 +6,14 @@ use sluice_common::{
     Addr, Reason, choose,
     layout::{
         ADDRESS_CLUSTER_IP, ADDRESS_NODE, ADDRESS_VIP, FLAG_EXTERNAL_LOCAL, FLAG_INTERNAL_LOCAL,
-        FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue, SERVICE_CIDRS,
-        ServiceValue, SlotValue, SourceRangeKey,
+        FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue, OPTION_DSR_TCP,
+        OPTION_DSR_UDP, SERVICE_CIDRS, ServiceValue, SlotValue, SourceRangeKey,
     },
 };
 
 use super::{
-    explain::{Explanation, fill_endpoints, introduce, keeps, not_ours, redirected},
+    answer::{Explanation, Query},
+    explain::{fill_endpoints, introduce, keeps, not_ours, redirected},
     maglev,
     rows::used_slots,
 };
@@ -31,7 +32,7 @@ pub fn is_of_this_node(tables: &Tables, address: IpAddr) -> bool {
 pub fn packets(
     tables: &Tables,
     target: &Dialled,
-    (client, port): (IpAddr, Option<u16>),
+    (client, query): (IpAddr, &Query),
     answer: &mut Explanation,
 ) {
     answer.steps.push(format!("{client} is not of this node: its packets come in by a device of the node"));
@@ -53,7 +54,7 @@ pub fn packets(
     if frontend.flags & FLAG_REDIRECTED != 0 && target.protocol == Protocol::Tcp {
         return redirected(answer);
     }
-    lead(tables, (target, (client, port)), frontend, service, answer);
+    lead(tables, (target, client, query), frontend, service, answer);
 }
 
 /// The frontend that packets to `key` are for.
@@ -101,7 +102,7 @@ fn end(answer: &mut Explanation, verdict: &'static str, reason: Reason) {
 
 fn lead(
     tables: &Tables,
-    (target, client): (&Dialled, (IpAddr, Option<u16>)),
+    (target, client, query): (&Dialled, IpAddr, &Query),
     frontend: &FrontendValue,
     service: &ServiceValue,
     answer: &mut Explanation,
@@ -136,17 +137,26 @@ fn lead(
     }
     keeps(frontend, answer);
     if choose::is_maglev(frontend) {
-        maglev::of_packets(tables, frontend, range, client, answer);
+        maglev::of_packets(tables, frontend, range, (client, query.from_port), answer);
     } else {
         let count = answer.endpoints.len();
         answer.steps.push(format!("1 of {count} is chosen at random with the first packet, and kept"));
     }
-    source(tables, range, answer);
+    source(tables, range, is_tunnelled(target.protocol, query.options), answer);
     end(answer, "translate", Reason::PacketTranslated);
 }
 
+/// Whether `--forwarding` sends it to other nodes in tunnels.
+const fn is_tunnelled(protocol: Protocol, options: u64) -> bool {
+    match protocol {
+        Protocol::Tcp => options & OPTION_DSR_TCP != 0,
+        Protocol::Udp => options & OPTION_DSR_UDP != 0,
+        Protocol::Sctp => false,
+    }
+}
+
 /// Under which address the endpoints see the client.
-fn source(tables: &Tables, range: (u32, u32), answer: &mut Explanation) {
+fn source(tables: &Tables, range: (u32, u32), is_tunnelled: bool, answer: &mut Explanation) {
     let used: Vec<&SlotValue> = used_slots(tables, range).collect();
     let of = |local: bool| {
         let mine = used.iter().filter(|slot| (slot.local != 0) == local);
@@ -164,7 +174,14 @@ fn source(tables: &Tables, range: (u32, u32), answer: &mut Explanation) {
             "on this node: {here}; the client's address is kept, for answers come back through this node anyway"
         ));
     }
-    if !elsewhere.is_empty() {
+    if !elsewhere.is_empty() && is_tunnelled {
+        answer.forwarding = Some("dsr");
+        answer.steps.push(format!(
+            "on other nodes: {elsewhere}; packets go there as they are, in an IP tunnel (--forwarding), and answers go from \
+             there straight to the client, whose address the endpoints see"
+        ));
+    } else if !elsewhere.is_empty() {
+        answer.forwarding = Some("snat");
         answer.steps.push(format!(
             "on other nodes: {elsewhere}; they see an address and port of this node (`sluice nat`), so that their answers \
              come back through it"

@@ -80,6 +80,7 @@ fn ask(tables: &Tables, destination: &str) -> Result<Explanation, String> {
             left_alone: false,
             outside: None,
             from_port: None,
+            options: 0,
             destination: destination.parse()?,
         },
     )

@@ -16,9 +16,11 @@ use crate::{
 
 mod assemble;
 mod document;
+mod sctp;
 
 pub use assemble::assemble;
 pub use document::read_text;
+pub use sctp::sctp_ports;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]

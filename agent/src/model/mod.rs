@@ -8,11 +8,13 @@ pub use sluice_common::layout::{EndpointState, ServiceKind};
 
 mod pods;
 mod rules;
+mod sctp;
 mod split;
 mod store;
 
 pub use pods::{OptOut, OwnPod, Pod, Pods};
 pub use rules::{RuleKind, Rules};
+pub use sctp::sctp_trouble;
 pub use split::{Share, SharePort, Split, Splits};
 pub use store::{Change, Store};
 

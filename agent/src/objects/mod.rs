@@ -14,7 +14,7 @@ mod slice;
 pub use address::{parse_ip, parse_network, parse_port};
 pub use node::node;
 pub use pods::{PodFacts, own_pod, pod_facts, slices_from_pods};
-pub use service::{ServiceWithSelector, service};
+pub use service::{ServiceWithSelector, TargetPort, service};
 pub use service_cidr::service_cidr;
 pub use slice::slice;
 

@@ -29,8 +29,11 @@ fn tables(states: &[EndpointState], edit: fn(&mut Service)) -> Tables {
 fn ask(tables: &Tables, from: &str, outside: bool, to: &str) -> Explanation {
     let outside = outside.then(|| from.parse().unwrap());
     let destination = to.parse().unwrap();
-    explain(tables, &Query { from: from.into(), left_alone: false, outside, from_port: None, destination })
-        .unwrap()
+    explain(
+        tables,
+        &Query { from: from.into(), left_alone: false, outside, from_port: None, options: 0, destination },
+    )
+    .unwrap()
 }
 
 #[test]
@@ -103,6 +106,37 @@ fn packets_are_explained_as_the_kernel_decides() {
 }
 
 #[test]
+fn forwarding_says_how_other_nodes_are_reached() {
+    let tables = tables(&[Ready, Ready], |_| {});
+    let (dsr, hybrid) = (OPTION_DSR_TCP | OPTION_DSR_UDP, OPTION_DSR_TCP);
+    for (case, options, protocol, want, step) in [
+        ("snat", 0, Protocol::Tcp, "snat", "they see an address and port of this node"),
+        ("dsr", dsr, Protocol::Tcp, "dsr", "in an IP tunnel"),
+        ("dsr", dsr, Protocol::Udp, "dsr", "in an IP tunnel"),
+        ("hybrid", hybrid, Protocol::Tcp, "dsr", "in an IP tunnel"),
+        ("hybrid", hybrid, Protocol::Udp, "snat", "they see an address and port of this node"),
+    ] {
+        assert_eq!(is_tunnelled(protocol, options), want == "dsr", "{case} {protocol:?}");
+        if protocol == Protocol::Udp {
+            continue;
+        }
+        let destination = "203.0.113.10:80".parse().unwrap();
+        let outside = Some("192.168.50.2".parse().unwrap());
+        let query = Query {
+            from: "192.168.50.2".into(),
+            left_alone: false,
+            outside,
+            from_port: None,
+            options,
+            destination,
+        };
+        let answer = explain(&tables, &query).unwrap();
+        assert_eq!(answer.forwarding, Some(want), "{case}");
+        assert!(answer.steps.join("\n").contains(step), "{case}: {:?}", answer.steps);
+    }
+}
+
+#[test]
 fn a_maglev_table_names_whom_it_chooses_when_the_client_is_known() {
     let maglev = |affinity_timeout_s: Option<u32>| {
         let mut tables = tables(&[Ready, Ready], |service| service.algorithm = Algorithm::Maglev);
@@ -115,7 +149,8 @@ fn a_maglev_table_names_whom_it_chooses_when_the_client_is_known() {
         let from_port = client.and_then(|(_, port)| port);
         let destination = "203.0.113.10:80".parse().unwrap();
         let from = client.map_or("host", |(address, _)| address).to_owned();
-        explain(tables, &Query { from, left_alone: false, outside, from_port, destination }).unwrap()
+        explain(tables, &Query { from, left_alone: false, outside, from_port, options: 0, destination })
+            .unwrap()
     };
     let (by_port, by_address) = (maglev(None), maglev(Some(60)));
     for (case, tables, client, is_chosen, step) in [

@@ -173,6 +173,11 @@ impl Devices {
         Ok(())
     }
 
+    /// Bits of `OPTION_*`, as the programs have them.
+    pub fn options(&self) -> u64 {
+        self.config.get(&CONFIG_OPTIONS, 0).unwrap_or(0)
+    }
+
     /// Sets bits of `OPTION_*`.
     ///
     /// # Errors
