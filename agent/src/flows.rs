@@ -7,7 +7,10 @@ use std::collections::{HashMap, HashSet};
 
 use sluice_common::{
     Addr,
-    layout::{ADDRESS_NODE, EndpointState, FLOW_REPLY, FlowKey, FlowValue, FrontendKey, FrontendValue, UDP},
+    layout::{
+        ADDRESS_NODE, EndpointState, FLOW_CUT, FLOW_REPLY, FlowKey, FlowValue, FrontendKey, FrontendValue,
+        UDP,
+    },
     packet::flow,
 };
 
@@ -79,9 +82,9 @@ fn serving(tables: &Tables, service_id: u32) -> Option<HashSet<(Addr, u16)>> {
     Some(found)
 }
 
-/// What the client of a UDP connection dials; `None` for the entries of replies and for other protocols.
+/// What the client of a UDP connection dials; `None` for the entries of replies and of pieces, and for other protocols.
 pub const fn dialled(key: &FlowKey, flow: &FlowValue) -> Option<FrontendKey> {
-    if key.protocol != UDP || flow.flags & FLOW_REPLY != 0 {
+    if key.protocol != UDP || flow.flags & (FLOW_REPLY | FLOW_CUT) != 0 {
         return None;
     }
     Some(FrontendKey { addr: key.dst, port_be: key.dst_port_be, protocol: UDP, scope: 0 })

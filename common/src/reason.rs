@@ -83,13 +83,13 @@ reasons! {
     SourcePortsTaken = 26, "source_ports_taken";
     /// The node has no route to the backend or to the client: dropped.
     NoRoute = 27, "no_route";
-    /// The packet does not fit through the link to the backend: answered with ICMP.
+    /// The packet does not fit through the next link and may not be cut up: answered with ICMP.
     TooBig = 28, "too_big";
     /// Headers that are cut short or contradict themselves: left untouched.
     Malformed = 29, "malformed";
     /// A piece of a datagram whose first piece was not seen: left untouched.
     FragmentUnknown = 30, "fragment_unknown";
-    /// The packet has no hops left: dropped.
+    /// The packet has no hops left: answered with ICMP.
     HopsExceeded = 31, "hops_exceeded";
     /// Refused without an answer, for too many were given within the second.
     AnswersExhausted = 32, "answers_exhausted";
@@ -105,6 +105,9 @@ reasons! {
     EventLost = 37, "event_lost";
     /// An endpoint's reply to a connection that the redirector made under a pod's address: the node takes it.
     ReplySteered = 38, "reply_steered";
+    /// An IPv4 packet without DF that is too big for the link was left to the node's stack, which cuts it up; counted besides
+    /// the translation.
+    LeftToStack = 39, "left_to_stack";
 }
 
 impl Reason {
@@ -127,6 +130,7 @@ impl Reason {
             // Counted besides others, which are told.
             | Self::AffinityKept
             | Self::TunnelSent
+            | Self::LeftToStack
             | Self::TunnelReceived
             | Self::EventLost => false,
             Self::ConnectTranslated

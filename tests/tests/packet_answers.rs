@@ -5,7 +5,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use sluice_tests::{
-    packet::{ACK, Carried, ETHERNET, FIN, Packet, RST, SYN, at, icmp_error, ones, read, verify},
+    packet::{
+        ACK, Carried, DESTINATION, ETHERNET, FIN, Packet, RST, SYN, at, icmp_error, ones, read, verify,
+    },
     reference::{
         packets::{Kind, Sender},
         way::Way,
@@ -35,7 +37,12 @@ fn whoever_dials_what_nobody_serves_hears_so_from_whom_he_dialled() {
                             _ => Carried::Sctp,
                         };
                         let src = address(&rig, sender, is_v6, 4_000);
-                        refusal(&mut rig, sender, &Packet::new(src, to, carried));
+                        for (options, extensions) in [(0, 0), (4, 1), (40, 4)] {
+                            let mut packet = Packet::new(src, to, carried);
+                            packet.options = if is_v6 { 0 } else { options };
+                            packet.extensions = vec![DESTINATION; if is_v6 { extensions } else { 0 }];
+                            refusal(&mut rig, sender, &packet);
+                        }
                     }
                 }
             }
@@ -63,11 +70,14 @@ fn refusal(rig: &mut Rig, sender: Sender, packet: &Packet) {
             };
             let answer = packet.between(packet.dst, packet.src);
             let carried = Carried::Tcp(flags);
-            Packet { carried, sequence, id: 0, payload: Vec::new(), ..answer }.ip()
+            let (payload, extensions) = (Vec::new(), Vec::new());
+            Packet { carried, sequence, id: 0, payload, options: 0, extensions, ..answer }.ip()
         }
         _ => {
-            let (kind, quoted) = if is_v6 { ((1, 4), 48) } else { ((3, 3), 28) };
-            icmp_error(packet.dst.ip(), packet.src.ip(), kind, 0, &sent[ETHERNET..ETHERNET + quoted])
+            // The headers, whatever is in them, and the ports.
+            let quoted = &sent[ETHERNET..read(&sent).unwrap().body_at + 8];
+            let kind = if is_v6 { (1, 4) } else { (3, 3) };
+            icmp_error(packet.dst.ip(), packet.src.ip(), kind, 0, quoted)
         }
     };
     assert_ip(&met, Verdict::Redirect, &want, &case);
@@ -118,22 +128,61 @@ fn what_does_not_fit_is_answered_with_the_mtu_of_the_link() {
                     let want = icmp_error(packet.dst.ip(), src.ip(), kind, mtu, quoted);
                     assert_ip(&met, Verdict::Redirect, &want, &format!("{case}, {more} too many"));
                 }
-                if carried == Carried::Udp {
-                    // Of one in pieces the first is answered, if its ports are where senders look for them.
+                if carried == Carried::Udp && is_v6 {
+                    // Of one in pieces the first is answered.
                     packet.payload = vec![7; 3_000];
                     for (number, piece) in packet.pieces((mtu as usize + 100) & !7, 9).iter().enumerate() {
                         rig.refill();
                         let met = rig.run(Place::FromNetwork, &rig.frame(Place::FromNetwork, piece));
-                        let answered = number == 0 && !is_v6;
+                        let answered = number == 0 || piece.len() < mtu as usize;
                         let want = if answered { Verdict::Redirect } else { Verdict::Drop };
-                        let fits = piece.len() < mtu as usize;
-                        assert_eq!(
-                            met.verdict,
-                            if fits { Verdict::Redirect } else { want },
-                            "{case}: {number}"
-                        );
+                        assert_eq!(met.verdict, want, "{case}: {number}");
                     }
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_and_may_be_cut_is_left_to_the_stack_and_translated_by_halves() {
+    let mut rig = Rig::with_services();
+    let own = rig.both();
+    for (pod, mtu) in [(2, 1_450), (3, 1_500)] {
+        let (row, src) = (served("UDP", Some(pod)), address(&rig, Sender::Outside, false, 6_100));
+        let mut packet = Packet::new(src, row.at(Kind::ClusterIp, false, &own), Carried::Udp);
+        packet.dont_fragment = false;
+        let case = format!("pod {pod}");
+        let seen = there_and_back(&mut rig, Sender::Outside, Place::FromNetwork, &packet, &row, &case);
+        let by = row.endpoint(false);
+        for (way, whole, half, done) in [
+            ("there", packet.clone(), (src, by), (seen, by)),
+            ("back", packet.between(by, seen), (by, src), (packet.dst, src)),
+        ] {
+            // Back to the client all links are 1,500 wide.
+            let size = if way == "back" { 1_600 } else { mtu + 100 };
+            let whole = Packet { payload: vec![9; 3_000], ..whole };
+            let halfway = whole.between(half.0, half.1);
+            let last = whole.between(done.0, done.1);
+            let big = Packet { payload: vec![9; size - 28], ..whole.clone() };
+            let frame = rig.frame(Place::FromNetwork, &big.ip());
+            let early = rig.run(Place::Early, &frame);
+            assert_eq!((early.verdict, &early.frame), (Verdict::Pass, &frame), "{case} {way}: XDP");
+            let met = rig.run(Place::FromNetwork, &frame);
+            let want = big.between(half.0, half.1).ip();
+            assert_ip(&met, Verdict::Pass, &want, &format!("{case} {way}, whole"));
+            let cut = size & !7;
+            let pieces = whole.pieces(cut, 9).into_iter().zip(halfway.pieces(cut, 9));
+            for (number, (piece, want)) in pieces.enumerate().filter(|(_, (piece, _))| piece.len() > size) {
+                let met = rig.run(Place::FromNetwork, &rig.frame(Place::FromNetwork, &piece));
+                assert_ip(&met, Verdict::Pass, &want, &format!("{case} {way}, piece {number}"));
+            }
+            // The stack's pieces.
+            for (number, (piece, want)) in
+                halfway.pieces(1_400, 9).into_iter().zip(last.pieces(1_400, 9)).enumerate()
+            {
+                let met = rig.run(Place::ToNetwork, &rig.frame(Place::ToNetwork, &piece));
+                assert_ip(&met, Verdict::Pass, &want, &format!("{case} {way}, cut piece {number}"));
             }
         }
     }

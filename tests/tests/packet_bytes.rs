@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use sluice_tests::{
-    packet::{ACK, Carried, DESTINATION, HOP_BY_HOP, Packet, ROUTING, SYN, at, read},
+    packet::{ACK, Carried, DESTINATION, ETHERNET, HOP_BY_HOP, Packet, ROUTING, SYN, at, icmp_error, read},
     reference::{
         packets::{Kind, Sender},
         way::Way,
@@ -156,7 +156,7 @@ fn datagrams_in_pieces_go_where_the_first_piece_goes() {
 }
 
 #[test]
-fn the_last_hop_ends_a_packet_that_is_routed_and_no_other() {
+fn the_last_hop_ends_a_packet_that_is_routed_and_no_other_and_the_node_says_so() {
     let mut rig = Rig::with_services();
     let own = rig.both();
     for (is_v6, place) in [false, true]
@@ -171,7 +171,12 @@ fn the_last_hop_ends_a_packet_that_is_routed_and_no_other() {
             let met = rig.run(place, &frame);
             let case = format!("{place:?}, ttl {ttl}, pod {pod}");
             match (pod, place) {
-                (3, _) => assert_eq!(met.verdict, Verdict::Drop, "{case}"),
+                (3, Place::FromNetwork) => {
+                    let (kind, quoted) = if is_v6 { ((3, 0), 48) } else { ((11, 0), 28) };
+                    let quoted = &frame[ETHERNET..ETHERNET + quoted];
+                    let want = icmp_error(rig.own(is_v6), src.ip(), kind, 0, quoted);
+                    assert_ip(&met, Verdict::Redirect, &want, &case);
+                }
                 (_, Place::Early) => assert_eq!((met.verdict, met.frame), (Verdict::Pass, frame), "{case}"),
                 (_, _) => {
                     let want = packet.between(src, row.endpoint(is_v6)).with_ttl(1);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use sluice_tests::{
-    packet::{ACK, Carried, ETHERNET, Packet, RST, SYN, icmp_error, read, verify},
+    packet::{ACK, Carried, DESTINATION, ETHERNET, HOP_BY_HOP, Packet, RST, SYN, icmp_error, read, verify},
     reference::{
         Cluster, Endpoint, Random, number,
         packets::{Fate, Sender, mutate},
@@ -129,6 +129,7 @@ impl Run {
         let mut packet = Packet::new(SocketAddr::new(src, port), to, carried);
         packet.payload.truncate(random.below(37) as usize);
         packet.options = random.of(&[0, 0, 0, 4, 40]);
+        packet.extensions = random.of::<&[u8]>(&[&[], &[], &[], &[HOP_BY_HOP], &[DESTINATION; 4]]).to_vec();
         packet.ttl = random.of(&[2, 64, 255]);
         Some(Dial { sender, packet, udp })
     }
@@ -191,28 +192,24 @@ impl Run {
     /// Whoever sent it hears so, from whom it dialled.
     fn refused(&self, dial: &Dial, met: &Met) {
         let (packet, sent) = (&dial.packet, dial.packet.ip());
-        let quotes = if packet.dst.is_ipv6() { 48 } else { 28 };
         let want = match packet.carried {
             Carried::Tcp(flags) => {
                 let taken = packet.payload.len() as u32 + u32::from(flags & SYN != 0);
                 let mut answer = packet.between(packet.dst, packet.src).with_ttl(64);
                 (answer.options, answer.id, answer.payload) = (0, 0, Vec::new());
+                answer.extensions = Vec::new();
                 (answer.carried, answer.sequence) = if flags & ACK != 0 {
                     (Carried::Tcp(RST), (packet.sequence.1, 0))
                 } else {
                     (Carried::Tcp(RST | ACK), (0, packet.sequence.0.wrapping_add(taken)))
                 };
-                Some(answer.ip())
+                answer.ip()
             }
-            // Behind options there is no room for the ports: no answer is better than one nobody understands.
-            _ if packet.dst.is_ipv4() && packet.options > 0 => None,
             _ => {
                 let kind = if packet.dst.is_ipv6() { (1, 4) } else { (3, 3) };
-                Some(icmp_error(packet.dst.ip(), packet.src.ip(), kind, 0, &sent[..quotes]))
+                let headers = sent.len() - packet.body().len();
+                icmp_error(packet.dst.ip(), packet.src.ip(), kind, 0, &sent[..headers + 8])
             }
-        };
-        let Some(want) = want else {
-            return self.check(met.verdict == Verdict::Drop, met);
         };
         self.check(met.verdict == Verdict::Redirect && met.frame[ETHERNET..] == want, met);
         verify(&met.frame).unwrap_or_else(|error| panic!("{}: {error}", self.case));
@@ -237,6 +234,7 @@ impl Run {
         let back = Packet {
             carried: if dial.udp { Carried::Udp } else { Carried::Tcp(SYN | ACK) },
             options: 0,
+            extensions: Vec::new(),
             ttl: 63,
             ..packet.between(by, seen)
         };

@@ -10,7 +10,7 @@ use serde::Serialize;
 use sluice_common::{
     Addr,
     layout::{
-        FLOW_REDIRECT, FLOW_REPLY, FLOW_SNAT, FLOW_TUNNEL, FlowKey, FlowValue, STATE_BACKEND_DONE,
+        FLOW_CUT, FLOW_REDIRECT, FLOW_REPLY, FLOW_SNAT, FLOW_TUNNEL, FlowKey, FlowValue, STATE_BACKEND_DONE,
         STATE_CLIENT_DONE, STATE_REPLIED, STATE_RESET, ServiceValue, TCP,
     },
     packet::flow,
@@ -77,7 +77,7 @@ pub fn connections(
     now_ns: u64,
 ) -> Vec<ConnectionRow> {
     let shown = flows.iter().filter(|(key, value)| {
-        let is_of_client = value.flags & FLOW_REPLY == 0;
+        let is_of_client = value.flags & (FLOW_REPLY | FLOW_CUT) == 0;
         is_of_client && flow::is_live(value, key.protocol, now_ns) && filter.admits(services, key, value)
     });
     let mut rows: Vec<_> = shown.map(|(key, value)| row(services, key, value, now_ns)).collect();

@@ -57,6 +57,9 @@ pub const FLOW_REDIRECT: u8 = 4;
 pub const FLOW_TO_NODE: u8 = 8;
 /// Bit of `FlowValue::flags`: is sent to the backend's node in an IP tunnel; the backend's node answers the client.
 pub const FLOW_TUNNEL: u8 = 16;
+/// Bit of `FlowValue::flags`: the second half of a translation that began where packets come in: these the node's stack cuts
+/// up in between.
+pub const FLOW_CUT: u8 = 32;
 
 /// Bit of `FlowValue::state`: the backend has answered.
 pub const STATE_REPLIED: u8 = 1;

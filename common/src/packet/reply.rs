@@ -17,6 +17,8 @@ pub enum Trouble {
     PortUnreachable,
     /// It does not fit through the next link, whose MTU, in bytes, is here.
     TooBig(u32),
+    /// It has no hops left.
+    HopsExceeded,
 }
 
 impl Trouble {
@@ -28,6 +30,8 @@ impl Trouble {
             (Self::PortUnreachable, true) => (1, 4, 0),
             (Self::TooBig(mtu), false) => (3, 4, mtu & 0xffff),
             (Self::TooBig(mtu), true) => (2, 0, mtu),
+            (Self::HopsExceeded, false) => (11, 0, 0),
+            (Self::HopsExceeded, true) => (3, 0, 0),
         };
         let rest = rest.to_be_bytes();
         [kind, code, 0, 0, rest[0], rest[1], rest[2], rest[3]]

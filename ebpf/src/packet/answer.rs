@@ -5,12 +5,12 @@ use sluice_common::{
     layout::{ADDRESS_CLUSTER_IP, ADDRESS_VIP, CONFIG_OPTIONS, HOOK_TO_NETWORK, OPTION_VIP_PING, TCP},
     packet::{
         Fragment, Kind,
-        checksum::{Difference, fold},
-        reply::{self, Trouble},
+        checksum::{Difference, fold, sum},
+        reply::{self, MOST_QUOTED, Trouble},
     },
 };
 
-use super::{Frame, Sum, Verdict, Work, begin, rewrite::v4_pair};
+use super::{Frame, Sum, Verdict, Work, begin, remember::take_own_address, rewrite::v4_pair};
 use crate::{
     maps::{CONFIG, DEVICES},
     raw::{self, flows},
@@ -26,6 +26,7 @@ pub fn refuse<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     if !flows::may_answer(work.now_ns) {
         return Err(Reason::AnswersExhausted);
     }
+    work.speaker = work.packet.key.dst;
     // What cannot be answered is dropped.
     let _answered = if work.packet.key.protocol == TCP {
         reset(frame, work)
@@ -38,8 +39,23 @@ pub fn refuse<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
 /// Tells whoever sent the packet that it does not fit.
 #[inline(never)]
 pub fn too_big<F: Frame>(frame: F, work: &mut Work, mtu: u32) -> Result<(), Reason> {
+    work.speaker = work.packet.key.dst;
+    tell(frame, work, Trouble::TooBig(mtu), Reason::TooBig)
+}
+
+/// Tells whoever sent the packet that it has no hops left, as routers do: in the node's own name.
+#[inline(never)]
+pub fn hops_exceeded<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+    work.route.ifindex = frame.ifindex();
+    take_own_address(work)?;
+    work.speaker = work.flow.src;
+    tell(frame, work, Trouble::HopsExceeded, Reason::HopsExceeded)
+}
+
+#[inline(always)]
+fn tell<F: Frame>(frame: F, work: &mut Work, trouble: Trouble, reason: Reason) -> Result<(), Reason> {
     work.verdict = Verdict::Drop;
-    work.count_besides(Reason::TooBig);
+    work.count_besides(reason);
     // Of a datagram in pieces only the first is answered, and of ICMP errors none (RFC 1812 §4.3.2.7).
     if matches!(work.packet.fragment, Fragment::Later) || matches!(work.packet.kind, Kind::Error) {
         return Ok(());
@@ -47,7 +63,7 @@ pub fn too_big<F: Frame>(frame: F, work: &mut Work, mtu: u32) -> Result<(), Reas
     if !flows::may_answer(work.now_ns) {
         return Err(Reason::AnswersExhausted);
     }
-    let _answered = error(frame, work, Trouble::TooBig(mtu));
+    let _answered = error(frame, work, trouble);
     Ok(())
 }
 
@@ -74,7 +90,7 @@ fn reset<F: Frame>(frame: F, work: &mut Work) -> Option<()> {
     turn_round(frame, work)
 }
 
-/// An ICMP error about the packet; quotes its IP header and the first eight bytes behind it.
+/// An ICMP error about the packet; quotes its headers and the first eight bytes behind them, in which the ports are.
 #[inline(always)]
 fn error<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<()> {
     if work.packet.is_v6 { error_v6(frame, work, trouble) } else { error_v4(frame, work, trouble) }
@@ -82,49 +98,55 @@ fn error<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<()> {
 
 #[inline(never)]
 fn error_v4<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<()> {
-    let packet = &work.packet;
-    const QUOTED: u32 = 28;
-    let at = packet.ip_at;
-    // Behind options the ports would be cut off, and the sender could not tell what it is about.
-    if packet.l4_at - at != 20 {
-        return None;
-    }
+    let (at, quoted) = (work.packet.ip_at, quoted(work)?);
     let mut header = trouble.header(false);
-    let quoted = frame.load_into::<28>(at, &mut work.bytes)?;
-    let check = (!fold(raw::sum(raw::sum(0, &header), quoted))).to_ne_bytes();
+    let check = (!fold(sum_of(frame, at, quoted, sum(0, &header))?)).to_ne_bytes();
     (header[2], header[3]) = (check[0], check[1]);
-    frame.resize(at + QUOTED)?;
+    frame.resize(at + quoted)?;
     frame.insert(28)?;
-    let length = 20 + 8 + QUOTED as u16;
-    frame
-        .store(at, &reply::ipv4_header((&packet.key.dst, &packet.key.src), reply::icmp(false), length, 0))?;
+    let (length, ends) = (28 + quoted as u16, (&work.speaker, &work.packet.key.src));
+    frame.store(at, &reply::ipv4_header(ends, reply::icmp(false), length, 0))?;
     frame.store(at + 20, &header)?;
     turn_round(frame, work)
 }
 
 #[inline(never)]
 fn error_v6<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<()> {
-    let packet = &work.packet;
-    const QUOTED: u32 = 48;
-    let at = packet.ip_at;
-    if packet.l4_at - at != 40 {
-        return None;
-    }
+    let (at, quoted) = (work.packet.ip_at, quoted(work)?);
     let mut header = trouble.header(true);
-    let quoted = frame.load_into::<48>(at, &mut work.bytes)?;
-    let length = 8 + QUOTED;
-    let mut key = packet.key.reversed();
-    key.protocol = reply::icmp(true);
-    let start = reply::pseudo(&key, true, length);
-    let check = (!fold(raw::sum(raw::sum(start, &header), quoted))).to_ne_bytes();
+    let length = 8 + quoted;
+    let mut key = work.packet.key.reversed();
+    (key.src, key.protocol) = (work.speaker, reply::icmp(true));
+    let start = sum(reply::pseudo(&key, true, length), &header);
+    let check = (!fold(sum_of(frame, at, quoted, start)?)).to_ne_bytes();
     (header[2], header[3]) = (check[0], check[1]);
-    frame.resize(at + QUOTED)?;
+    frame.resize(at + quoted)?;
     frame.insert(48)?;
     frame.store(at, &reply::ipv6_head(key.protocol, length as u16, 0))?;
     frame.store::<16>(at + 8, &bytemuck::must_cast(key.src.words_be))?;
     frame.store::<16>(at + 24, &bytemuck::must_cast(key.dst.words_be))?;
     frame.store(at + 40, &header)?;
     turn_round(frame, work)
+}
+
+/// How many bytes of the packet an error quotes: a multiple of four. `None` if its headers are too long.
+#[inline(always)]
+const fn quoted(work: &Work) -> Option<u32> {
+    let length = work.packet.l4_at - work.packet.ip_at + 8;
+    if length > MOST_QUOTED { None } else { Some(length) }
+}
+
+/// The sum of `length` bytes, a multiple of four, behind `start`.
+#[inline(always)]
+fn sum_of<F: Frame>(frame: F, at: u32, length: u32, start: u32) -> Option<u32> {
+    let mut total = start;
+    for word in 0..MOST_QUOTED / 4 {
+        if word * 4 >= length {
+            break;
+        }
+        total = sum(total, &frame.load::<4>(at + word * 4)?);
+    }
+    Some(total)
 }
 
 /// Answers a ping of a Service's address.

@@ -6,7 +6,7 @@ use sluice_common::{
     packet::flow,
 };
 
-use super::{Frame, Stage, Verdict, Work, answer, rewrite::rewrite, tunnel};
+use super::{Frame, Stage, Verdict, Work, answer, cut, rewrite::rewrite, tunnel};
 use crate::{
     maps::FLOWS,
     raw::{
@@ -84,7 +84,7 @@ pub fn lead<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
         return rewrite(frame, work, 0);
     }
     if work.packet.ttl <= 1 {
-        return Err(Reason::HopsExceeded);
+        return if F::ANSWERS { answer::hops_exceeded(frame, work) } else { Ok(()) };
     }
     if work.flow.route_ifindex != 0 && frame.segment_length(&work.packet) <= u32::from(work.flow.route_mtu) {
         return lead_as_before(frame, work);
@@ -93,6 +93,7 @@ pub fn lead<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
         Ok(()) => {}
         Err(Unroutable::NoRoute) => return Err(Reason::NoRoute),
         Err(Unroutable::TooBig(_)) if !F::ANSWERS => return Ok(()),
+        Err(Unroutable::TooBig(_)) if cut::may_be_cut(work) => return cut::leave_to_stack(frame, work),
         Err(Unroutable::TooBig(mtu)) => return answer::too_big(frame, work, mtu),
     }
     if !frame.can_forward(&work.route) {

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use sluice_common::{
-    Reason,
+    Addr, Reason,
     layout::{
         BackendValue, EventHook, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendValue,
         HOOK_FROM_NETWORK, HOOK_FROM_POD, HOOK_TO_NETWORK, HOOK_TO_POD, SlotValue,
@@ -22,6 +22,7 @@ use crate::{
 mod answer;
 mod begin;
 mod borrowed;
+mod cut;
 mod early;
 mod error;
 mod known;
@@ -80,8 +81,6 @@ pub trait Frame: Bytes + Copy {
     fn ifindex(&self) -> u32;
     /// The program's context, for helpers.
     fn context(&self) -> *mut c_void;
-    /// Copies `N` bytes to the beginning of `to`.
-    fn load_into<const N: usize>(self, at: u32, to: &mut [u8; 48]) -> Option<&[u8; N]>;
     /// Replaces `N` bytes.
     fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> Option<()>;
     /// Brings the IPv4 header's checksum up to date.
@@ -140,8 +139,8 @@ pub struct Work {
     pub address_kind: u32,
     /// Bytes that will stand before the packet when it is sent.
     pub overhead: u16,
-    /// Where a part of the packet is copied to.
-    pub bytes: [u8; 48],
+    /// From whom an answer comes.
+    pub speaker: Addr,
     /// What becomes of the packet, once that is decided. Here and not in return values, parts of which LLVM leaves unset when
     /// nobody reads them, which the verifier does not take ("R3 !read_ok").
     pub verdict: Verdict,

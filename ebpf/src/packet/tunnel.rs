@@ -50,7 +50,7 @@ const fn port_at(is_v6: bool) -> u32 {
 pub fn wrap<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     work.verdict = Verdict::Pass;
     if work.packet.ttl <= 1 {
-        return Err(Reason::HopsExceeded);
+        return if F::ANSWERS { answer::hops_exceeded(frame, work) } else { Ok(()) };
     }
     work.overhead = overhead(work.packet.is_v6) as u16;
     let found = fib::route(frame, work);

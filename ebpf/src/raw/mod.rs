@@ -6,9 +6,7 @@ use aya_ebpf::{
     btf_maps::{HashMap, LruHashMap, lpm_trie::Key},
     helpers::{
         bpf_get_prandom_u32,
-        generated::{
-            bpf_csum_diff, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
-        },
+        generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval},
     },
     programs::{SkLookupContext, SockAddrContext, SockContext},
 };
@@ -120,14 +118,6 @@ pub fn netns_cookie(ctx: &SockAddrContext) -> u64 {
 pub fn now_ns() -> u64 {
     // SAFETY: the helper has no arguments and no preconditions.
     unsafe { bpf_ktime_get_ns() }
-}
-
-/// The sum of `bytes`, whose number is a multiple of four, behind `start`; see `packet::checksum`.
-#[inline(always)]
-pub fn sum<const N: usize>(start: u32, bytes: &[u8; N]) -> u32 {
-    let (none, bytes) = (core::ptr::null_mut(), bytes.as_ptr().cast_mut().cast());
-    // SAFETY: the helper reads `N` bytes, which are there; it writes none.
-    unsafe { bpf_csum_diff(none, 0, bytes, N as u32, start) as u32 }
 }
 
 /// A random number.

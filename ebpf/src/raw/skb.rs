@@ -141,14 +141,6 @@ impl Frame for Skb {
     }
 
     #[inline(always)]
-    fn load_into<const N: usize>(self, at: u32, to: &mut [u8; 48]) -> Option<&[u8; N]> {
-        let to = to.first_chunk_mut::<N>()?;
-        // SAFETY: there is room for `N` bytes.
-        let result = unsafe { bpf_skb_load_bytes(self.0.cast(), at, to.as_mut_ptr().cast(), N as u32) };
-        (result == 0).then_some(to)
-    }
-
-    #[inline(always)]
     fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> Option<()> {
         // SAFETY: the helper reads `N` bytes, which are there.
         let result = unsafe { bpf_skb_store_bytes(self.0, at, bytes.as_ptr().cast(), N as u32, 0) };

@@ -73,13 +73,6 @@ impl Frame for Raw<'_> {
     }
 
     #[inline(always)]
-    fn load_into<const N: usize>(self, at: u32, to: &mut [u8; 48]) -> Option<&[u8; N]> {
-        let to = to.first_chunk_mut::<N>()?;
-        *to = self.load(at)?;
-        Some(to)
-    }
-
-    #[inline(always)]
     fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> Option<()> {
         // SAFETY: `at` found all `N` bytes before the packet's end.
         self.at::<N>(at).map(|place| unsafe { place.write_unaligned(*bytes) })

@@ -130,6 +130,16 @@ impl Judge {
                 return Ok(if kept { "led back" } else { "led back from the node's name" });
             }
         }
+        // What the node's stack cuts up in between gets its ends by halves.
+        let is_endpoint = |at: SocketAddr| self.dialled.values().any(|endpoint| *endpoint == Some(at));
+        let is_v4 = before.src.is_ipv4();
+        if is_v4 && is_endpoint(before.src) && before.src == after.src && self.own.contains(&before.dst.ip())
+        {
+            return Ok("left to be cut on its way back");
+        }
+        if is_v4 && is_endpoint(before.dst) && before.dst == after.dst && self.own.contains(&after.src.ip()) {
+            return Ok("a cut one led in the node's name");
+        }
         Err(format!("{before:?} is not {after:?}"))
     }
 
@@ -156,14 +166,18 @@ impl Judge {
         }
         let to = before.ends.dst.ip();
         let ours = self.own.contains(&to) || self.dialled.keys().any(|(at, _)| at.ip() == to);
-        let turned =
-            after.ends.src.ip() == before.ends.dst.ip() && after.ends.dst.ip() == before.ends.src.ip();
+        let icmp = if is_v6 { ICMPV6 } else { ICMP };
+        let body = out.get(after.body_at..).unwrap_or_default();
+        let is_of_router = after.ends.protocol == icmp
+            && body.first() == Some(&if is_v6 { 3 } else { 11 })
+            && before.ttl <= 1;
+        let speaker = after.ends.src.ip() == before.ends.dst.ip()
+            || (is_of_router && self.own.contains(&after.ends.src.ip()));
+        let turned = speaker && after.ends.dst.ip() == before.ends.src.ip();
         let macs = out[..6] == frame[6..12] && out[6..12] == frame[..6];
         if !ours || !turned || !macs {
             return Err(format!("not turned round, or nobody's: {ours} {turned} {macs}"));
         }
-        let icmp = if is_v6 { ICMPV6 } else { ICMP };
-        let body = out.get(after.body_at..).unwrap_or_default();
         if before.ends.protocol == icmp && out.len() == frame.len() {
             let mut may = may_in_ip(is_v6, ETHERNET, met.verdict);
             may.extend([after.body_at, after.body_at + 2, after.body_at + 3]);
@@ -185,7 +199,7 @@ impl Judge {
             return if reversed && body[13] & 4 != 0 { Ok("reset") } else { Err("no reset".to_owned()) };
         }
         let kind = body.first_chunk::<2>().ok_or("it has no type")?;
-        let is_error = matches!((is_v6, kind), (false, [3, 3 | 4]) | (true, [1, 4] | [2, 0]));
+        let is_error = matches!((is_v6, kind), (false, [3, 3 | 4] | [11, 0]) | (true, [1, 4] | [2 | 3, 0]));
         let quotes =
             body.get(8..).is_some_and(|quoted| frame[ETHERNET..].starts_with(quoted) && quoted.len() >= 28);
         if after.ends.protocol == icmp && is_error && quotes {
