@@ -1,7 +1,11 @@
 //! The agent's parts, driven by hand: no polling, so that thousands of states fit in a test.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
+use ipnet::IpNet;
 use serde_json::Value;
 use sluice::{
     compile,
@@ -74,6 +78,20 @@ impl Programmed {
             let slice = converted.value.expect("usable");
             self.store.apply(Change::Slice(slice.name.clone(), Some(Box::new(slice))));
         }
+    }
+
+    /// Makes these the ports of Services in the namespace `random` that rules hold for, with the next [`Self::program`].
+    pub fn redirect(&mut self, ports: impl Iterator<Item = (String, u16)>) {
+        self.store
+            .set_redirected(ports.map(|(name, port)| (ObjectName::new("random", name), port)).collect());
+    }
+
+    /// Makes these the networks of cluster IPs.
+    ///
+    /// # Panics
+    /// The maps cannot be written.
+    pub fn guard(&mut self, networks: &BTreeSet<IpNet>) {
+        self.reconciler.set_service_cidrs(&mut self.maps, networks).expect("writes work");
     }
 
     /// Brings the maps up to date.

@@ -7,14 +7,18 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use sluice_common::layout::{OPTION_DSR_TCP, OPTION_DSR_UDP, OPTION_SERVICE_CIDRS, OPTION_VIP_PING};
 use sluice_tests::{
     packet::{ACK, Carried, DESTINATION, ETHERNET, HOP_BY_HOP, Packet, RST, SYN, icmp_error, read, verify},
     reference::{
-        Cluster, Endpoint, Random, number,
-        packets::{Fate, Sender, mutate},
+        Cluster, Endpoint, Random, Service, number,
+        packets::{CIDRS, Fate, Sender, mutate},
         way::Way,
     },
-    rig::{LOCAL_PODS, Met, Place, Rig, Verdict},
+    rig::{
+        LOCAL_PODS, Met, Place, Rig, Verdict,
+        exchange::{led_to, tunnelled},
+    },
 };
 
 const STATES: u64 = 300;
@@ -38,6 +42,10 @@ struct Run {
     dials: u64,
     /// Whom a client of a Service with affinity was led to last, by family.
     kept: HashMap<(IpAddr, u8), SocketAddr>,
+    /// Whom a Maglev table gave a client of a Service with affinity, by family; and the choice that there was.
+    placed: HashMap<(IpAddr, u8), (BTreeSet<SocketAddr>, SocketAddr)>,
+    /// The transports that go to other nodes in tunnels: TCP, UDP.
+    tunnels: [bool; 2],
     seen: BTreeMap<&'static str, u64>,
     case: String,
 }
@@ -53,18 +61,22 @@ fn packets_go_where_the_reference_model_says_and_so_do_their_answers() {
         random: Random::new(seed),
         dials: 0,
         kept: HashMap::new(),
+        placed: HashMap::new(),
+        tunnels: [false; 2],
         seen: BTreeMap::new(),
         case: String::new(),
     };
+    run.rig.node.guard(&CIDRS.iter().map(|(network, _)| network.parse().unwrap()).collect());
     for state in 0..states {
         run.change();
+        run.switch();
         for _ in 0..PER_STATE {
             run.case = format!("SLUICE_SEED={seed}, state {state}, dial {}", run.dials);
             run.one();
         }
     }
     println!("{} dials: {:?}", run.dials, run.seen);
-    assert!(run.seen.len() == 9 || states < STATES, "every kind of outcome occurs: {:?}", run.seen);
+    assert!(run.seen.len() == 11 || states < STATES, "every kind of outcome occurs: {:?}", run.seen);
 }
 
 impl Run {
@@ -76,6 +88,8 @@ impl Run {
             let slices = service.map_or_else(Vec::new, |service| service.slices(&v4, &v6));
             self.rig.node.apply(service, &format!("service-{touched}"), slices);
         }
+        let ports = self.cluster.services.iter().filter(|service| service.redirected);
+        self.rig.node.redirect(ports.map(|service| (service.name(), service.port)));
         self.rig.node.program();
         if self.random.once_in(20) {
             self.rig.node.restart();
@@ -88,6 +102,21 @@ impl Run {
             let of_family = |families: (bool, bool)| if client.is_ipv6() { families.1 } else { families.0 };
             service.is_some_and(|service| of_family(service.families) && service.endpoints.iter().any(is_by))
         });
+    }
+
+    /// Flags of the agent that may be others each time, and whether the redirector is there.
+    fn switch(&mut self) {
+        let random = &mut self.random;
+        self.tunnels = [random.once_in(3), random.once_in(3)];
+        (self.cluster.is_guarded, self.cluster.is_redirecting) = (random.once_in(2), !random.once_in(3));
+        let bits = [
+            (true, OPTION_VIP_PING),
+            (self.cluster.is_guarded, OPTION_SERVICE_CIDRS),
+            (self.tunnels[0], OPTION_DSR_TCP),
+            (self.tunnels[1], OPTION_DSR_UDP),
+        ];
+        self.rig.set_options(bits.into_iter().filter(|(is_on, _)| *is_on).map(|(_, bit)| bit).sum());
+        self.rig.set_redirector(self.cluster.is_redirecting);
     }
 
     /// Somebody dials something, in a way that nobody has before.
@@ -104,6 +133,7 @@ impl Run {
         match random.below(12) {
             0 => udp = !udp,
             1 => to.set_port(to.port() + 1),
+            3 => to.set_ip(CIDRS[usize::from(to.is_ipv6())].1.parse().unwrap()),
             2 => to.set_ip(if to.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { [198, 51, 100, 7].into() }),
             _ => {}
         }
@@ -154,7 +184,7 @@ impl Run {
         let name = match &fate {
             Fate::Pass => {
                 self.untouched(&met, &frame, Verdict::Pass);
-                "passed"
+                if self.dialled(&dial).is_some() { "redirected" } else { "passed" }
             }
             Fate::Dropped => {
                 self.check(met.verdict == Verdict::Drop, &met);
@@ -164,7 +194,10 @@ impl Run {
                 self.refused(&dial, &met);
                 "refused"
             }
-            Fate::Led(endpoints) => self.led(&dial, endpoints, &met, by_xdp),
+            Fate::Led(endpoints) => {
+                let (met, by_xdp) = self.again(&dial, &frame, met, by_xdp);
+                self.led(&dial, endpoints, &met, by_xdp)
+            }
         };
         *self.seen.entry(name).or_default() += 1;
     }
@@ -219,10 +252,13 @@ impl Run {
     fn led(&mut self, dial: &Dial, among: &BTreeSet<SocketAddr>, met: &Met, by_xdp: bool) -> &'static str {
         let packet = &dial.packet;
         let head = read(&met.frame).unwrap_or_else(|| panic!("{}: unreadable", self.case));
-        let (seen, by) = (head.ends.src, head.ends.dst);
+        let (seen, by) = (head.ends.src, led_to(met));
         self.check(among.contains(&by), met);
         self.affinity(dial, among, by, met);
         let way = Way::of(dial.sender, packet.src.ip(), by.ip(), self.rig.own(by.is_ipv6()));
+        if way.name == "outside to there" && self.tunnels[usize::from(dial.udp)] {
+            return self.tunnelled(dial, by, &way, met, by_xdp);
+        }
         let source = match way.source {
             None => seen == packet.src,
             Some(own) => seen.ip() == own && seen.port() >= 32_768,
@@ -260,6 +296,23 @@ impl Run {
         way.name
     }
 
+    /// It goes to the other node as it is, and so does what follows; what comes back does not come by here.
+    fn tunnelled(&mut self, dial: &Dial, by: SocketAddr, way: &Way, met: &Met, by_xdp: bool) -> &'static str {
+        let packet = &dial.packet;
+        let right = |packet: &Packet, met: &Met, by_xdp: bool| {
+            let want = tunnelled(&packet.with_ttl(packet.ttl - 1), way.source.unwrap(), by);
+            let verdict = if by_xdp { Verdict::Back } else { Verdict::Redirect };
+            met.verdict == verdict && met.frame[ETHERNET..] == want
+        };
+        self.check(right(packet, met, by_xdp), met);
+        let follows =
+            if dial.udp { packet.clone() } else { Packet { carried: Carried::Tcp(ACK), ..packet.clone() } };
+        let frame = self.rig.frame(Place::FromNetwork, &follows.ip());
+        let (met, by_xdp) = self.pass(Place::FromNetwork, &frame);
+        self.check(right(&follows, &met, by_xdp), &met);
+        "outside to there in a tunnel"
+    }
+
     fn led_on(
         &self,
         packet: &Packet,
@@ -277,16 +330,40 @@ impl Run {
         self.check(met.verdict == verdict && met.frame[ETHERNET..] == want.ip(), met);
     }
 
-    fn affinity(&mut self, dial: &Dial, among: &BTreeSet<SocketAddr>, by: SocketAddr, met: &Met) {
+    /// The Service that is dialled.
+    fn dialled(&self, dial: &Dial) -> Option<&Service> {
         let own = [false, true].map(|is_v6| self.rig.own(is_v6));
-        let dialled = |service: &&sluice_tests::reference::Service| {
+        let is_it = |service: &&Service| {
             service.udp == dial.udp && service.dialled(&own).iter().any(|(_, at)| *at == dial.packet.dst)
         };
-        let service = self.cluster.services.iter().find(dialled).unwrap();
+        self.cluster.services.iter().find(is_it)
+    }
+
+    /// A Maglev table says the same again when nothing is remembered; now and then that is tried.
+    fn again(&mut self, dial: &Dial, frame: &[u8], met: Met, by_xdp: bool) -> (Met, bool) {
+        if !self.dialled(dial).is_some_and(|service| service.maglev) || !self.random.once_in(60) {
+            return (met, by_xdp);
+        }
+        self.rig.forget();
+        let (again, by_xdp) = self.pass(dial.sender.place(), frame);
+        self.check(led_to(&again) == led_to(&met), &again);
+        (again, by_xdp)
+    }
+
+    fn affinity(&mut self, dial: &Dial, among: &BTreeSet<SocketAddr>, by: SocketAddr, met: &Met) {
+        let service = self.dialled(dial).unwrap();
         if !service.affinity {
             return;
         }
-        let client = (dial.packet.src.ip(), service.number);
+        let (client, is_maglev) = ((dial.packet.src.ip(), service.number), service.maglev);
+        if is_maglev {
+            // The same choice, whatever happened in between.
+            let before = self.placed.get(&client).filter(|(choice, _)| choice == among);
+            self.check(before.is_none_or(|(_, was)| *was == by), met);
+            self.placed.insert(client, (among.clone(), by));
+            self.kept.remove(&client);
+            return;
+        }
         let bound = self.kept.get(&client).is_none_or(|kept| *kept == by || !among.contains(kept));
         self.check(bound, met);
         self.kept.insert(client, by);

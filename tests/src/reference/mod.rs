@@ -23,6 +23,10 @@ pub const ZONE: &str = "zone-1";
 pub struct Cluster {
     /// Its Services, by number; each has addresses of its own.
     pub services: Vec<Service>,
+    /// What lies in the networks of cluster IPs and is no Service's goes nowhere.
+    pub is_guarded: bool,
+    /// The redirector is there.
+    pub is_redirecting: bool,
 }
 
 /// A Service with one port.
@@ -40,6 +44,10 @@ pub struct Service {
     pub internal_local: bool,
     /// sessionAffinity ClientIP, with a timeout longer than any run.
     pub affinity: bool,
+    /// A hash of the client chooses.
+    pub maglev: bool,
+    /// HTTP rules hold for its port.
+    pub redirected: bool,
     /// What it has for clients outside; type LoadBalancer then.
     pub exposed: Option<Exposed>,
     /// Endpoints.

@@ -27,6 +27,9 @@ impl Kind {
     pub const ALL: [Self; 4] = [Self::ClusterIp, Self::NodePort, Self::LoadBalancer, Self::ExternalIp];
 }
 
+/// What cluster IPs are taken from: networks, and an address in each that no Service has.
+pub const CIDRS: [(&str, &str); 2] = [("10.96.0.0/16", "10.96.7.7"), ("fd00:96::/64", "fd00:96::7:7")];
+
 /// Who sends the packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sender {
@@ -120,6 +123,10 @@ impl Cluster {
         if kind == Kind::LoadBalancer && !service.admits(src) {
             return Fate::Dropped;
         }
+        let is_rules = matches!(kind, Kind::ClusterIp | Kind::NodePort) && service.redirected && !udp;
+        if is_rules && self.is_redirecting {
+            return Fate::Pass;
+        }
         let only_local = match (kind, &service.exposed) {
             (Kind::ClusterIp, _) => service.internal_local,
             // Who is on the node may go wherever the Service goes: kube-proxy's short-circuit.
@@ -138,6 +145,9 @@ impl Cluster {
         let is = |kind: Kind| self.services.iter().any(|service| service.of_kind(kind).contains(&address));
         if is(Kind::ClusterIp) {
             return Fate::Refused;
+        }
+        if self.is_guarded && CIDRS.iter().any(|(_, unallocated)| unallocated.parse() == Ok(address)) {
+            return Fate::Dropped;
         }
         // Behind such an address there may be another machine, which those inside may still reach.
         let vip = is(Kind::LoadBalancer) || is(Kind::ExternalIp);
@@ -190,6 +200,8 @@ fn service(number: u8, random: &mut Random) -> Service {
         port: random.of(&[80, 8081]),
         internal_local: random.once_in(3),
         affinity: random.once_in(3),
+        maglev: random.once_in(3),
+        redirected: random.once_in(5),
         exposed: (!random.once_in(4)).then_some(exposed),
         endpoints: Vec::new(),
     };

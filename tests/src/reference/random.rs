@@ -71,14 +71,17 @@ pub fn mutate(cluster: &mut Cluster, random: &mut Random) -> Vec<u8> {
 }
 
 fn service(number: u8, random: &mut Random) -> Service {
-    let count = random.below(5);
+    let (count, affinity) = (random.below(5), random.once_in(3));
     let mut service = Service {
         number,
         families: random.of(&[(true, false), (false, true), (true, true)]),
         udp: random.once_in(2),
         port: random.of(&[80, 8081]),
         internal_local: random.once_in(3),
-        affinity: random.once_in(3),
+        affinity,
+        // With affinity a table may move a client that chance would keep.
+        maglev: !affinity && random.once_in(4),
+        redirected: false,
         exposed: None,
         endpoints: Vec::new(),
     };

@@ -20,6 +20,9 @@ impl Service {
                 "ports": [{"port": self.port, "protocol": if self.udp { "UDP" } else { "TCP" }}],
             },
         });
+        if self.maglev {
+            object["metadata"]["annotations"] = json!({"sluice.dev/algorithm": "maglev"});
+        }
         if let Some(exposed) = &self.exposed {
             let spec = &mut object["spec"];
             spec["type"] = json!("LoadBalancer");

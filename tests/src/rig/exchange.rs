@@ -1,10 +1,10 @@
 //! A packet to a Service and its answer, checked byte by byte.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::{Dialled, Met, Place, Rig, Verdict};
 use crate::{
-    packet::{Carried, ETHERNET, Packet, read, verify},
+    packet::{Carried, ETHERNET, Packet, ones, read, verify},
     reference::{packets::Sender, way::Way},
 };
 
@@ -41,6 +41,44 @@ pub const fn routed(place: Place, is_routed: bool) -> Verdict {
 pub fn assert_ip(met: &Met, verdict: Verdict, want: &[u8], case: &str) {
     assert_eq!(met.verdict, verdict, "{case}: {:?}", read(&met.frame));
     assert_eq!(met.frame[ETHERNET..], *want, "{case}: {:?}", read(&met.frame));
+}
+
+/// The packet in a tunnel from the node, on its way to the pod `by` of another.
+///
+/// # Panics
+/// Never.
+pub fn tunnelled(packet: &Packet, own: IpAddr, by: SocketAddr) -> Vec<u8> {
+    let (inner, port) = (packet.ip(), by.port().to_be_bytes());
+    match (own, by.ip()) {
+        (IpAddr::V4(own), IpAddr::V4(by)) => {
+            let length = (20 + inner.len() as u16).to_be_bytes();
+            let head = [0x45, 0, length[0], length[1], port[0], port[1], 0x40, 0, 64, 4, 0, 0];
+            let mut header = [&head[..], &own.octets(), &by.octets()].concat();
+            let check = ones(&header).to_be_bytes();
+            header[10..12].copy_from_slice(&check);
+            [header, inner].concat()
+        }
+        (IpAddr::V6(own), IpAddr::V6(by)) => {
+            let length = (inner.len() as u16).to_be_bytes();
+            let head = [0x60, 0, port[0], port[1], length[0], length[1], 41, 64];
+            [&head[..], &own.octets(), &by.octets(), &inner].concat()
+        }
+        (own, by) => panic!("{own} and {by} are of two families"),
+    }
+}
+
+/// Whom a packet was led to, in a tunnel or not.
+///
+/// # Panics
+/// Nobody can read it.
+pub fn led_to(met: &Met) -> SocketAddr {
+    let ends = read(&met.frame).expect("a packet").ends;
+    let port_at = match ends.protocol {
+        4 => ETHERNET + 4,
+        41 => ETHERNET + 2,
+        _ => return ends.dst,
+    };
+    SocketAddr::new(ends.dst.ip(), u16::from_be_bytes([met.frame[port_at], met.frame[port_at + 1]]))
 }
 
 /// Sends a packet of a new or known connection to a Service, and its answer back; every byte must be right. Returns the

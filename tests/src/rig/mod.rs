@@ -15,7 +15,7 @@ use std::{
 };
 
 use aya::{
-    maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
     programs::{Program, TestRun as _, TestRunOptions},
     util::nr_cpus,
 };
@@ -24,7 +24,10 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use sluice::{
     devices::{self, Link},
     loader::{self, Loaded, Point, Tc},
-    maps::{Sizes, bpf::Devices},
+    maps::{
+        Sizes,
+        bpf::{Devices, now_ns},
+    },
 };
 use sluice_common::{
     Addr,
@@ -112,6 +115,7 @@ pub struct Rig {
     pub node: Programmed,
     loaded: Loaded,
     answers: PerCpuArray<MapData, [u8; 16]>,
+    heartbeat: Array<MapData, u64>,
     flows: HashMap<MapData, [u8; 40], [u8; size_of::<FlowValue>()]>,
     links: BTreeMap<String, Link>,
     out: Vec<u8>,
@@ -159,6 +163,7 @@ impl Rig {
         let maps = loaded.maps().expect("maps open");
         let node = Programmed::new(maps, &links["eth0"].addresses, &links["vxlan0"].addresses);
         Self {
+            heartbeat: Map::Array(map("HEARTBEAT")).try_into().expect("an array"),
             answers: Map::PerCpuArray(map("ANSWERS")).try_into().expect("an array"),
             flows: Map::LruHashMap(map("FLOWS")).try_into().expect("a hash"),
             node,
@@ -251,6 +256,24 @@ impl Rig {
         };
         let frame = self.out[..result.data_size_out as usize].to_vec();
         Some(Met { verdict, frame, ns: result.duration.as_nanos() as u64 })
+    }
+
+    /// Sets bits of `OPTION_*`.
+    ///
+    /// # Panics
+    /// The map cannot be written.
+    pub fn set_options(&mut self, options: u64) {
+        let mut known = Devices::open(self.loaded.pins()).expect("maps open");
+        known.set_options(options).expect("writes work");
+    }
+
+    /// Makes the redirector be well just now, or be away.
+    ///
+    /// # Panics
+    /// The map cannot be written.
+    pub fn set_redirector(&mut self, is_well: bool) {
+        let beat_ns = if is_well { now_ns() } else { 0 };
+        self.heartbeat.set(0, beat_ns, 0).expect("writes work");
     }
 
     /// Fills the store of answers up again.

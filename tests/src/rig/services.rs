@@ -74,6 +74,8 @@ impl Dialled {
             port: self.port,
             internal_local: false,
             affinity: false,
+            maglev: false,
+            redirected: false,
             exposed: Some(Exposed {
                 external_local: false,
                 node_port: 30_000 + u16::from(self.number),
