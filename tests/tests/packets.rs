@@ -163,6 +163,22 @@ fn long_transfers_and_large_datagrams_pass_to_both_nodes() {
     }
 }
 
+#[test]
+fn the_first_large_datagram_arrives_though_the_way_is_narrower_than_its_pieces() {
+    let mut outside = Outside::new(&[2], &[]);
+    let count = |outside: &Outside| {
+        let rows = outside.world.node(1).json(&["reasons"]);
+        let mut rows = rows.as_array().unwrap().iter();
+        rows.find(|row| row["name"] == "left_to_stack").map_or(0, |row| row["count"].as_u64().unwrap())
+    };
+    // The overlay is 1,450 wide, the wire 1,500, and nobody has told the client yet.
+    for to in ["203.0.113.10:53", "192.168.50.11:30053"] {
+        let before = count(&outside);
+        outside.client.udp_echo(to, 4_000).unwrap_or_else(|error| panic!("{to}: {error}"));
+        assert!(count(&outside) > before, "{to}");
+    }
+}
+
 /// A client in the pod whose sockets no hook sees, such as the kernel's own or a virtual machine's.
 fn without_hooks(pod: &Pod) -> Peer {
     Pod { cgroup: sluice::loader::find_cgroup(None).unwrap(), ..pod.clone() }.peer()
