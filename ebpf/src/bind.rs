@@ -6,12 +6,7 @@ use sluice_common::{
     layout::{CONFIG_HOST_NETNS, EventHook, FrontendKey, TCP, UDP},
 };
 
-use crate::{
-    events,
-    maps::CONFIG,
-    raw,
-    socket::{Family, entry},
-};
+use crate::{events, family::Family, maps::CONFIG, raw, socket::entry};
 
 /// Lets the bind stand, or fails it with EADDRINUSE; a cgroup program's return code.
 #[inline(always)]

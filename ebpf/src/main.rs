@@ -5,6 +5,7 @@
 mod affinity;
 mod bind;
 mod events;
+mod family;
 mod hooks;
 mod maps;
 mod packet;

@@ -3,6 +3,8 @@
 use anyhow::{Context as _, Result, bail};
 use aya::EbpfLoader;
 
+use crate::capabilities::Capabilities;
+
 use super::{AT_DEVICES, HOOKS, OBJECT, STEERING, checks, load_one, program};
 
 /// What the kernel said to a program.
@@ -24,7 +26,7 @@ pub fn trial() -> Result<Vec<Trial>> {
         bail!("this binary was built without its eBPF programs; build it with `cargo xtask build`");
     }
     checks::kernel()?;
-    checks::capabilities()?;
+    Capabilities::effective()?.for_loading()?;
     let mut ebpf = EbpfLoader::new().load(OBJECT).context("cannot load the eBPF object")?;
     let names = HOOKS.into_iter().chain([STEERING]).chain(AT_DEVICES);
     names

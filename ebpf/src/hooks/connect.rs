@@ -3,7 +3,10 @@
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use sluice_common::layout::EventHook;
 
-use crate::socket::{V4, V6, connect, run};
+use crate::{
+    family::{V4, V6},
+    socket::{connect, run},
+};
 
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {

@@ -2,7 +2,10 @@
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
-use crate::socket::{V4, V6, finish, peer};
+use crate::{
+    family::{V4, V6},
+    socket::{finish, peer},
+};
 
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(ctx: SockAddrContext) -> i32 {

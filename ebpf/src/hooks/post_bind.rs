@@ -4,7 +4,7 @@ use aya_ebpf::{macros::cgroup_sock, programs::SockContext};
 
 use crate::{
     bind::protect,
-    socket::{V4, V6},
+    family::{V4, V6},
 };
 
 #[cgroup_sock(post_bind4)]

@@ -3,7 +3,10 @@
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use sluice_common::layout::EventHook;
 
-use crate::socket::{V4, V6, receive, run};
+use crate::{
+    family::{V4, V6},
+    socket::{receive, run},
+};
 
 #[cgroup_sock_addr(recvmsg4)]
 pub fn recvmsg4(ctx: SockAddrContext) -> i32 {

@@ -3,7 +3,10 @@
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use sluice_common::layout::EventHook;
 
-use crate::socket::{V4, V6, run, send};
+use crate::{
+    family::{V4, V6},
+    socket::{run, send},
+};
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
