@@ -85,7 +85,7 @@ impl Shop {
             let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             words.contains("\0redirector\0")
         };
-        pids.lines().filter(is_one).last().unwrap_or_default().to_owned()
+        pids.lines().rfind(is_one).unwrap_or_default().to_owned()
     }
 
     fn signal(&self, signal: &str, pid: &str) {

@@ -55,7 +55,7 @@ fn until_seen(node: &Node, peer: &mut Peer, to: &str, own: &[String]) {
         Ok(answer) if saw(&answer, own) && in_a_row == 8 => Ok(()),
         Ok(answer) => {
             in_a_row = if saw(&answer, own) { in_a_row + 1 } else { 0 };
-            Err((answer, warnings(node), node.log()))
+            Err(format!("{answer:?} {} {}", warnings(node), node.log()))
         }
         Err(error) => panic!("{to}: {error} {}", node.log()),
     });
@@ -202,7 +202,11 @@ fn a_setting_that_loses_replies_is_named_and_the_node_asks_instead() {
     wait::until("the node's address", || {
         // What was dialled before the redirector knew is lost.
         let answer = shop.client.tcp(VIPS[0]);
-        if answer.as_ref().is_ok_and(|answer| saw(answer, &[node.clone()])) { Ok(()) } else { Err(answer) }
+        if answer.as_ref().is_ok_and(|answer| saw(answer, std::slice::from_ref(&node))) {
+            Ok(())
+        } else {
+            Err(answer)
+        }
     });
     assert_seen(&shop.world, &mut shop.client, VIPS[0], &[node, v6.clone()]);
     sysctl(&shop.world, "src_valid_mark", "all", "0");

@@ -15,8 +15,11 @@ pub struct Event {
     /// Requests that a redirector held may be lost.
     pub kills_redirector: bool,
     /// Does it.
-    pub happen: Box<dyn FnOnce(&mut Cluster, &mut dyn FnMut()) -> Result<()>>,
+    pub happen: Happening,
 }
+
+/// Gets a way to let sessions go on meanwhile.
+type Happening = Box<dyn FnOnce(&mut Cluster, &mut dyn FnMut()) -> Result<()>>;
 
 fn event(
     name: &'static str,

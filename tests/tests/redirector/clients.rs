@@ -26,7 +26,7 @@ async fn ask_from(world: &World, client: [u8; 4]) -> u16 {
     read(sender.send_request(request).await.unwrap()).await.status
 }
 
-fn pod(name: &str, address: [u8; 4], labels: Value) -> sluice::redirector::Pod {
+fn pod(name: &str, address: [u8; 4], labels: Value) -> Pod {
     let pod =
         json!({"namespace": "shop", "name": name, "addresses": [IpAddr::from(address)], "labels": labels});
     serde_json::from_value(pod).unwrap()
