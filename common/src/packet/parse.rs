@@ -150,7 +150,7 @@ fn network<B: Bytes + ?Sized>(bytes: &B, ip_at: u32, is_v6: bool, packet: &mut P
 
 #[inline(always)]
 fn parse_v4<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), Reason> {
-    let header: [u8; 20] = bytes.load(packet.ip_at).ok_or(Reason::Malformed)?;
+    let header: [u8; 20] = bytes.peek(packet.ip_at).ok_or(Reason::Malformed)?;
     let header_length = u32::from(header[0] & 0x0f) * 4;
     packet.length = u32::from(u16::from_be_bytes([header[2], header[3]]));
     if header[0] >> 4 != 4 || header_length < 20 || packet.length < header_length {
@@ -177,7 +177,7 @@ fn parse_v4<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), Rea
 #[inline(always)]
 fn parse_v6<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), Reason> {
     let ip_at = packet.ip_at;
-    let header: [u8; 8] = bytes.load(ip_at).ok_or(Reason::Malformed)?;
+    let header: [u8; 8] = bytes.peek(ip_at).ok_or(Reason::Malformed)?;
     if header[0] >> 4 != 6 {
         return Err(Reason::Malformed);
     }
@@ -244,13 +244,13 @@ const fn is_extension(next: u8) -> bool {
 fn transport<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet, quoted: bool) -> Result<(), Reason> {
     match packet.key.protocol {
         TCP | UDP | SCTP => {
-            let head: [u8; 8] = bytes.load(packet.l4_at).ok_or(Reason::Malformed)?;
+            let head: [u8; 8] = bytes.peek(packet.l4_at).ok_or(Reason::Malformed)?;
             packet.key.src_port_be = u16::from_ne_bytes([head[0], head[1]]);
             packet.key.dst_port_be = u16::from_ne_bytes([head[2], head[3]]);
             packet.kind = Kind::Ports;
             if packet.key.protocol == TCP && !quoted {
                 // Up to the checksum: whoever rewrites a packet may count on it.
-                let rest: [u8; 10] = bytes.load(packet.l4_at + 8).ok_or(Reason::Malformed)?;
+                let rest: [u8; 10] = bytes.peek(packet.l4_at + 8).ok_or(Reason::Malformed)?;
                 packet.tcp_flags = rest[5];
             }
         }
@@ -279,7 +279,7 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet, quoted: bool) ->
 
 #[inline(always)]
 fn address<B: Bytes + ?Sized>(bytes: &B, at: u32) -> Result<Addr, Reason> {
-    let octets: [u8; 16] = bytes.load(at).ok_or(Reason::Malformed)?;
+    let octets: [u8; 16] = bytes.peek(at).ok_or(Reason::Malformed)?;
     Ok(Addr { words_be: bytemuck::must_cast(octets) })
 }
 

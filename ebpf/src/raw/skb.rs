@@ -115,14 +115,16 @@ impl Skb {
 impl Bytes for Skb {
     #[inline(always)]
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        if let Some(bytes) = self.in_place(at) {
-            return Some(bytes);
-        }
         let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: the helper writes `N` bytes to where there is room for them, or none and says so.
         let result = unsafe { bpf_skb_load_bytes(self.0.cast(), at, bytes.as_mut_ptr().cast(), N as u32) };
         // SAFETY: the helper has written all of them.
         (result == 0).then(|| unsafe { bytes.assume_init() })
+    }
+
+    #[inline(always)]
+    fn peek<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        self.in_place(at).or_else(|| self.load(at))
     }
 }
 
