@@ -34,7 +34,7 @@ fn a_start_that_cannot_work_says_why() {
             "no capabilities",
             vec!["setpriv", "--bounding-set", "-all"],
             good.to_vec(),
-            "loading eBPF programs needs CAP_BPF (or CAP_SYS_ADMIN) and CAP_NET_ADMIN",
+            "loading eBPF programs needs CAP_BPF (or CAP_SYS_ADMIN) and CAP_PERFMON (or CAP_SYS_ADMIN) and CAP_NET_ADMIN",
         ),
         (
             "one missing",
