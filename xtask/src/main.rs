@@ -9,6 +9,7 @@ mod build;
 mod chaos;
 mod crds;
 mod demo;
+mod docs;
 mod handover;
 mod image;
 mod kernels;
@@ -50,6 +51,8 @@ enum Command {
     Image(image::Args),
     /// Writes the definitions of rule objects to `deploy/crds/`, from the types that read them
     Crds,
+    /// Writes the page of commands and flags to `docs/commands.md`, from the code
+    Docs,
     /// Formatter and lints, as CI runs them
     Lint,
 }
@@ -65,6 +68,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(&setup::ensure()?, &args),
         Command::Image(args) => image::run(&setup::ensure()?, &args).map(drop),
         Command::Crds => crds::run(&setup::ensure()?),
+        Command::Docs => docs::run(&setup::ensure()?),
         Command::Lint => lint::run(),
     }
 }

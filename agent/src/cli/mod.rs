@@ -13,6 +13,7 @@ mod clients;
 mod connections;
 mod definitions;
 mod environment;
+mod manuals;
 mod monitor;
 mod output;
 mod read;
@@ -119,6 +120,13 @@ enum Command {
         /// virtualservices or destinationrules; both without it
         plural: Option<String>,
     },
+    /// Prints what makes a shell complete commands and flags
+    Completions { shell: clap_complete::Shell },
+    /// Writes a man page for each command
+    Man { folder: PathBuf },
+    /// Prints every command and flag, in Markdown
+    #[command(hide = true)]
+    Reference,
     /// The agent's self-probe, in a process of its own
     #[command(hide = true)]
     ProbeConnect { target: SocketAddr, cgroup: PathBuf },
@@ -272,13 +280,22 @@ pub fn main() -> ExitCode {
         }
         Command::Cleanup { bpffs, .. } => read::cleanup(&bpffs).map(|()| true),
         Command::Crds { plural } => definitions::print(plural.as_deref()).map(|()| true),
+        Command::Completions { shell } => {
+            manuals::completions(Cli::command(), shell);
+            Ok(true)
+        }
+        Command::Man { folder } => manuals::man(Cli::command(), &folder).map(|()| true),
+        Command::Reference => {
+            print!("{}", manuals::reference(environment::added(Cli::command())));
+            Ok(true)
+        }
         Command::ProbeConnect { target, cgroup } => run::connect_from_cgroup(&cgroup, target).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", output::harmless(&format!("{error:#}")));
             ExitCode::from(1)
         }
     }

@@ -19,7 +19,7 @@ use rustix::{
 };
 use sluice_common::{Reason, layout::EventValue};
 
-use super::{Reading, clients::Clients, connections, output::Format};
+use super::{Reading, clients::Clients, connections, output, output::Format};
 use crate::{
     devices,
     inspect::{EventClient, EventFilter, EventNames, EventRow, event_row, is_of_probe},
@@ -241,7 +241,7 @@ impl Watch {
         }
         let row = event_row(&event, &names, unix_ns(&event));
         let text = match self.format {
-            Format::Table => row.line(),
+            Format::Table => output::harmless(&row.line()),
             Format::Json => serde_json::to_string(&row)? + "\n",
             Format::Yaml => {
                 "---\n".to_owned() + &serde_saphyr::to_string(&row).context("cannot write YAML")?
