@@ -155,6 +155,16 @@ impl Judge {
         if pair(before.ends.dst, after.ends.dst) || pair(after.ends.src, before.ends.src) {
             return Ok("a piece led");
         }
+        // By halves, as in `is_ours`.
+        let is_endpoint =
+            |at: SocketAddr| self.dialled.values().flatten().any(|endpoint| endpoint.ip() == at.ip());
+        let (from, to) = (&before.ends, &after.ends);
+        let on_its_way_back =
+            is_endpoint(from.src) && from.src == to.src && self.own.contains(&from.dst.ip());
+        let in_our_name = is_endpoint(from.dst) && from.dst == to.dst && self.own.contains(&to.src.ip());
+        if from.src.is_ipv4() && (on_its_way_back || in_our_name) {
+            return Ok("a piece left to be cut");
+        }
         Err(format!("{before:?} is not a piece of {after:?}"))
     }
 
