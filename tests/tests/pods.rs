@@ -98,7 +98,7 @@ fn who_dials_is_a_pod_that_this_node_has_where_pods_are_known() {
         ("yard/cart-1", 1, "this node has no pod yard/cart-1"),
         ("away", 1, "this node has no pod away"),
         ("twin", 1, "twin may be any of the pods shop/twin, yard/twin"),
-        ("No-Body", 2, "write a pod's name, NAMESPACE/NAME, an address, or host"),
+        ("No-Body", 2, "write a pod's name, NAMESPACE/NAME, an address, ADDRESS:PORT, or host"),
     ] {
         let (got, printed) = explain(&shop.world, from);
         assert_eq!(got, Some(code), "{from}: {printed}");
