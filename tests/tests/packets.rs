@@ -4,7 +4,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicU16, Ordering},
+};
 
 use sluice_tests::{
     outside::{Outside, seen, until},
@@ -27,12 +30,18 @@ fn refused(outcome: &Outcome) -> bool {
     matches!(outcome, Err(error) if error == "ECONNREFUSED")
 }
 
+/// Below the ports that sockets get unasked, and NodePorts.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(20_000);
+
 /// Who answers, and whether all of them see the client's own address.
 fn answers(client: &mut Peer, [tcp, udp]: &[String; 2], own: &str) -> (BTreeSet<String>, bool) {
     let mut by = BTreeSet::new();
     let mut keeps_source = true;
+    let any = if udp.starts_with('[') { "[::]" } else { "0.0.0.0" };
     for _ in 0..DIALS {
-        for (outcome, to) in [(client.tcp(tcp), tcp), (client.udp(udp), udp)] {
+        // Each datagram from a port of its own: one that was used under an earlier policy is led where it was.
+        let from = format!("{any}:{}", NEXT_PORT.fetch_add(1, Ordering::Relaxed));
+        for (outcome, to) in [(client.tcp(tcp), tcp), (client.udp_from(&from, udp), udp)] {
             let answer = outcome.unwrap_or_else(|error| panic!("{to}: {error}"));
             keeps_source &= seen(&answer) == own;
             by.insert(answer.by);
