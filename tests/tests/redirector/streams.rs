@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::{
@@ -74,20 +74,25 @@ async fn grpc_streams_both_ways_and_its_trailers_pass() {
     assert!(answer.frame().await.is_none());
 }
 
+/// The answer that makes a tunnel of it, whose end sends four bytes back the other way round.
+fn reversing_tunnel(request: &mut Request<Incoming>) -> Response<AnyBody> {
+    let upgraded = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let mut socket = TokioIo::new(upgraded.await.unwrap());
+        let mut bytes = [0; 4];
+        socket.read_exact(&mut bytes).await.unwrap();
+        bytes.reverse();
+        socket.write_all(&bytes).await.unwrap();
+    });
+    let response = Response::builder().status(101).header("connection", "upgrade");
+    response.header("upgrade", "websocket").header("sec-websocket-accept", "x").body(whole("")).unwrap()
+}
+
 #[tokio::test]
 async fn a_websocket_becomes_a_tunnel() {
     let endpoint = Endpoint::serve(|mut request| async move {
         assert_eq!(request.headers()["upgrade"], "websocket");
-        let upgraded = hyper::upgrade::on(&mut request);
-        tokio::spawn(async move {
-            let mut socket = TokioIo::new(upgraded.await.unwrap());
-            let mut bytes = [0; 4];
-            socket.read_exact(&mut bytes).await.unwrap();
-            bytes.reverse();
-            socket.write_all(&bytes).await.unwrap();
-        });
-        let response = Response::builder().status(101).header("connection", "upgrade");
-        response.header("upgrade", "websocket").header("sec-websocket-accept", "x").body(whole("")).unwrap()
+        reversing_tunnel(&mut request)
     })
     .await;
     let world = Setup::http(&[&endpoint], json!([rule(json!({"timeout": "5s"}))])).start();
@@ -119,16 +124,7 @@ async fn a_websocket_over_http2_becomes_one_over_http1() {
         if request.uri().path() != "/chat" {
             return Response::new(whole("no"));
         }
-        let upgraded = hyper::upgrade::on(&mut request);
-        tokio::spawn(async move {
-            let mut socket = TokioIo::new(upgraded.await.unwrap());
-            let mut bytes = [0; 4];
-            socket.read_exact(&mut bytes).await.unwrap();
-            bytes.reverse();
-            socket.write_all(&bytes).await.unwrap();
-        });
-        let response = Response::builder().status(101).header("connection", "upgrade");
-        response.header("upgrade", "websocket").header("sec-websocket-accept", "x").body(whole("")).unwrap()
+        reversing_tunnel(&mut request)
     })
     .await;
     let aborted = rule(json!({"match": [{"uri": {"exact": "/direct"}, "method": {"exact": "GET"}}],
