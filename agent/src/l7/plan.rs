@@ -8,6 +8,12 @@ use std::{
 
 use serde_json::Value;
 
+mod decided;
+#[cfg(test)]
+mod tests;
+
+use decided::Decided;
+
 use super::{
     rules::{
         Message, Severity,
@@ -23,7 +29,7 @@ use super::{
 };
 use crate::{
     compile::{self, Dialled},
-    model::{self, ObjectName, Protocol, RuleKind, ServiceKind, ServicePort, Split, Store},
+    model::{self, L7News, ObjectName, Protocol, RuleKind, ServicePort, Split, Store},
 };
 
 /// Where clients dial.
@@ -76,35 +82,34 @@ pub struct Planner {
     seen: BTreeMap<(RuleKind, ObjectName), Arc<Value>>,
     good: BTreeMap<(RuleKind, ObjectName), (Good, Arc<Value>)>,
     messages: BTreeMap<(RuleKind, ObjectName), Vec<Message>>,
+    decided: Option<Decided>,
 }
 
 impl Planner {
-    /// Plans for what `store` holds, as far as `place` says where clients dial.
+    /// Plans for what `store` holds, as far as `place` says where clients dial. What [`Self::forget`] has not been said of
+    /// since is not decided again.
     pub fn plan(&mut self, store: &Store, place: &Place<'_>) -> Plan {
-        self.read(store);
-        let asks = store.services().any(|service| service.per_request);
-        if self.seen.is_empty() && !asks && place.lingering.is_empty() {
-            return Plan::default();
-        }
-        let known: KnownServices = store.services().map(|service| self.known(service)).collect();
-        let set = self.rule_set();
-        let hosts =
-            store.services().map(|service| (self.host(&service.name), service.name.clone())).collect();
-        let (mut redirected, mut splits) = (BTreeSet::new(), BTreeMap::new());
-        for service in store.services().filter(|service| service.kind != ServiceKind::Headless) {
-            let host = self.host(&service.name);
-            for port in service.ports.iter().filter(|port| port.protocol == Protocol::Tcp) {
-                let routes = set.routes(&host, port.port, &known);
-                let key = (service.name.clone(), port.port);
-                match served_by(&routes, service, port, &hosts) {
-                    Served::Plainly => {}
-                    Served::Split(split) => drop(splits.insert(key, split)),
-                    Served::Redirector => drop(redirected.insert(key)),
-                }
-            }
-        }
+        let last = self.decided.take().filter(|decided| decided.is_for(place.lingering));
+        let decided = last.unwrap_or_else(|| self.decide(store, place.lingering));
+        let plan = if decided.has_rules { self.assemble(store, &decided, place) } else { Plan::default() };
+        self.decided = Some(decided);
+        plan
+    }
+
+    /// Rules or Services changed.
+    pub fn forget(&mut self) {
+        self.decided = None;
+    }
+
+    /// Whether a plan made now could differ from the last one.
+    pub fn is_concerned(&self, news: &L7News) -> bool {
+        news.objects || self.decided.as_ref().is_none_or(|decided| decided.is_concerned(news))
+    }
+
+    fn assemble(&self, store: &Store, decided: &Decided, place: &Place<'_>) -> Plan {
+        let (redirected, splits) = (decided.redirected.clone(), decided.splits.clone());
         let served = redirected.union(place.lingering).cloned().collect();
-        let mut snapshot = self.snapshot(store, &served, place);
+        let mut snapshot = self.snapshot(store, decided, &served, place);
         snapshot.splits = splits
             .iter()
             .map(|((service, port), split)| SplitPort {
@@ -114,7 +119,7 @@ impl Planner {
                 split: split.clone(),
             })
             .collect();
-        Plan { snapshot, reports: self.reports(&set, &known), redirected, splits }
+        Plan { snapshot, reports: decided.reports.clone(), redirected, splits }
     }
 
     /// Reads the objects that are new or different.
@@ -194,29 +199,15 @@ impl Planner {
     fn snapshot(
         &self,
         store: &Store,
+        decided: &Decided,
         redirected: &BTreeSet<(ObjectName, u16)>,
         place: &Place<'_>,
     ) -> Snapshot {
-        let mut named = BTreeSet::new();
-        for object in self.raw(RuleKind::VirtualService) {
-            let namespace =
-                object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default");
-            collect_hosts(object, &mut |host| {
-                named.insert(self.mesh.resolve(host, namespace));
-            });
-        }
-        let is_wanted = |service: &&model::Service| {
-            let steered =
-                service.ports.iter().any(|port| redirected.contains(&(service.name.clone(), port.port)));
-            steered || named.contains(&self.host(&service.name))
-        };
-        let alias = |of: &model::Service| {
-            let name = of.external_name.as_deref()?;
-            store.services().find(|other| other.external_name.is_none() && self.host(&other.name) == name)
-        };
-        let wanted = store.services().filter(is_wanted);
-        let mut services: Vec<Service> =
-            wanted.map(|one| service(store, one, alias(one), redirected, place)).collect();
+        let wanted = decided.services.iter().filter_map(|(name, alias)| {
+            let alias = alias.as_ref().and_then(|name| store.service(name));
+            Some(service(store, store.service(name)?, alias, redirected, place))
+        });
+        let mut services: Vec<Service> = wanted.collect();
         // An endpoint that is one of these addresses would lead back here, for ever.
         let own: BTreeSet<SocketAddr> = services
             .iter()

@@ -28,6 +28,17 @@ impl RuleKind {
     }
 }
 
+/// What changed of what rules and the redirector look at.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct L7News {
+    /// Rule objects or Services.
+    pub objects: bool,
+    /// Pods.
+    pub pods: bool,
+    /// Services whose endpoints changed.
+    pub endpoints_of: BTreeSet<ObjectName>,
+}
+
 /// All rule objects, whole.
 #[derive(Debug, Default)]
 pub struct Rules {

@@ -11,11 +11,12 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{
-    EndpointSlice, Node, ObjectName, OptOut, OwnPod, Pod, PodPort, Pods, Protocol, RuleKind, Rules, Service,
+    EndpointSlice, L7News, Node, ObjectName, OptOut, OwnPod, Pod, PodPort, Pods, Protocol, RuleKind, Rules, Service,
     ServiceKind, Split, Splits,
 };
 
 mod change;
+mod index;
 mod own_pods;
 
 pub use change::Change;
@@ -36,8 +37,7 @@ pub struct Store {
     redirected: BTreeSet<(ObjectName, u16)>,
     /// Services and ports whose connections the kernel splits by a rule.
     splits: Splits,
-    /// Raised by whatever the redirector should know of.
-    l7_changed: bool,
+    l7_news: L7News,
     /// Pods of this node; the uid of those that want to be left alone.
     own_pods: Option<BTreeMap<ObjectName, Option<String>>>,
     node: Node,
@@ -160,10 +160,11 @@ impl Store {
         &self.rules
     }
 
-    /// Whether anything that rules or the redirector look at changed since the last call.
-    pub fn take_l7_changed(&mut self) -> bool {
-        let rules = self.rules.take_changed();
-        std::mem::take(&mut self.l7_changed) || rules
+    /// What rules or the redirector look at that changed since the last call.
+    pub fn take_l7_news(&mut self) -> L7News {
+        let mut news = std::mem::take(&mut self.l7_news);
+        news.objects |= self.rules.take_changed();
+        news
     }
 
     /// Whether the redirector serves this port of a Service.
@@ -275,7 +276,7 @@ impl Store {
         if known.get(&name) == pod.as_ref() {
             return;
         }
-        self.l7_changed = true;
+        self.l7_news.pods = true;
         self.dirty.extend(self.splits.services().cloned());
         for address in known.set(name, pod) {
             self.mark_users_of(address);
@@ -306,7 +307,7 @@ impl Store {
             None => self.services.remove(&name).is_some(),
         };
         if changed {
-            self.l7_changed = true;
+            self.l7_news.objects = true;
             self.dirty.insert(name);
         }
     }
@@ -321,7 +322,6 @@ impl Store {
         {
             self.triggers.push((new.service.clone(), changed));
         }
-        self.l7_changed = true;
         if let Some(old) = self.slices.remove(&name) {
             self.unindex(&name, &old);
         }
@@ -333,61 +333,6 @@ impl Store {
             }
             self.index(&name, &new);
             self.slices.insert(name, new);
-        }
-    }
-
-    fn share(&mut self, name: Arc<str>) -> Arc<str> {
-        if let Some(shared) = self.places.get(&name) {
-            return Arc::clone(shared);
-        }
-        self.places.insert(Arc::clone(&name));
-        name
-    }
-
-    fn index(&mut self, name: &ObjectName, slice: &EndpointSlice) {
-        let names = self.by_service.entry(slice.service.clone()).or_default();
-        if let Err(place) = names.binary_search(name) {
-            names.insert(place, name.clone());
-        }
-        self.dirty.insert(slice.service.clone());
-        let shared = Arc::new(name.clone());
-        for address in slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses) {
-            let names = self.by_address.entry(*address).or_insert_with(|| Vec::with_capacity(1));
-            if !names.contains(&shared) {
-                names.push(Arc::clone(&shared));
-            }
-            self.mark_users_of(*address);
-        }
-    }
-
-    fn unindex(&mut self, name: &ObjectName, slice: &EndpointSlice) {
-        self.dirty.insert(slice.service.clone());
-        if let Some(names) = self.by_service.get_mut(&slice.service) {
-            names.retain(|other| other != name);
-            if names.is_empty() {
-                self.by_service.remove(&slice.service);
-            }
-        }
-        for address in slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses) {
-            self.mark_users_of(*address);
-            if let Some(names) = self.by_address.get_mut(address) {
-                names.retain(|other| **other != *name);
-                if names.is_empty() {
-                    self.by_address.remove(address);
-                }
-            }
-        }
-    }
-
-    /// Headless Services look at the ports that other slices show for their endpoints' addresses.
-    fn mark_users_of(&mut self, address: IpAddr) {
-        let names = self.by_address.get(&address).into_iter().flatten();
-        for service in names.filter_map(|name| self.slices.get(&**name)).map(|slice| &slice.service) {
-            let headless =
-                self.services.get(service).is_some_and(|service| service.kind == ServiceKind::Headless);
-            if headless {
-                self.dirty.insert(service.clone());
-            }
         }
     }
 }

@@ -98,6 +98,17 @@ impl Addresses {
         self.unsettled.remove(addr);
     }
 
+    /// Addresses that the map may say are the node's; those that it still has to be told of among them.
+    pub fn of_node(&self) -> impl Iterator<Item = &Addr> {
+        self.node.keys().chain(&self.unsettled)
+    }
+
+    /// Addresses of which the map may say that the redirector serves a port; those that it still has to be told of
+    /// among them.
+    pub fn redirected(&self) -> impl Iterator<Item = &Addr> {
+        self.redirected.keys().chain(&self.unsettled)
+    }
+
     /// Whether something is still to be written.
     pub fn is_unsettled(&self) -> bool {
         !self.unsettled.is_empty()

@@ -5,7 +5,10 @@
 //! then slots in a **new** range, then the service's names, then its frontends one by one; only then go
 //! frontends that nobody wants, and after a grace period the old range and unused backends.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use crate::{
     compile::{Claims, CompiledPort, PortId},
@@ -25,7 +28,10 @@ use interner::Interner;
 use ranges::{Range, Ranges};
 use sluice_common::{
     Addr,
-    layout::{BackendValue, FrontendKey, SERVICE_CIDRS, SlotValue, UDP},
+    layout::{
+        ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, ADDRESS_REDIRECTED, BackendValue, FrontendKey,
+        SERVICE_CIDRS, SlotValue, UDP,
+    },
 };
 
 pub use encode::{dialled, frontend_key, port_id};
@@ -196,6 +202,27 @@ impl Reconciler {
     /// Whether an address could not be written yet.
     pub fn has_unsettled_addresses(&self) -> bool {
         self.addresses.is_unsettled()
+    }
+
+    /// The node's addresses in the maps, loopback ones too and those on which no NodePort is served not.
+    pub fn node_addresses(&self) -> BTreeSet<IpAddr> {
+        let of_node = ADDRESS_NODE | ADDRESS_LOOPBACK;
+        self.addresses_in_maps(self.addresses.of_node(), |kind| kind & of_node != 0)
+    }
+
+    /// The cluster IPs in the maps of which the redirector serves a port.
+    pub fn redirected_cluster_ips(&self) -> BTreeSet<IpAddr> {
+        let both = ADDRESS_CLUSTER_IP | ADDRESS_REDIRECTED;
+        self.addresses_in_maps(self.addresses.redirected(), |kind| kind & both == both)
+    }
+
+    fn addresses_in_maps<'a>(
+        &self,
+        addresses: impl Iterator<Item = &'a Addr>,
+        is_meant: impl Fn(u32) -> bool,
+    ) -> BTreeSet<IpAddr> {
+        let kind = |addr| self.actual.addresses.get(addr).copied().unwrap_or(0);
+        addresses.filter(|addr| is_meant(kind(addr))).map(|addr| (*addr).into()).collect()
     }
 
     fn settle_addresses(&mut self, writer: &mut impl Writer) -> Result<(), WriteError> {

@@ -112,7 +112,7 @@ impl World {
         let tables = &self.table.tables;
         let name = |key: &FrontendKey| format!("{:?}", dialled(key).unwrap());
         let backend = |value: &BackendValue| {
-            format!("{}:{}", std::net::IpAddr::from(value.addr), u16::from_be(value.port_be))
+            format!("{}:{}", IpAddr::from(value.addr), u16::from_be(value.port_be))
         };
         let mut seen = BTreeMap::new();
         for (key, value) in &tables.frontends {

@@ -78,6 +78,8 @@ struct Programmer {
     since: SystemTime,
     /// Services that ask for a Maglev table and have none.
     without_table: BTreeSet<ObjectName>,
+    /// The node's addresses or devices may not be what they were.
+    node_moved: bool,
 }
 
 /// Adopts what the maps hold and starts the thread. The receiver yields when the thread ends.
@@ -131,6 +133,7 @@ pub fn spawn(
         triggers: Vec::new(),
         since: SystemTime::now(),
         without_table: BTreeSet::new(),
+        node_moved: true,
     };
     // What is steered stays so until the rules are known.
     let redirected = redirected(programmer.reconciler.tables());
@@ -181,6 +184,9 @@ impl Programmer {
 
     fn take(&mut self, changes: Vec<Change>) {
         let pods = changes.iter().any(|change| matches!(change, Change::AllOwnPods(_) | Change::OwnPod(..)));
+        // No change is word that network devices did.
+        self.node_moved |=
+            changes.is_empty() || changes.iter().any(|change| matches!(change, Change::Node(_)));
         for change in changes {
             self.store.apply(change);
         }
@@ -195,7 +201,8 @@ impl Programmer {
     fn work(&mut self) {
         let now = Instant::now();
         // Each whatever becomes of the others: Services come before rules, and rules need to know who owns an address.
-        let addresses = self.serve_node_ports();
+        let looks_at_node = self.looks_at_node(now);
+        let addresses = !looks_at_node || self.serve_node_ports();
         let services = self.program();
         let rules = self.steer();
         let (devices, cidrs) = (&mut self.devices, self.store.service_cidrs());
@@ -213,7 +220,9 @@ impl Programmer {
             self.node_ports = ports;
             self.reserve_ports();
         }
-        self.serve_packets();
+        if looks_at_node {
+            self.serve_packets();
+        }
         if self.steering.set_lending(self.devices.lending()) {
             self.steer();
         }
@@ -302,7 +311,7 @@ impl Programmer {
     /// Lets rules take effect: plans, tells the redirector, marks what it serves from now on.
     fn steer(&mut self) -> bool {
         let result =
-            self.steering.steer(&mut self.store, &mut self.loaded, self.reconciler.tables(), &self.shared);
+            self.steering.steer(&mut self.store, &mut self.loaded, &self.reconciler, &self.shared);
         let problem = result.as_ref().err().map(|error| format!("rules do not take effect: {error:#}"));
         self.shared.problem("steering", problem);
         result.is_ok()
@@ -321,7 +330,14 @@ impl Programmer {
         self.need_pods.send_if_modified(|was| std::mem::replace(was, needed) != needed);
     }
 
-    /// Addresses come and go with interfaces: looked at whenever there is something to do, and with each probe.
+    /// Whether to list the node's addresses and devices: after word of a change, while something has not succeeded, and
+    /// with each probe, for word may be lost.
+    fn looks_at_node(&mut self, now: Instant) -> bool {
+        let probes = self.probe_at.is_none_or(|at| at <= now);
+        std::mem::take(&mut self.node_moved) || probes || self.retry.is_some() || !self.first_round_done
+    }
+
+    /// Addresses come and go with interfaces.
     fn serve_node_ports(&mut self) -> bool {
         let interfaces = nodeport::interfaces();
         let wanted = nodeport::addresses(&self.nodeport_addresses, &self.store.node().addresses, &interfaces);
@@ -336,7 +352,8 @@ impl Programmer {
     /// Packets are balanced from when sockets are: what an earlier agent attached goes on until then.
     fn serve_packets(&mut self) {
         if self.attached {
-            self.devices.serve(&mut self.loaded, &self.store.node().addresses, &self.shared);
+            let done = self.devices.serve(&mut self.loaded, &self.store.node().addresses, &self.shared);
+            self.node_moved |= !done;
         }
     }
 

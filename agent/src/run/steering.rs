@@ -11,9 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use sluice_common::layout::{
-    ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, ADDRESS_REDIRECTED, HEARTBEAT_NS,
-};
+use sluice_common::layout::HEARTBEAT_NS;
 
 use super::{feed::Feed, lending::Lending, nodeport};
 use crate::{
@@ -26,7 +24,7 @@ use crate::{
         bpf::{BpfMaps, now_ns},
     },
     model::{ObjectName, Store},
-    reconcile::frontend_key,
+    reconcile::{Reconciler, frontend_key},
     routes,
 };
 
@@ -109,8 +107,8 @@ impl Steering {
         waiting.into_iter().chain(check).chain(self.lingering.values().min().copied()).min()
     }
 
-    /// Plans again if anything changed, and marks in `store` what the redirector serves from now on. `tables` are what
-    /// the maps say of it by now: who owns an address is decided there.
+    /// Plans again if anything changed, and marks in `store` what the redirector serves from now on. `reconciler` knows
+    /// what the maps say of it by now: who owns an address is decided there.
     ///
     /// # Errors
     /// The program cannot be attached, or a route cannot be set: nothing new is steered then.
@@ -118,25 +116,26 @@ impl Steering {
         &mut self,
         store: &mut Store,
         loaded: &mut Loaded,
-        tables: &Tables,
+        reconciler: &Reconciler,
         shared: &Shared,
     ) -> Result<()> {
         // Until then, what an earlier agent let take effect does: its routes too.
         if !store.knows_rules() {
             return Ok(());
         }
-        let of_node = ADDRESS_NODE | ADDRESS_LOOPBACK;
-        let node = tables.addresses.iter().filter(|(_, kind)| **kind & of_node != 0);
-        let mut node: Vec<IpAddr> = node.map(|(address, _)| (*address).into()).collect();
-        node.sort();
+        let node: Vec<IpAddr> = reconciler.node_addresses().into_iter().collect();
         let moved = node != self.node;
         self.node = node;
         let now = Instant::now();
         let before = self.lingering.len();
         self.lingering.retain(|_, until| *until > now);
-        let replan = std::mem::take(&mut self.replan);
-        if store.take_l7_changed() || replan || moved || before != self.lingering.len() {
-            self.plan(store, tables, shared);
+        let news = store.take_l7_news();
+        if news.objects {
+            self.planner.forget();
+        }
+        let replan = std::mem::take(&mut self.replan) || moved || before != self.lingering.len();
+        if replan || self.planner.is_concerned(&news) {
+            self.plan(store, reconciler.tables(), shared);
         }
         let waited = self.waiting.is_some_and(|since| self.is_known() || since.elapsed() >= WORD);
         if waited {
@@ -148,7 +147,7 @@ impl Steering {
             loaded.attach_steering().context("cannot attach sk_lookup")?;
             self.attached = true;
         }
-        self.route(tables)?;
+        self.route(&reconciler.redirected_cluster_ips())?;
         if waited {
             self.waiting = None;
             store.set_redirected(self.wanted.clone());
@@ -246,14 +245,11 @@ impl Steering {
     }
 
     /// Makes the cluster IPs local that the redirector serves, or that the maps still say it does.
-    fn route(&mut self, tables: &Tables) -> Result<()> {
-        let both = ADDRESS_CLUSTER_IP | ADDRESS_REDIRECTED;
-        let flagged = tables.addresses.iter().filter(|(_, kind)| **kind & both == both);
-        let flagged = flagged.map(|(address, _)| IpAddr::from(*address));
+    fn route(&mut self, flagged: &BTreeSet<IpAddr>) -> Result<()> {
         let ports = self.snapshot.services.iter().flat_map(|service| &service.ports);
         let frontends = ports.flat_map(|port| &port.frontends).map(SocketAddr::ip);
         let wanted: BTreeSet<IpAddr> =
-            frontends.chain(flagged).filter(|address| !self.node.contains(address)).collect();
+            frontends.chain(flagged.iter().copied()).filter(|address| !self.node.contains(address)).collect();
         let done =
             self.routed.as_ref().is_some_and(|(routed, at)| *routed == wanted && at.elapsed() < ROUTE_AGAIN);
         if done || (wanted.is_empty() && self.routed.is_none() && self.snapshot.version == 0) {

@@ -14,7 +14,7 @@ fn sockets_of_a_backend_that_goes_are_told_of_whenever_the_agent_dies() {
         world.reconciler = Reconciler::new(world.table.tables.clone(), Sizes::default());
         world.store.mark(ObjectName::new("shop", "cart"));
         let told: Vec<_> = world.round(Vec::new()).gone;
-        let address = Addr::from(std::net::IpAddr::from([10, 0, 0, 1]));
+        let address = Addr::from(IpAddr::from([10, 0, 0, 1]));
         let told: Vec<_> = told.iter().map(|(backend, stays)| (backend.addr, *stays)).collect();
         assert_eq!(told, [(address, true)], "after {writes} writes");
         assert!(world.round(vec![slice("cart", &[2, 3])]).gone.is_empty(), "once");
