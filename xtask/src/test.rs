@@ -14,7 +14,7 @@ use crate::{
 #[derive(clap::Args)]
 pub struct Args {
     /// Only tests whose name contains this; `image` builds the image and tests that alone; with --kernels, versions of
-    /// kernels such as 6.1
+    /// kernels such as 6.1, and words of the rows to try
     filter: Vec<String>,
     /// The core of the tests on Debian's kernels, each in an emulated machine
     #[arg(long)]
@@ -58,7 +58,13 @@ pub fn run(toolchain: &Toolchain, args: &Args) -> Result<()> {
 }
 
 fn on_kernels(toolchain: &Toolchain, args: &Args) -> Result<()> {
-    let choice = kernels::Choice { versions: args.filter.clone(), ..kernels::Choice::default() };
+    let is_version = |word: &&String| word.starts_with(|first: char| first.is_ascii_digit());
+    let (versions, rows): (Vec<_>, Vec<_>) = args.filter.iter().partition(is_version);
+    if args.write && !rows.is_empty() {
+        bail!("--write makes the whole table: leave out the words {rows:?}");
+    }
+    let owned = |words: Vec<&String>| words.into_iter().cloned().collect();
+    let choice = kernels::Choice { versions: owned(versions), rows: owned(rows) };
     let outcomes = kernels::run(toolchain, &choice)?;
     if args.write {
         kernels::write_table(&outcomes)?;

@@ -62,7 +62,7 @@ fn here(toolchain: &Toolchain) -> Result<Table> {
 }
 
 fn on_kernels(toolchain: &Toolchain, versions: &[String]) -> Result<Table> {
-    let choice = kernels::Choice { versions: versions.to_vec(), only_programs: true };
+    let choice = kernels::Choice { versions: versions.to_vec(), rows: vec![kernels::PROGRAMS.to_owned()] };
     let outcomes = kernels::run(toolchain, &choice)?;
     if let Some(failed) = outcomes.iter().find(|outcome| !outcome.ok) {
         bail!("programs do not load on {}", failed.release);

@@ -158,15 +158,17 @@ fn list_page(
     }
     let limit: usize = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
     let objects = state.objects.iter().filter(|((of, _), object)| *of == path && selected(object, query));
-    let all: Vec<Value> = objects.map(|(_, object)| object.clone()).collect();
-    let end = from.saturating_add(limit).min(all.len());
+    let mut rest = objects.map(|(_, object)| object).skip(from);
+    let items: Vec<&Value> = rest.by_ref().take(limit).collect();
     let (version, kind) = list.split_once(' ').unwrap_or_default();
     let mut metadata = json!({ "resourceVersion": state.version.to_string() });
-    if end < all.len() {
-        metadata["continue"] = json!(end.to_string());
+    if rest.next().is_some() {
+        metadata["continue"] = json!((from + items.len()).to_string());
     }
-    let body = json!({ "apiVersion": version, "kind": kind, "metadata": metadata, "items": all[from..end] });
-    respond(StatusCode::OK, Full::new(Bytes::from(body.to_string())).boxed())
+    let items = serde_json::to_string(&items).expect("values are JSON");
+    let body =
+        format!(r#"{{"apiVersion":"{version}","kind":"{kind}","metadata":{metadata},"items":{items}}}"#);
+    respond(StatusCode::OK, Full::new(Bytes::from(body)).boxed())
 }
 
 fn selected(object: &Value, query: &HashMap<String, String>) -> bool {
@@ -258,10 +260,11 @@ impl Watcher {
                             "message": "too old resource version", "reason": "Expired", "code": 410});
                         return Some((json!({"type": "ERROR", "object": error}).to_string() + "\n", watcher));
                     }
-                    let found = state.events.iter().find(|event| {
+                    // They are in the order of their versions.
+                    let first = state.events.partition_point(|event| event.version <= watcher.next);
+                    let found = state.events[first..].iter().find(|event| {
                         let bookmark = event.kind == "BOOKMARK";
                         event.path == watcher.path
-                            && event.version > watcher.next
                             && (bookmark || selected(&event.object, &watcher.query))
                     });
                     if let Some(event) = found.cloned() {
