@@ -5,6 +5,7 @@ use std::{
     os::fd::BorrowedFd,
     path::PathBuf,
     sync::{Arc, mpsc},
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -15,6 +16,12 @@ use crate::{
     maps::{Pins, bpf::SocketMemory},
     sockets::{Gone, Memory, sweep},
 };
+
+/// A sweep lists the sockets of every pod: how many parts of the thread's time are left to others for each that it takes,
+/// so that endpoints which change all the time cost a fiftieth of a core.
+const REST: u32 = 49;
+const SHORTEST_REST: Duration = Duration::from_millis(500);
+const LONGEST_REST: Duration = Duration::from_secs(10);
 
 struct Maps(SocketMemory);
 
@@ -34,6 +41,7 @@ pub fn spawn(pins: Pins, cgroup: PathBuf, shared: Arc<Shared>) -> Result<mpsc::S
     std::thread::Builder::new().name("sweeper".to_owned()).spawn(move || {
         while let Ok(mut gone) = receiver.recv() {
             gone.extend(receiver.try_iter().flatten());
+            let start = Instant::now();
             match SocketMemory::open(&pins).map(|memory| sweep(&cgroup, &gone, &Maps(memory))) {
                 Ok(0) => {}
                 Ok(count) => {
@@ -42,7 +50,26 @@ pub fn spawn(pins: Pins, cgroup: PathBuf, shared: Arc<Shared>) -> Result<mpsc::S
                 }
                 Err(error) => tracing::warn!("sockets of deleted backends were not told: {error:#}"),
             }
+            // What goes meanwhile is swept together.
+            std::thread::sleep(rest(start.elapsed()));
         }
     })?;
     Ok(sender)
+}
+
+fn rest(took: Duration) -> Duration {
+    (took * REST).clamp(SHORTEST_REST, LONGEST_REST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweeps_take_a_fiftieth_of_the_time() {
+        let ms = Duration::from_millis;
+        for (took, want) in [(0, 500), (4, 500), (20, 980), (100, 4_900), (60_000, 10_000)] {
+            assert_eq!(rest(ms(took)), ms(want), "{took} ms");
+        }
+    }
 }
