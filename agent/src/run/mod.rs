@@ -104,29 +104,11 @@ pub fn run(options: Options) -> Result<()> {
         let admin = admin::Server::bind(admin::Role::Admin, options.admin, &shared, &options.bpffs).await?;
         let health =
             admin::Server::bind(admin::Role::Health, options.healthz, &shared, &options.bpffs).await?;
-        let loaded = loader::load(claim, &options.sizes)?;
-        std::fs::create_dir_all(&options.run_dir).with_context(|| {
-            format!("cannot create {}; choose another folder with --run-dir", options.run_dir.display())
-        })?;
-        devices::watch(news.clone())?;
-        let feed = Arc::new(feed::Feed::new(&options.run_dir, news.clone(), Arc::clone(&shared)));
-        let programmer = programmer::spawn(
-            loaded,
-            &options,
-            Arc::clone(&shared),
-            inbox,
-            need_pods,
-            Arc::clone(&feed),
-            health_ports,
-        )?;
-        let supervisor = async {
-            if options.external_redirector {
-                std::future::pending().await
-            } else {
-                let (run_dir, bpffs) = (options.run_dir.clone(), options.bpffs.clone());
-                supervisor::supervise(Arc::clone(&feed), run_dir, bpffs, options.packets.keep_clients).await
-            }
-        };
+        let sizes = options.sizes;
+        // The verifier takes its time: objects are listed meanwhile.
+        let loading = tokio::task::spawn_blocking(move || loader::load(claim, &sizes));
+        let for_devices = news.clone();
+        let feed = feed::Feed::new(&options.run_dir, news.clone(), Arc::clone(&shared));
         let source = async {
             match (manifests, client) {
                 (Some(manifests), _) => watch_manifests(manifests, news, &shared).await,
@@ -136,18 +118,46 @@ pub fn run(options: Options) -> Result<()> {
                 (None, None) => bail!("there is no source of objects"),
             }
         };
-        tracing::info!(node = %options.node_name, pid = std::process::id(), "sluice is up");
+        let program = async {
+            let loaded = loading.await.context("the programs are not loaded")??;
+            std::fs::create_dir_all(&options.run_dir).with_context(|| {
+                format!("cannot create {}; choose another folder with --run-dir", options.run_dir.display())
+            })?;
+            devices::watch(for_devices)?;
+            let feed = Arc::new(feed);
+            let ended = programmer::spawn(
+                loaded,
+                &options,
+                Arc::clone(&shared),
+                inbox,
+                need_pods,
+                Arc::clone(&feed),
+                health_ports,
+            )?;
+            tracing::info!(node = %options.node_name, pid = std::process::id(), "sluice is up");
+            tokio::select! {
+                result = ended => bail!("the programming thread ended: {result:?}"),
+                result = Arc::clone(&feed).serve() => result,
+                result = supervise(&options, Arc::clone(&feed)) => result,
+            }
+        };
         tokio::select! {
             result = source => result,
             result = admin.serve() => result,
             result = health.serve() => result,
             result = health_ports::serve(health_table, Arc::clone(&shared)) => result,
-            result = programmer => bail!("the programming thread ended: {result:?}"),
-            result = Arc::clone(&feed).serve() => result,
-            result = supervisor => result,
+            result = program => result,
             result = stop_signal() => result,
         }
     })
+}
+
+async fn supervise(options: &Options, feed: Arc<feed::Feed>) -> Result<()> {
+    if options.external_redirector {
+        return std::future::pending().await;
+    }
+    let (run_dir, bpffs) = (options.run_dir.clone(), options.bpffs.clone());
+    supervisor::supervise(feed, run_dir, bpffs, options.packets.keep_clients).await
 }
 
 async fn stop_signal() -> Result<()> {

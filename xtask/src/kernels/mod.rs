@@ -156,6 +156,8 @@ fn base(
     }
     // What worlds run besides is in busybox.
     image.file("bin/cat", b"#!/bin/sh\nexec busybox cat \"$@\"\n");
+    // Metrics are asked for by `curl -s URL`.
+    image.file("bin/curl", b"#!/bin/sh\nexec busybox wget -q -O - \"$2\"\n");
     image.file("bin/sh", &fs::read(on_path("dash").context("dash is missing on this machine")?)?);
     image.program(binary, None)?;
     if !tests.is_empty() {
