@@ -11,6 +11,10 @@ use crate::netlink::{DUMP, Socket, attribute, find};
 const GET_LINK: u16 = 18;
 const GET_ROUTE: u16 = 26;
 const ETHERNET: u16 = 1;
+/// Types of devices whose packets begin with their IP header, `include/uapi/linux/if_arp.h`: IPIP, IP in IPv6, SIT, raw IP of
+/// modems, none at all (WireGuard, tun). Not those of GRE, which show tc programs the tunnel's own header when packets come in
+///, nor PPP.
+const BARE: [u16; 5] = [768, 769, 776, 519, 0xfffe];
 const FLAG_UP: u32 = 1;
 const FLAG_LOOPBACK: u32 = 8;
 const LINK_ADDRESS: u16 = 1;
@@ -86,6 +90,7 @@ fn parse(body: &[u8]) -> Option<Link> {
         kind: kind.unwrap_or_default(),
         is_loopback: head.flags & FLAG_LOOPBACK != 0,
         is_ethernet: head.kind == ETHERNET,
+        is_bare: BARE.contains(&head.kind),
         is_up: head.flags & FLAG_UP != 0,
         master: find(attributes, LINK_MASTER).and_then(number).unwrap_or(0),
         leads_elsewhere: find(attributes, LINK_NETNS).is_some(),

@@ -25,6 +25,8 @@ pub struct Link {
     pub is_loopback: bool,
     /// Whether it has Ethernet headers.
     pub is_ethernet: bool,
+    /// Whether its packets begin with their IP header.
+    pub is_bare: bool,
     /// Whether it is up.
     pub is_up: bool,
     /// Index of the device that it is a part of; 0 if of none.
@@ -112,6 +114,8 @@ pub enum Xdp {
 
 /// Virtual devices behind which the other nodes or clients are.
 const OF_NODE: [&str; 7] = ["bond", "team", "vlan", "vxlan", "geneve", "macvlan", "ipvlan"];
+/// The same without Ethernet headers; where a tunnel's other end is chosen by route (`external`), only the stack can send.
+const OF_NODE_BARE: [&str; 5] = ["wireguard", "ipip", "sit", "ip6tnl", "tun"];
 
 /// The role of each device, by index; a device without one is left alone. `node` are the addresses of the Node object.
 pub fn roles(
@@ -149,7 +153,7 @@ pub fn unmatched(links: &[Link], node_devices: &NodeDevices, pod_devices: &PodDe
                     "--devices {name}: there is no such device; packets are balanced there once it is"
                 )),
                 Some(link) if !is_usable(link) => notes.push(format!(
-                    "--devices {name}: it has no Ethernet headers; packets are not balanced there"
+                    "--devices {name}: packets are not balanced there, for their headers are neither Ethernet nor IP"
                 )),
                 Some(_) => {}
             }
@@ -166,7 +170,7 @@ pub fn unmatched(links: &[Link], node_devices: &NodeDevices, pod_devices: &PodDe
 }
 
 const fn is_usable(link: &Link) -> bool {
-    link.is_ethernet && !link.is_loopback
+    (link.is_ethernet || link.is_bare) && !link.is_loopback
 }
 
 /// Whether the node is known to others by this device.
@@ -180,7 +184,8 @@ fn looks_like_node(link: &Link, node: &[IpAddr]) -> bool {
     }
     // A part of a bond or of a bridge is met again as the whole.
     let alone = link.master == 0;
-    alone && (link.kind.is_empty() || OF_NODE.contains(&link.kind.as_str()))
+    let kinds: &[&str] = if link.is_bare { &OF_NODE_BARE } else { &OF_NODE };
+    alone && (link.kind.is_empty() || kinds.contains(&link.kind.as_str()))
 }
 
 /// Whether `name` is what `pattern` says, `*` standing for anything.
@@ -202,6 +207,7 @@ mod tests {
         let ip: IpAddr = "192.168.50.11".parse().unwrap();
         let device =
             |kind: &str| Link { is_ethernet: true, is_up: true, kind: kind.to_owned(), ..Link::default() };
+        let bare = |kind: &str| Link { is_ethernet: false, is_bare: true, ..device(kind) };
         let pod = || Link { leads_elsewhere: true, ..device("veth") };
         for (case, link, want) in [
             ("a network card", device(""), Some(Role::Node)),
@@ -224,7 +230,13 @@ mod tests {
                 Some(Role::Node),
             ),
             ("loopback", Link { is_loopback: true, ..device("") }, None),
-            ("without Ethernet headers", Link { is_ethernet: false, ..device("") }, None),
+            ("a modem", bare(""), Some(Role::Node)),
+            ("WireGuard", bare("wireguard"), Some(Role::Node)),
+            ("an overlay of IPIP", bare("ipip"), Some(Role::Node)),
+            ("somebody's tun", bare("tun"), Some(Role::Node)),
+            ("a virtual machine's tap", device("tun"), None),
+            ("a VXLAN whose ends routes choose", bare("vxlan"), None),
+            ("with headers of another kind", Link { is_ethernet: false, ..device("") }, None),
         ] {
             let roles = roles(&[link], &[ip], &NodeDevices::Auto, &PodDevices::Auto);
             assert_eq!(roles.values().next().copied(), want, "{case}");
@@ -254,7 +266,7 @@ mod tests {
         assert!(told(&both, "cali*")[0].starts_with("--pod-devices cali*: no device has such a name"));
         assert_eq!(told(&[link("eth0"), link("eth1"), link("cali7")], "cali*"), [""; 0]);
         let tunnel = Link { is_ethernet: false, ..link("eth1") };
-        assert!(told(&[link("eth0"), tunnel], "auto")[0].contains("no Ethernet headers"));
+        assert!(told(&[link("eth0"), tunnel], "auto")[0].contains("neither Ethernet nor IP"));
         assert!("".parse::<NodeDevices>().is_err());
         assert!("".parse::<PodDevices>().is_err());
     }

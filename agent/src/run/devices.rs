@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use sluice_common::{
     Addr,
     layout::{
-        ANY_DEVICE, DEVICE_NO_TX, DEVICE_TAKES_RAW, DeviceValue, OPTION_DSR_TCP, OPTION_DSR_UDP,
+        ANY_DEVICE, DEVICE_BARE, DEVICE_NO_TX, DEVICE_TAKES_RAW, DeviceValue, OPTION_DSR_TCP, OPTION_DSR_UDP,
         OPTION_KEEP_CLIENTS, OPTION_SERVICE_CIDRS, OPTION_VIP_PING,
     },
 };
@@ -230,9 +230,11 @@ impl Devices {
         let mut wanted = BTreeMap::new();
         for link in links {
             let points = match roles.get(&link.index) {
-                // A veth hands on packets whose checksum is not finished, which XDP cannot tell from others.
+                // A veth hands on packets whose checksum is not finished, which XDP cannot tell from others. Without Ethernet
+                // headers a program of XDP would not know what it reads.
                 Some(Role::Node) => {
-                    let early = early.filter(|_| self.flags.xdp != Xdp::Auto || link.kind != "veth");
+                    let is_trusted = self.flags.xdp != Xdp::Auto || link.kind != "veth";
+                    let early = early.filter(|_| is_trusted && !link.is_bare);
                     [Some(Point::FromNetwork), Some(Point::ToNetwork), early]
                 }
                 Some(Role::Pod) => [Some(Point::FromPod), Some(Point::ToPod), None],
@@ -276,22 +278,31 @@ fn values(links: &[Link], node: &[IpAddr], takers: &BTreeSet<u32>) -> BTreeMap<u
         let usable = addresses.iter().find(|address| Family::of(**address) == family && is_global(address));
         usable.map_or(Addr::UNSPECIFIED, |address| Addr::from(*address))
     };
-    let value = |index: u32, kind: &str, addresses: &[IpAddr], mac| DeviceValue {
+    let value = |addresses: &[IpAddr], mac, flags| DeviceValue {
         v4: address(addresses, Family::V4),
         v6: address(addresses, Family::V6),
         mac,
-        flags: if takers.contains(&index) { DEVICE_TAKES_RAW } else { 0 }
-            | if kind == "veth" { DEVICE_NO_TX } else { 0 },
+        flags,
         pad: 0,
+    };
+    // What XDP hands to a tun it hands with its Ethernet header, which nobody there expects.
+    let takes_raw = |link: &Link| takers.contains(&link.index) && !link.is_bare;
+    let flags = |link: &Link| {
+        let bits = [
+            (takes_raw(link), DEVICE_TAKES_RAW),
+            (link.kind == "veth", DEVICE_NO_TX),
+            (link.is_bare, DEVICE_BARE),
+        ];
+        bits.into_iter().filter(|(is_on, _)| *is_on).map(|(_, bit)| bit).sum()
     };
     let main = links.iter().find(|link| link.has_default_route).map_or(&[][..], |link| &link.addresses);
     let any = if node.is_empty() { main } else { node };
     let mut values: BTreeMap<u32, DeviceValue> = links
         .iter()
         .filter(|link| !link.is_loopback)
-        .map(|link| (link.index, value(link.index, &link.kind, &link.addresses, link.mac)))
+        .map(|link| (link.index, value(&link.addresses, link.mac, flags(link))))
         .collect();
-    values.insert(ANY_DEVICE, value(ANY_DEVICE, "", any, [0; 6]));
+    values.insert(ANY_DEVICE, value(any, [0; 6], 0));
     values
 }
 

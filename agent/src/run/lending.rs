@@ -103,7 +103,7 @@ mod tests {
             ("another node's", 2, true, &all, "", Ok(())),
             ("a bridge", 4, true, &all, "", Ok(())),
             ("a bridge with a part that is not seen", 4, true, &[2, 3, 5], "", Err("no program")),
-            ("a tunnel without Ethernet headers", 7, true, &all, "", Err("no program")),
+            ("a device at which nothing runs", 7, true, &all, "", Err("no program")),
             ("--pod-devices none", 3, true, &[2], "", Err("--pod-devices")),
             ("marks count for sources", 3, true, &all, "all", Err("net.ipv4.conf.all.src_valid_mark")),
             ("at this device", 3, true, &all, "cali1", Err("net.ipv4.conf.cali1.src_valid_mark")),

@@ -160,6 +160,8 @@ pub const DEVICE_TAKES_RAW: u8 = 1;
 /// Bit of `DeviceValue::flags`: what an XDP program sends back by it (`XDP_TX`) may lie there; it must be handed to it as if by
 /// another device. A veth wakes its other end up only if that has an XDP program too (`veth_xdp_flush`).
 pub const DEVICE_NO_TX: u8 = 2;
+/// Bit of `DeviceValue::flags`: its packets begin with their IP header.
+pub const DEVICE_BARE: u8 = 4;
 
 /// A device of the node. Value of `DEVICES`, whose key is the interface index.
 #[repr(C)]

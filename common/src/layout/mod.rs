@@ -111,6 +111,15 @@ pub const CONFIG_OPTIONS: u32 = 4;
 pub const CONFIG_WATCHED: u32 = 5;
 /// Index into `CONFIG`: the same for somebody who wants to hear of each datagram and each reply of sockets too.
 pub const CONFIG_WATCHED_EACH: u32 = 6;
+/// Index into `CONFIG`: at which devices packets may begin with their IP header, [`bare_bit`] of each: `DEVICES` knows.
+pub const CONFIG_BARE: u32 = 7;
+
+/// The bit of a device with that index in `CONFIG_BARE`: an array is read at next to no cost, and `DEVICES` is not.
+#[inline(always)]
+pub const fn bare_bit(ifindex: u32) -> u64 {
+    1 << (ifindex & 63)
+}
+
 /// Bit of `CONFIG_OPTIONS`: addresses of Services answer ping.
 pub const OPTION_VIP_PING: u64 = 1;
 /// Bit of `CONFIG_OPTIONS`: `SOURCE_RANGES` has the networks of cluster IPs.

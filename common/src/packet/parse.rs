@@ -97,6 +97,12 @@ impl Packet {
         is_v6: false,
         is_whole_only: false,
     };
+
+    /// Whether no Ethernet header stands before it.
+    #[inline(always)]
+    pub const fn is_bare(&self) -> bool {
+        self.ip_at == 0
+    }
 }
 
 /// Reads the headers from `ip_at` on into `packet`. [`Reason::Malformed`] when they are cut short or contradict

@@ -10,7 +10,7 @@ use sluice_common::{
     },
 };
 
-use super::{Frame, Sum, Verdict, Work, begin, remember::take_own_address, rewrite::v4_pair};
+use super::{Frame, Sum, Verdict, Work, begin, known, remember::take_own_address, rewrite::v4_pair};
 use crate::{
     maps::{CONFIG, DEVICES},
     raw::{self, flows},
@@ -187,14 +187,16 @@ fn pong<F: Frame>(frame: F, work: &mut Work) -> Option<()> {
 /// Sends the packet back over the link that it came by.
 #[inline(always)]
 fn turn_round<F: Frame>(frame: F, work: &mut Work) -> Option<()> {
-    let macs: [u8; 12] = frame.load(0)?;
-    frame.store(
-        0,
-        &[
-            macs[6], macs[7], macs[8], macs[9], macs[10], macs[11], macs[0], macs[1], macs[2], macs[3],
-            macs[4], macs[5],
-        ],
-    )?;
+    if !work.packet.is_bare() {
+        let macs: [u8; 12] = frame.load(0)?;
+        frame.store(
+            0,
+            &[
+                macs[6], macs[7], macs[8], macs[9], macs[10], macs[11], macs[0], macs[1], macs[2], macs[3],
+                macs[4], macs[5],
+            ],
+        )?;
+    }
     work.verdict = frame.send_back(work.hook == HOOK_TO_NETWORK);
     Some(())
 }
@@ -205,6 +207,7 @@ pub fn to_node<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     let ifindex = work.flow.ifindex;
     // Only what is addressed to the device itself is taken for the node's.
     let device = raw::get(&DEVICES, &ifindex).ok_or(Reason::NoRoute)?;
+    known::dress(frame, work)?;
     frame.store(0, &device.mac).ok_or(Reason::Malformed)?;
     work.verdict = frame.hand_over(ifindex, true);
     Ok(())

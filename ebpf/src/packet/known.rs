@@ -103,6 +103,7 @@ pub fn lead<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
         flows::set_route(&work.packet.key, &work.route);
     }
     rewrite(frame, work, 1)?;
+    dress(frame, work)?;
     work.verdict = frame.forward(&work.route, work.hook == HOOK_TO_NETWORK);
     Ok(())
 }
@@ -114,6 +115,13 @@ fn lead_as_before<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
         return Ok(());
     }
     rewrite(frame, work, 1)?;
+    dress(frame, work)?;
     work.verdict = frame.send_out(work.flow.route_ifindex, &work.flow.route_macs);
     Ok(())
+}
+
+/// Makes a packet ready to be sent by any device.
+#[inline(always)]
+pub fn dress<F: Frame>(frame: F, work: &Work) -> Result<(), Reason> {
+    if work.packet.is_bare() { frame.dress(work.packet.is_v6).ok_or(Reason::Malformed) } else { Ok(()) }
 }

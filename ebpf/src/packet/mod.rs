@@ -9,7 +9,7 @@ use sluice_common::{
         HOOK_FROM_NETWORK, HOOK_FROM_POD, HOOK_TO_NETWORK, HOOK_TO_POD, SlotValue,
     },
     packet::{
-        Bytes, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Kind, Packet, checksum::Difference, parse,
+        Bytes, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Kind, Packet, checksum::Difference, parse,
     },
 };
 
@@ -79,6 +79,8 @@ pub trait Frame: Bytes + Copy {
     const LAST_HEADER: u32;
     /// The device at which it is met.
     fn ifindex(&self) -> u32;
+    /// Where its IP header begins: behind an Ethernet header, or at 0 ([`Packet::is_bare`]).
+    fn ip_at(&self) -> u32;
     /// The program's context, for helpers.
     fn context(&self) -> *mut c_void;
     /// Replaces `N` bytes.
@@ -101,6 +103,9 @@ pub trait Frame: Bytes + Copy {
     fn insert_tunnel(&self, length: u32, is_v6: bool) -> Option<()>;
     /// Takes bytes from between Ethernet and IP header.
     fn remove(&self, length: u32) -> Option<()>;
+    /// Puts an Ethernet header before an IP packet without one, for what follows here takes none else. Where it is sent by a
+    /// device that has none either, the kernel takes it away again.
+    fn dress(&self, is_v6: bool) -> Option<()>;
     /// Sends it on its way to the route's next hop; `is_routed`: the node has routed it elsewhere before.
     fn forward(&self, route: &Route, is_routed: bool) -> Verdict;
     /// Sends it out by the device, with these hardware addresses.
@@ -249,7 +254,7 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Re
 // Functions of their own give their stack back: 512 bytes must do for a whole chain of calls.
 #[inline(never)]
 fn read<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<(), Reason> {
-    parse(&frame, ETHERNET, is_v6, &mut work.packet)?;
+    parse(&frame, frame.ip_at(), is_v6, &mut work.packet)?;
     work.stage = Stage::Read;
     if work.packet.l4_at > F::LAST_HEADER { Err(Reason::Malformed) } else { Ok(()) }
 }

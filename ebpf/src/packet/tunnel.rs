@@ -8,7 +8,7 @@ use sluice_common::{
         CONFIG_OPTIONS, FLOW_TUNNEL, FrontendKey, HOOK_FROM_NETWORK, OPTION_DSR_TCP, OPTION_DSR_UDP,
         SlotValue, TCP, UDP,
     },
-    packet::{ETHERNET, Kind, checksum::Difference, inner_of_tunnel, reply},
+    packet::{Kind, checksum::Difference, inner_of_tunnel, reply},
 };
 
 use super::{
@@ -68,6 +68,7 @@ pub fn wrap<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     }
     take_own_address(work)?;
     put_header(frame, work).ok_or(Reason::Malformed)?;
+    known::dress(frame, work)?;
     work.count_besides(Reason::TunnelSent);
     work.verdict = frame.forward(&work.route, false);
     Ok(())
@@ -164,7 +165,7 @@ fn relayed_error<F: Frame>(frame: F, work: &mut Work, outer_length: u32) -> Resu
 fn take_out<F: Frame>(frame: F, work: &mut Work, outer_length: u32) -> Result<(), Reason> {
     frame.remove(outer_length).ok_or(Reason::Malformed)?;
     work.packet.l4_at -= outer_length;
-    work.packet.ip_at = ETHERNET;
+    work.packet.ip_at -= outer_length;
     Ok(())
 }
 

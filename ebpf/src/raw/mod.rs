@@ -12,7 +12,8 @@ use aya_ebpf::{
 };
 use sluice_common::{
     Addr, Reason,
-    layout::{FrontendKey, SocketValue, SourceRangeKey},
+    layout::{CONFIG_BARE, DEVICE_BARE, FrontendKey, SocketValue, SourceRangeKey, bare_bit},
+    packet::ETHERNET,
 };
 
 use crate::maps::{CONFIG, DEVICES, HEARTBEAT, REASONS, SOCKETS, SOURCE_RANGES};
@@ -257,6 +258,14 @@ pub fn in_source_ranges(service_id: u32, addr: &Addr) -> bool {
 #[inline(never)]
 pub fn device_flags(ifindex: u32) -> u8 {
     get(&DEVICES, &ifindex).map_or(0, |device| device.flags)
+}
+
+/// Where the IP header begins in packets at the device.
+#[inline(always)]
+pub fn ip_at(ifindex: u32) -> u32 {
+    let bare = CONFIG.get(CONFIG_BARE).copied().unwrap_or(0);
+    let is_bare = bare & bare_bit(ifindex) != 0 && device_flags(ifindex) & DEVICE_BARE != 0;
+    if is_bare { 0 } else { ETHERNET }
 }
 
 /// What the socket remembers of its translation.

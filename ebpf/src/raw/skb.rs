@@ -12,13 +12,14 @@ use aya_ebpf::{
     },
     helpers::generated::{
         bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
-        bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
 use sluice_common::{
     layout::{REPLY_MARK, REPLY_MARK_MASK, TCP, UDP},
-    packet::{Bytes, Packet, checksum::Difference},
+    packet::{Bytes, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, checksum::Difference},
 };
 
 use super::{AF_INET, AF_INET6, fib::Route};
@@ -138,6 +139,11 @@ impl Frame for Skb {
     }
 
     #[inline(always)]
+    fn ip_at(&self) -> u32 {
+        super::ip_at(self.ifindex())
+    }
+
+    #[inline(always)]
     fn context(&self) -> *mut core::ffi::c_void {
         self.0.cast()
     }
@@ -236,6 +242,14 @@ impl Frame for Skb {
     fn can_forward(&self, _route: &Route) -> bool {
         // Packets wait for a next hop's hardware address.
         true
+    }
+
+    #[inline(always)]
+    fn dress(&self, is_v6: bool) -> Option<()> {
+        // SAFETY: the helper takes the program's own context.
+        let result = unsafe { bpf_skb_change_head(self.0, ETHERNET, 0) };
+        let ethertype = if is_v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
+        if result == 0 { self.store(12, &ethertype.to_be_bytes()) } else { None }
     }
 
     #[inline(always)]

@@ -68,6 +68,12 @@ impl Frame for Raw<'_> {
     }
 
     #[inline(always)]
+    fn ip_at(&self) -> u32 {
+        // The agent puts no program of XDP at devices without Ethernet headers.
+        ETHERNET
+    }
+
+    #[inline(always)]
     fn context(&self) -> *mut c_void {
         self.0.as_ptr()
     }
@@ -152,6 +158,11 @@ impl Frame for Raw<'_> {
     #[inline(always)]
     fn can_forward(&self, route: &Route) -> bool {
         route.is_resolved && self.can_send_out(route.ifindex)
+    }
+
+    #[inline(always)]
+    fn dress(&self, _is_v6: bool) -> Option<()> {
+        None
     }
 
     #[inline(always)]

@@ -19,6 +19,7 @@ mod node;
 mod overlay;
 mod pod;
 mod sweep;
+mod tun;
 mod two_nodes;
 
 pub use agent::{Agent, text};
@@ -28,6 +29,7 @@ pub use line::Line;
 pub use net::{ip, tool, tool_path};
 pub use node::Node;
 pub use pod::Pod;
+pub use tun::Tun;
 pub use two_nodes::TwoNodes;
 
 /// A node and its pods. What can be done with a [`Node`] can be done with its world.

@@ -14,7 +14,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Ground, Node, Pod, ip, overlay};
+use super::{Ground, Node, Pod, Tun, ip, overlay};
 use crate::peer::Peer;
 
 /// What the client sends to a node: the ranges of load balancer addresses and cluster IPs.
@@ -100,6 +100,11 @@ impl TwoNodes {
             let via = if range.contains(':') { &v6 } else { &v4 };
             ip(&format!("-n {} route replace {range} via {via}", self.client.netns));
         }
+    }
+
+    /// A wire without Ethernet headers between two hosts, see [`Tun::new`].
+    pub fn tun(&self, device: &str, network: u8, hosts: [&Pod; 2]) -> Tun {
+        Tun::new(&self.ground.folder, device, network, hosts)
     }
 
     /// Puts a file of manifests in place for both agents, in one step.

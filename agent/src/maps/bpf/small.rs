@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, SockMap};
 use bytemuck::must_cast;
 use sluice_common::layout::{
-    CONFIG_OPT_OUTS, CONFIG_OPTIONS, CONFIG_WORKERS, DeviceValue, LISTENERS_CAPACITY, PodValue, RevnatKey,
+    CONFIG_BARE, CONFIG_OPT_OUTS, CONFIG_OPTIONS, CONFIG_WORKERS, DEVICE_BARE, DeviceValue,
+    LISTENERS_CAPACITY, PodValue, RevnatKey, bare_bit,
 };
 
 use super::{deleted, open};
@@ -170,7 +171,9 @@ impl Devices {
         for index in present.keys().filter(|index| !wanted.contains_key(index)) {
             deleted(self.map.remove(index)).context("cannot write to DEVICES")?;
         }
-        Ok(())
+        let bare = wanted.iter().filter(|(_, device)| device.flags & DEVICE_BARE != 0);
+        let bits = bare.fold(0, |bits, (index, _)| bits | bare_bit(*index));
+        self.config.set(CONFIG_BARE, bits, 0).context("cannot write to CONFIG")
     }
 
     /// Bits of `OPTION_*`, as the programs have them.
