@@ -161,6 +161,7 @@ impl Run {
         packet.options = random.of(&[0, 0, 0, 4, 40]);
         packet.extensions = random.of::<&[u8]>(&[&[], &[], &[], &[HOP_BY_HOP], &[DESTINATION; 4]]).to_vec();
         packet.ttl = random.of(&[2, 64, 255]);
+        packet.dont_fragment = !random.once_in(3);
         Some(Dial { sender, packet, udp })
     }
 
@@ -230,6 +231,7 @@ impl Run {
                 let taken = packet.payload.len() as u32 + u32::from(flags & SYN != 0);
                 let mut answer = packet.between(packet.dst, packet.src).with_ttl(64);
                 (answer.options, answer.id, answer.payload) = (0, 0, Vec::new());
+                answer.dont_fragment = true;
                 answer.extensions = Vec::new();
                 (answer.carried, answer.sequence) = if flags & ACK != 0 {
                     (Carried::Tcp(RST), (packet.sequence.1, 0))
@@ -256,7 +258,8 @@ impl Run {
         self.check(among.contains(&by), met);
         self.affinity(dial, among, by, met);
         let way = Way::of(dial.sender, packet.src.ip(), by.ip(), self.rig.own(by.is_ipv6()));
-        if way.name == "outside to there" && self.tunnels[usize::from(dial.udp)] {
+        let whole_only = packet.dst.is_ipv6() || packet.dont_fragment;
+        if way.name == "outside to there" && self.tunnels[usize::from(dial.udp)] && (dial.udp || whole_only) {
             return self.tunnelled(dial, by, &way, met, by_xdp);
         }
         let source = match way.source {

@@ -11,7 +11,7 @@ use std::{
 
 use sluice_tests::{
     outside::{Outside, seen, until},
-    peer::{Outcome, Peer},
+    peer::{Command, Outcome, Peer, address},
     wait,
     world::{Pod, ip, tool_path},
 };
@@ -265,8 +265,13 @@ fn with_direct_server_return_pods_of_other_nodes_see_the_client_and_answer_it_th
                 .client
                 .tcp_echo(&tcp, 1 << 20)
                 .unwrap_or_else(|error| panic!("{mode} {xdp} {tcp}: {error}"));
-            for bytes in [64, 1400, 1430, 1472] {
+            for bytes in [64, 1400, 1430, 1472, 4000, 60_000] {
                 wait::until(&udp, || outside.client.udp_echo(&udp, bytes));
+            }
+            // From one socket, whose small datagrams went in a tunnel.
+            for bytes in [64, 4000, 64, 1472] {
+                let to = Some(address(&udp));
+                wait::until(&udp, || outside.client.command(&Command::UdpEcho { id: 0, to, bytes }));
             }
         }
         let reasons = outside.world.node(2).json(&["reasons"]);

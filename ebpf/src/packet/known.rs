@@ -6,7 +6,7 @@ use sluice_common::{
     packet::flow,
 };
 
-use super::{Frame, Stage, Verdict, Work, answer, cut, rewrite::rewrite, tunnel};
+use super::{Frame, Stage, Verdict, Work, answer, cut, remember::leave_tunnel, rewrite::rewrite, tunnel};
 use crate::{
     maps::FLOWS,
     raw::{
@@ -36,6 +36,9 @@ pub fn known<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     }
     work.stage = Stage::Known;
     refresh(work);
+    if F::ANSWERS && work.flow.flags & FLOW_TUNNEL != 0 && tunnel::is_too_narrow(frame, work) {
+        leave_tunnel(frame, work)?;
+    }
     lead(frame, work)?;
     Ok(if of_backend { Reason::PacketReply } else { Reason::PacketKnown })
 }

@@ -8,9 +8,7 @@ use sluice_common::{
         BackendValue, EventHook, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendValue,
         HOOK_FROM_NETWORK, HOOK_FROM_POD, HOOK_TO_NETWORK, HOOK_TO_POD, SlotValue,
     },
-    packet::{
-        Bytes, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Kind, Packet, checksum::Difference, parse,
-    },
+    packet::{Bytes, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Kind, Packet, checksum::Difference, parse},
 };
 
 use crate::{

@@ -34,7 +34,7 @@ fn way(work: &Work) -> Result<Way, Reason> {
     match (hook, is_local) {
         // A pod of this node gets packets through the node's stack, and answers through it.
         (HOOK_FROM_NETWORK, true) => way(0, 0, HOOK_TO_NETWORK),
-        (HOOK_FROM_NETWORK, false) if tunnel::is_wanted(work.packet.key.protocol) => {
+        (HOOK_FROM_NETWORK, false) if tunnel::is_wanted(&work.packet) => {
             way(FLOW_TUNNEL | FLOW_REDIRECT, 0, 0)
         }
         (HOOK_FROM_NETWORK, false) => way(IN_OUR_NAME, IN_OUR_NAME, HOOK_FROM_NETWORK),
@@ -85,9 +85,12 @@ pub fn remember<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
         flags: way.back | FLOW_REPLY,
         ..work.flow
     };
-    if way.there & FLOW_TUNNEL != 0 {
+    if F::ANSWERS && way.there & FLOW_TUNNEL != 0 && tunnel::is_too_narrow(frame, work) {
+        speak_for(work);
+    }
+    if work.flow.flags & FLOW_TUNNEL != 0 {
         // The replies do not come by here.
-    } else if way.there & FLOW_SNAT != 0 {
+    } else if work.flow.flags & FLOW_SNAT != 0 {
         take_source(frame, work)?;
         claim_port(frame, work)?;
     } else {
@@ -96,6 +99,34 @@ pub fn remember<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     FLOWS.insert(&work.packet.key, &work.flow, 0).map_err(|_| Reason::SourcePortsTaken)?;
     work.stage = Stage::Remembered;
     Ok(())
+}
+
+/// Makes the connection `work.flow`, which went in a tunnel, one that goes in the node's name from now on.
+#[inline(never)]
+pub fn leave_tunnel<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+    let key = &work.packet.key;
+    work.back = FlowValue {
+        src: key.dst,
+        dst: key.src,
+        src_port_be: key.dst_port_be,
+        dst_port_be: key.src_port_be,
+        last_seen_ns: work.now_ns,
+        route_ifindex: 0,
+        ..work.flow
+    };
+    speak_for(work);
+    take_source(frame, work)?;
+    claim_port(frame, work)?;
+    (work.flow.last_seen_ns, work.flow.route_ifindex) = (work.now_ns, 0);
+    FLOWS.insert(&work.packet.key, &work.flow, 0).map_err(|_| Reason::SourcePortsTaken)
+}
+
+/// Makes both entries those of a connection in the node's name, which `way` has them be for a tunnel.
+#[inline(always)]
+const fn speak_for(work: &mut Work) {
+    work.flow.flags = FLOW_SNAT | FLOW_REDIRECT;
+    work.back.flags = FLOW_SNAT | FLOW_REDIRECT | FLOW_REPLY;
+    work.back.hooks = HOOK_FROM_NETWORK;
 }
 
 #[inline(always)]

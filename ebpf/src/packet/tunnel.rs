@@ -8,11 +8,11 @@ use sluice_common::{
         CONFIG_OPTIONS, FLOW_TUNNEL, FrontendKey, HOOK_FROM_NETWORK, OPTION_DSR_TCP, OPTION_DSR_UDP,
         SlotValue, TCP, UDP,
     },
-    packet::{Kind, checksum::Difference, inner_of_tunnel, reply},
+    packet::{Kind, Packet, checksum::Difference, inner_of_tunnel, reply},
 };
 
 use super::{
-    Frame, Stage, Verdict, Work, answer, error, give_ports, known,
+    Frame, Stage, Verdict, Work, answer, cut, error, give_ports, known,
     remember::{remember, take_own_address},
 };
 use crate::{
@@ -25,11 +25,16 @@ use crate::{
     socket,
 };
 
-/// Whether connections of this protocol go to other nodes in tunnels.
+/// Whether a connection with this first packet goes to other nodes in a tunnel. Not TCP whose sender lets routers cut up what
+/// is too big: it would not send less when told so, and a tunnel has no room for pieces.
 #[inline(always)]
-pub fn is_wanted(protocol: u8) -> bool {
+pub fn is_wanted(first: &Packet) -> bool {
     let options = CONFIG.get(CONFIG_OPTIONS).copied().unwrap_or(0);
-    (protocol == TCP && options & OPTION_DSR_TCP != 0) || (protocol == UDP && options & OPTION_DSR_UDP != 0)
+    match first.key.protocol {
+        TCP => options & OPTION_DSR_TCP != 0 && first.is_whole_only,
+        UDP => options & OPTION_DSR_UDP != 0,
+        _ => false,
+    }
 }
 
 /// Bytes that a tunnel takes.
@@ -43,6 +48,21 @@ const fn overhead(is_v6: bool) -> u32 {
 #[inline(always)]
 const fn port_at(is_v6: bool) -> u32 {
     if is_v6 { 2 } else { 4 }
+}
+
+/// Whether the packet to the pod `work.flow.dst` is a datagram that fits only in pieces, and may be cut up: without a tunnel the
+/// stack can do that, and the pod takes a datagram in the node's name as well.
+#[inline(always)]
+pub fn is_too_narrow<F: Frame>(frame: F, work: &mut Work) -> bool {
+    work.packet.key.protocol == UDP && cut::may_be_cut(work) && !fits(frame, work)
+}
+
+#[inline(never)]
+fn fits<F: Frame>(frame: F, work: &mut Work) -> bool {
+    work.overhead = overhead(work.packet.is_v6) as u16;
+    let found = fib::route(frame, work);
+    work.overhead = 0;
+    !matches!(found, Err(Unroutable::TooBig(_)))
 }
 
 /// Sends the packet, as it is, to the node of the pod `work.flow.dst`.
