@@ -1,4 +1,4 @@
-//! The agent's only `unsafe`: bpf(2) commands that aya 0.14 does not offer.
+//! The agent's only `unsafe`: bpf(2) commands that aya 0.14 does not offer, and what else std and rustix do not.
 
 use std::{
     ffi::CString,
@@ -237,6 +237,22 @@ impl SharedNumber {
         // SAFETY: the mapping is never taken back, is page-aligned, and readers are in the kernel.
         unsafe { AtomicU64::from_ptr(self.0.as_ptr()) }.store(value, Ordering::Relaxed);
     }
+}
+
+/// Puts `program` before every system call of every thread of this process, and logs what it refuses.
+///
+/// # Errors
+/// The kernel's error, such as `EACCES` without `no_new_privs`, or `ESRCH` if a thread has a filter of its own.
+pub fn filter_system_calls(program: &[libc::sock_filter]) -> io::Result<()> {
+    let length = program.len().try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
+    let flags = libc::SECCOMP_FILTER_FLAG_TSYNC
+        | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH
+        | libc::SECCOMP_FILTER_FLAG_LOG;
+    // SAFETY: `program` names a live slice by its own length; the kernel copies it and writes nothing.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<RawFd> {

@@ -79,12 +79,13 @@ const ARROWS: [(&str, &[&str]); 26] = [
 ];
 
 /// Which module alone may use a crate.
-const CRATES: [(&str, &[&str]); 5] = [
+const CRATES: [(&str, &[&str]); 6] = [
     ("aya", &["loader/mod.rs", "loader/steering.rs", "loader/devices.rs", "loader/trial.rs", "maps/bpf/"]),
     ("kube", &["k8s/"]),
     ("k8s_openapi", &["k8s/", "objects/", "manifests/document.rs"]),
     ("tokio", &["run/", "k8s/", "redirector/", "signals.rs"]),
-    ("libc", &["sys.rs", "maps/bpf/mod.rs"]),
+    ("libc", &["sys.rs", "maps/bpf/mod.rs", "redirector/confinement/"]),
+    ("seccompiler", &["redirector/confinement/"]),
 ];
 
 const UNSAFE: [&str; 6] = [

@@ -236,6 +236,10 @@ struct RedirectorArgs {
     /// back, for which CAP_NET_RAW is kept; or this node's
     #[arg(long, value_enum, default_value_t = redirector::SourceAddress::Client)]
     upstream_source: redirector::SourceAddress,
+    /// System calls that the redirector does not need: `enforce` refuses them, and ends it at those that only an intruder
+    /// would make; `log` lets the kernel log them; `off` lets them be
+    #[arg(long, value_enum, default_value_t = redirector::Confinement::Enforce)]
+    seccomp: redirector::Confinement,
 }
 
 /// Flags of every reading command.
@@ -307,6 +311,7 @@ fn redirect(args: RedirectorArgs) -> anyhow::Result<()> {
         run_dir: args.run_dir,
         bpffs: args.bpffs,
         workers: args.workers,
+        confinement: args.seccomp,
         options: redirector::Options {
             access_log: args.access_log,
             source: args.upstream_source,

@@ -10,6 +10,7 @@ mod body;
 mod checks;
 mod circuit;
 mod config;
+mod confinement;
 mod connect;
 mod connection;
 mod counters;
@@ -43,6 +44,7 @@ mod upstream;
 mod view;
 mod worker;
 
+pub use confinement::{Confinement, confine};
 pub use explain::{Answer, Question, explain};
 pub use options::{Options, SourceAddress};
 pub use process::{ProcessOptions, run};

@@ -22,7 +22,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Options, Redirector, SourceAddress};
+use super::{Confinement, Options, Redirector, SourceAddress, confine};
 use crate::{
     capabilities::Capabilities,
     l7::snapshot::{Report, Snapshot, USER, agent_socket, snapshot_file},
@@ -53,6 +53,8 @@ pub struct ProcessOptions {
     pub bpffs: PathBuf,
     /// Threads; one for each CPU without it.
     pub workers: Option<u32>,
+    /// What becomes of system calls that are not ours.
+    pub confinement: Confinement,
     /// Settings of the data plane.
     pub options: Options,
 }
@@ -86,7 +88,9 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         drop(maps);
         let epoch = now_ns();
         let mut settings = options.options;
-        let notes = give_privileges_up(&mut settings.source)?.map(str::to_owned).into_iter().collect();
+        let mut notes = Vec::from_iter(give_privileges_up(&mut settings.source)?.map(str::to_owned));
+        // Last of all that only this thread does; those that serve are started under the filter.
+        notes.extend(confined(options.confinement));
         let sets = listeners.into_iter().map(|(v4, v6)| vec![v4, v6]).collect();
         let redirector = Redirector::start_with(sets, settings, compiled)?;
         tracing::info!(workers, version, "the redirector is up");
@@ -162,6 +166,7 @@ fn give_privileges_up(source: &mut SourceAddress) -> Result<Option<&'static str>
         tracing::warn!("{text}");
         *source = SourceAddress::Node;
     }
+    rustix::thread::set_no_new_privs(true).context("cannot renounce new privileges")?;
     if !Uid::effective().is_root() {
         return Ok(lacking);
     }
@@ -180,8 +185,15 @@ fn give_privileges_up(source: &mut SourceAddress) -> Result<Option<&'static str>
         let sets = CapabilitySets { effective: only, permitted: only, inheritable: CapabilitySet::empty() };
         set_capabilities(None, sets).context("cannot keep CAP_NET_RAW")?;
     }
-    rustix::thread::set_no_new_privs(true).context("cannot renounce new privileges")?;
     Ok(lacking)
+}
+
+/// Filters system calls; what keeps it from that, in words. Rules without a filter are better than none.
+fn confined(how: Confinement) -> Option<String> {
+    let error = confine(how).err()?;
+    let text = format!("the redirector can make every system call of its user's: {error:#}");
+    tracing::warn!("{text}");
+    Some(text)
 }
 
 /// Says that we are well for as long as this thread runs and all workers come to their tasks. Returns when one does not

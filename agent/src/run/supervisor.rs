@@ -1,7 +1,7 @@
 //! Starts a redirector where nobody else does, once something needs one, and again when it ends. It outlives the agent,
 //! so that an agent's restart breaks no connection: the next agent finds it at its socket.
 
-use std::{path::PathBuf, process::Stdio, sync::Arc, time::Duration};
+use std::{os::unix::process::ExitStatusExt as _, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::process::Command;
@@ -14,6 +14,9 @@ const AGAIN_FIRST: Duration = Duration::from_millis(200);
 const AGAIN_LAST: Duration = Duration::from_secs(10);
 /// A redirector that lived this long was a good one.
 const GOOD: Duration = Duration::from_secs(60);
+
+/// `bits/signum-arch.h`, the same on x86-64 and aarch64.
+const SIGSYS: i32 = 31;
 
 /// For ever.
 ///
@@ -36,7 +39,13 @@ pub async fn supervise(feed: Arc<Feed>, run_dir: PathBuf, bpffs: PathBuf, keep_c
             Ok(mut child) => {
                 tracing::info!(pid = child.id(), "started a redirector");
                 let ended = child.wait().await;
-                tracing::warn!(?ended, "the redirector ended");
+                match ended {
+                    Ok(status) if status.signal() == Some(SIGSYS) => tracing::error!(
+                        "the kernel ended the redirector at a system call that only an intruder would make; which one is in \
+                         the kernel's log (type=1326)"
+                    ),
+                    ended => tracing::warn!(?ended, "the redirector ended"),
+                }
             }
             Err(error) => tracing::error!(%error, "cannot start a redirector"),
         }
