@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod audit;
 mod bench;
 mod build;
 mod chaos;
@@ -55,6 +56,8 @@ enum Command {
     Docs,
     /// Formatter and lints, as CI runs them
     Lint,
+    /// Licences, sources and known weaknesses of the crates, as CI asks for them, without a network
+    Audit(audit::Args),
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
@@ -70,6 +73,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Crds => crds::run(&setup::ensure()?),
         Command::Docs => docs::run(&setup::ensure()?),
         Command::Lint => lint::run(),
+        Command::Audit(args) => audit::run(&args),
     }
 }
 
