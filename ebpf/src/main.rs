@@ -10,6 +10,7 @@ mod hooks;
 mod maps;
 mod packet;
 mod raw;
+mod rules;
 mod socket;
 mod steer;
 

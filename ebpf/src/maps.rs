@@ -30,7 +30,7 @@ pub static SLOTS: Array<SlotValue, 262_144> = Array::new();
 #[btf_map]
 pub static BACKENDS: Array<BackendValue, 131_072> = Array::new();
 
-/// Written for people and for the next agent; no program reads it.
+/// Written for people and for the next agent; programs read the cluster IP of services with rules.
 #[btf_map]
 pub static SERVICES: HashMap<u32, ServiceValue, 65_536, BY_NEED> = HashMap::new();
 

@@ -5,9 +5,9 @@ use bytemuck::Zeroable;
 use sluice_common::{
     Addr, Reason, choose,
     layout::{
-        ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, BackendValue, CONFIG_FAIL_CLOSED,
-        CONFIG_HOST_NETNS, CONFIG_OPT_OUTS, CONFIG_WATCHED, EventHook, FLAG_REDIRECTED, FLAG_SOURCE_RANGES,
-        FrontendKey, FrontendValue, NO_BACKEND, RevnatKey, RevnatValue, SocketValue, TCP, UDP,
+        ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, BackendValue, CONFIG_HOST_NETNS, CONFIG_OPT_OUTS,
+        CONFIG_WATCHED, EventHook, FLAG_SOURCE_RANGES, FrontendKey, FrontendValue, NO_BACKEND, RevnatKey,
+        RevnatValue, SocketValue, TCP, UDP,
     },
 };
 
@@ -17,6 +17,7 @@ use crate::{
     family::Family,
     maps::{ADDRESSES, BACKENDS, CONFIG, FRONTENDS, HEARTBEAT, OPT_OUTS, SLOTS, UDP_REVNAT},
     raw,
+    rules::{self, Course},
 };
 
 /// What to do with the system call.
@@ -198,6 +199,15 @@ fn redirect<F: Family>(ctx: &SockAddrContext, backend: &BackendValue) {
     raw::set_port_be(ctx, backend.port_be);
 }
 
+/// Connects the socket to `backend`, and makes it remember what it dialled.
+#[inline(always)]
+fn lead<F: Family>(ctx: &SockAddrContext, key: &FrontendKey, backend: &BackendValue) {
+    let socket =
+        SocketValue { frontend: *key, backend_addr: backend.addr, backend_port_be: backend.port_be, pad: 0 };
+    raw::set_socket(ctx, socket, true);
+    redirect::<F>(ctx, backend);
+}
+
 /// connect: TCP, and UDP sockets that choose a peer.
 #[inline(always)]
 pub fn connect<F: Family>(ctx: &SockAddrContext, story: &mut Story) -> Outcome {
@@ -212,15 +222,19 @@ pub fn connect<F: Family>(ctx: &SockAddrContext, story: &mut Story) -> Outcome {
             return (if refuse { Verdict::Refuse } else { Verdict::Pass }, reason);
         }
     };
-    if value.flags & FLAG_REDIRECTED != 0 && key.protocol == TCP {
-        if redirector_is_well() {
+    match rules::course(&value, &key, true, &mut story.backend.addr) {
+        Course::Kernel => {}
+        Course::AsDialled => {
             forget(ctx, &key);
             return (Verdict::Pass, Reason::Redirected);
         }
-        if CONFIG.get(CONFIG_FAIL_CLOSED).copied() == Some(1) {
-            return (Verdict::Refuse, Reason::NoRedirector);
+        Course::ByClusterIp => {
+            story.backend.port_be = key.port_be;
+            lead::<F>(ctx, &key, &story.backend);
+            return (Verdict::Pass, Reason::Redirected);
         }
-        story.count_besides(Reason::NoRedirector);
+        Course::Unruled => story.count_besides(Reason::NoRedirector),
+        Course::Refused => return (Verdict::Refuse, Reason::NoRedirector),
     }
     let spread = maglev(ctx, &value).unwrap_or_else(raw::random);
     match backend_for_client(ctx, &key, &value, spread, story) {
@@ -228,14 +242,7 @@ pub fn connect<F: Family>(ctx: &SockAddrContext, story: &mut Story) -> Outcome {
             if key.protocol == UDP && remember(ctx, &key, &value, &backend).is_err() {
                 return (Verdict::Refuse, Reason::RevnatFull);
             }
-            let socket = SocketValue {
-                frontend: key,
-                backend_addr: backend.addr,
-                backend_port_be: backend.port_be,
-                pad: 0,
-            };
-            raw::set_socket(ctx, socket, true);
-            redirect::<F>(ctx, &backend);
+            lead::<F>(ctx, &key, &backend);
             (Verdict::Pass, Reason::ConnectTranslated)
         }
         // A UDP connect sends nothing: an error belongs to the first datagram. Clients tell the two apart.

@@ -23,6 +23,10 @@ const DROP: u32 = 0;
 /// sk_lookup: a packet for this node that belongs to no connection yet.
 #[inline(always)]
 pub fn steer(ctx: &SkLookupContext) -> u32 {
+    // The packet path on this CPU, which wants no listener: it would be counted as a connection.
+    if raw::flows::asks() {
+        return PASS;
+    }
     let (key, is_v6) = raw::local(ctx);
     let kind = raw::get(&ADDRESSES, &key.addr).unwrap_or(0);
     let of_node = kind & (ADDRESS_NODE | ADDRESS_LOOPBACK) != 0;

@@ -141,7 +141,7 @@ impl Raw {
     fn read(pins: &Pins) -> Result<Self> {
         let frontends = hash::<[u8; 20], [u8; 32]>(pins, "FRONTENDS")?;
         let frontends = frontends.into_iter().map(|(key, value)| (must_cast(key), must_cast(value)));
-        let services = hash::<u32, [u8; 208]>(pins, "SERVICES")?;
+        let services = hash::<u32, [u8; 224]>(pins, "SERVICES")?;
         let nodes = hash::<u32, [u8; 128]>(pins, "NODES")?;
         let backends = array::<[u8; 24]>(pins, "BACKENDS")?;
         let backend = |id: u32| Ok((id, must_cast::<_, BackendValue>(backends.get(&id, 0)?)));

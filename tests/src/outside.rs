@@ -62,7 +62,8 @@ impl Outside {
         self.world.apply("shop", &self.text(more).replacen("namespace: shop}", annotated, 1));
     }
 
-    fn text(&self, more: &str) -> String {
+    /// The manifests of the Service, with these lines in its spec, and of the pods.
+    pub fn text(&self, more: &str) -> String {
         let pods = self.pods.iter().map(|(pod, _)| {
             let node = if pod.name == "near" { "node-1" } else { "node-2" };
             let [v4, v6] = pod.addresses();

@@ -13,7 +13,7 @@ use sluice_tests::{
     reference::{
         Cluster, Endpoint, Random, Service, number,
         packets::{CIDRS, Fate, Sender, mutate},
-        way::Way,
+        way::{REDIRECTOR, Way},
     },
     rig::{
         LOCAL_PODS, Met, Place, Rig, Verdict,
@@ -76,7 +76,7 @@ fn packets_go_where_the_reference_model_says_and_so_do_their_answers() {
         }
     }
     println!("{} dials: {:?}", run.dials, run.seen);
-    assert!(run.seen.len() == 11 || states < STATES, "every kind of outcome occurs: {:?}", run.seen);
+    assert!(run.seen.len() == 13 || states < STATES, "every kind of outcome occurs: {:?}", run.seen);
 }
 
 impl Run {
@@ -256,8 +256,10 @@ impl Run {
         let head = read(&met.frame).unwrap_or_else(|| panic!("{}: unreadable", self.case));
         let (seen, by) = (head.ends.src, led_to(met));
         self.check(among.contains(&by), met);
-        self.affinity(dial, among, by, met);
         let way = Way::of(dial.sender, packet.src.ip(), by.ip(), self.rig.own(by.is_ipv6()));
+        if !REDIRECTOR.contains(&way.name) {
+            self.affinity(dial, among, by, met);
+        }
         let whole_only = packet.dst.is_ipv6() || packet.dont_fragment;
         if way.name == "outside to there" && self.tunnels[usize::from(dial.udp)] && (dial.udp || whole_only) {
             return self.tunnelled(dial, by, &way, met, by_xdp);

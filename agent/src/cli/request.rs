@@ -234,7 +234,7 @@ pub fn route(reading: &Reading, run_dir: &Path) -> Result<()> {
             rows.push(PortRow {
                 service: format!("{}/{}", service.namespace, service.name),
                 port: port.port,
-                frontends: port.frontends.clone(),
+                frontends: port.frontends.iter().chain(&port.led).copied().collect(),
                 endpoints: port.endpoints.len(),
                 virtual_services: owners.map(|one| one.meta.name.to_string()).collect(),
                 http: routes.has_http(),

@@ -111,12 +111,23 @@ pub struct CompiledEndpoint {
     pub weight: u32,
 }
 
-/// Whether rules can hold for such an address. Only those that the cluster gave out: a LoadBalancer's or external
-/// address may be another machine's, and is not made this node's.
-pub const fn can_be_redirected(kind: FrontendKind) -> bool {
+/// How connections to an address reach the redirector where rules hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// As they are: the address is the node's, or the cluster gave it out and it is made local.
+    AsDialled,
+    /// By the Service's cluster IP: a LoadBalancer's or external address may be another machine's, and is not made local.
+    ByClusterIp,
+    /// Not at all.
+    Never,
+}
+
+/// See [`Reach`].
+pub const fn reach(kind: FrontendKind) -> Reach {
     match kind {
-        FrontendKind::ClusterIp | FrontendKind::NodePort => true,
-        FrontendKind::LoadBalancer | FrontendKind::ExternalIp | FrontendKind::Headless => false,
+        FrontendKind::ClusterIp | FrontendKind::NodePort => Reach::AsDialled,
+        FrontendKind::LoadBalancer | FrontendKind::ExternalIp => Reach::ByClusterIp,
+        FrontendKind::Headless => Reach::Never,
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     rows::{service_name, used_slots},
 };
 use crate::{
-    compile::Dialled,
+    compile::{Dialled, Reach, reach},
     maps::Tables,
     model::Protocol,
     reconcile::{dialled, frontend_key},
@@ -155,11 +155,20 @@ pub fn keeps(frontend: &FrontendValue, answer: &mut Explanation) {
 }
 
 /// The redirector serves the connection.
-pub fn redirected(answer: &mut Explanation) {
+pub fn redirected(frontend: &FrontendValue, service: &ServiceValue, answer: &mut Explanation) {
     answer.verdict = "translate";
     answer.reason = Reason::Redirected.name();
-    let step = "rules hold for this port: the kernel steers the connection to the redirector";
-    answer.steps.push(step.to_owned());
+    let kind = FrontendKind::try_from(frontend.kind);
+    let step = if kind.is_ok_and(|kind| reach(kind) == Reach::ByClusterIp) {
+        let cluster_ip = SocketAddr::new(service.cluster_ip.into(), u16::from_be(service.port_be));
+        format!(
+            "rules hold for this port: the connection is led to the cluster IP, {cluster_ip}, and there the kernel steers it to \
+             the redirector; the client sees what it dialled"
+        )
+    } else {
+        "rules hold for this port: the kernel steers the connection to the redirector".to_owned()
+    };
+    answer.steps.push(step);
 }
 
 fn decide(
@@ -177,7 +186,7 @@ fn decide(
     }
     keeps(frontend, answer);
     if frontend.flags & FLAG_REDIRECTED != 0 && target.protocol == Protocol::Tcp {
-        return redirected(answer);
+        return redirected(frontend, service, answer);
     }
     let udp = target.protocol == Protocol::Udp;
     let slots = used_slots(tables, choose::socket_range(frontend));

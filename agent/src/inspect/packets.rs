@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use sluice_common::{
     Addr, Reason, choose,
     layout::{
-        ADDRESS_CLUSTER_IP, ADDRESS_NODE, ADDRESS_VIP, FLAG_EXTERNAL_LOCAL, FLAG_INTERNAL_LOCAL,
-        FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue, OPTION_DSR_TCP,
-        OPTION_DSR_UDP, SERVICE_CIDRS, ServiceValue, SlotValue, SourceRangeKey,
+        ADDRESS_CLUSTER_IP, ADDRESS_NODE, ADDRESS_VIP, FLAG_EXTERNAL_LOCAL, FLAG_HAS_ENDPOINTS,
+        FLAG_INTERNAL_LOCAL, FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue,
+        OPTION_DSR_TCP, OPTION_DSR_UDP, SERVICE_CIDRS, ServiceValue, SlotValue, SourceRangeKey,
     },
 };
 
@@ -52,7 +52,10 @@ pub fn packets(
         }
     }
     if frontend.flags & FLAG_REDIRECTED != 0 && target.protocol == Protocol::Tcp {
-        return redirected(answer);
+        let is_local = frontend.flags & FLAG_EXTERNAL_LOCAL != 0;
+        if !is_local || frontend.local_count > 0 || frontend.flags & FLAG_HAS_ENDPOINTS == 0 {
+            return redirected(frontend, service, answer);
+        }
     }
     lead(tables, (target, client, query), frontend, service, answer);
 }

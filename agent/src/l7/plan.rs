@@ -28,7 +28,7 @@ use super::{
     split::{Served, served},
 };
 use crate::{
-    compile::{self, Dialled},
+    compile::{self, Dialled, Reach},
     model::{self, L7News, ObjectName, Protocol, RuleKind, ServicePort, Split, Store},
 };
 
@@ -212,7 +212,7 @@ impl Planner {
         let own: BTreeSet<SocketAddr> = services
             .iter()
             .flat_map(|service| &service.ports)
-            .flat_map(|port| port.frontends.clone())
+            .flat_map(|port| port.frontends.iter().chain(&port.led).copied())
             .collect();
         let ports = services.iter_mut().flat_map(|service| &mut service.ports);
         ports.for_each(|port| port.endpoints.retain(|endpoint| !own.contains(&endpoint.address)));
@@ -280,15 +280,20 @@ fn service(
     let compiled = compile::service(store, &service.name);
     let port = |port: &ServicePort| {
         let steered = redirected.contains(&(service.name.clone(), port.port));
-        let mut frontends = Vec::new();
+        let (mut frontends, mut led) = (Vec::new(), Vec::new());
         let families =
             compiled.iter().filter(|one| one.id.port_name == port.name && one.protocol == port.protocol);
         for family in families {
-            let dialled =
-                family.frontends.iter().filter(|(_, frontend)| compile::can_be_redirected(frontend.kind));
-            let owned =
-                dialled.map(|(dialled, _)| dialled).filter(|dialled| (place.owns)(&service.name, dialled));
-            for dialled in owned.filter(|_| steered) {
+            let owned = family.frontends.iter().filter(|(dialled, _)| (place.owns)(&service.name, dialled));
+            for (dialled, frontend) in owned.filter(|_| steered) {
+                match compile::reach(frontend.kind) {
+                    Reach::AsDialled => {}
+                    Reach::ByClusterIp => {
+                        led.push(SocketAddr::new(dialled.address, dialled.port));
+                        continue;
+                    }
+                    Reach::Never => continue,
+                }
                 // A NodePort stands under an unspecified address for all of the node's.
                 let of_node =
                     place.node.iter().filter(|address| address.is_ipv4() == dialled.address.is_ipv4());
@@ -312,6 +317,7 @@ fn service(
             port: port.port,
             app_protocol: port.app_protocol.as_deref().map(str::to_owned),
             frontends,
+            led,
             endpoints: endpoints.into_iter().map(|address| Endpoint { address, pod: None }).collect(),
             affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
         }

@@ -76,6 +76,8 @@ pub struct Port {
     pub app_protocol: Option<String>,
     /// What clients dial and the kernel steers here; none when the port is only a destination.
     pub frontends: Vec<SocketAddr>,
+    /// The same of addresses that the kernel leads here by the cluster IP: they may be other machines'.
+    pub led: Vec<SocketAddr>,
     /// Those that may serve this node's clients now.
     pub endpoints: Vec<Endpoint>,
     /// Session affinity in seconds; 0 is none.

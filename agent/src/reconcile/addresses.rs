@@ -118,7 +118,8 @@ impl Addresses {
 /// What a frontend makes its address.
 const fn bits(value: &FrontendValue) -> u32 {
     let cluster = if value.kind == FrontendKind::ClusterIp as u8 { ADDRESS_CLUSTER_IP } else { 0 };
-    let redirected = if value.flags & FLAG_REDIRECTED != 0 { ADDRESS_REDIRECTED } else { 0 };
+    let is_redirected = value.flags & FLAG_REDIRECTED != 0 && value.kind == FrontendKind::ClusterIp as u8;
+    let redirected = if is_redirected { ADDRESS_REDIRECTED } else { 0 };
     let of_others =
         value.kind == FrontendKind::LoadBalancer as u8 || value.kind == FrontendKind::ExternalIp as u8;
     let endpoint = if value.kind == FrontendKind::Headless as u8 { ADDRESS_ENDPOINT } else { 0 };

@@ -19,7 +19,7 @@ use sluice_common::{
 
 use super::ranges::Range;
 use crate::{
-    compile::{CompiledEndpoint, CompiledPort, Dialled, Frontend, PortId, can_be_redirected, maglev},
+    compile::{CompiledEndpoint, CompiledPort, Dialled, Frontend, PortId, Reach, maglev, reach},
     model::{Family, ObjectName, Protocol, ServiceKind},
 };
 
@@ -143,7 +143,7 @@ pub fn frontend_value(
     if port.endpoints.iter().any(|endpoint| endpoint.state != EndpointState::NotReady) {
         flags |= FLAG_HAS_ENDPOINTS;
     }
-    if port.redirected && can_be_redirected(frontend.kind) {
+    if port.redirected && reach(frontend.kind) != Reach::Never {
         flags |= FLAG_REDIRECTED;
     }
     let external = match frontend.kind {
@@ -202,6 +202,7 @@ pub fn source_range(service_id: u32, network: &IpNet) -> (SourceRangeKey, u32) {
 }
 
 pub fn service_value(port: &CompiledPort, range: Range) -> ServiceValue {
+    let cluster_ip = port.frontends.iter().find(|(_, frontend)| frontend.kind == FrontendKind::ClusterIp);
     ServiceValue {
         namespace: Name::new(&port.id.service.namespace),
         name: Name::new(&port.id.service.name),
@@ -213,6 +214,7 @@ pub fn service_value(port: &CompiledPort, range: Range) -> ServiceValue {
         kind: port.kind as u8,
         family: port.id.family as u8,
         pad: [0; 3],
+        cluster_ip: cluster_ip.map_or(Addr::UNSPECIFIED, |(dialled, _)| Addr::from(dialled.address)),
     }
 }
 

@@ -111,7 +111,7 @@ impl Config {
                     speech,
                     per_request: service.per_request,
                 });
-                for address in port.frontends.iter().copied().map(canonical) {
+                for address in port.frontends.iter().chain(&port.led).copied().map(canonical) {
                     match config.frontends.entry(address) {
                         Entry::Vacant(place) => drop(place.insert(frontend.clone())),
                         Entry::Occupied(other) => left_out.push(format!(

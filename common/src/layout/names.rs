@@ -1,6 +1,8 @@
-//! Names and extent of services and nodes: read by people and by a starting agent, never by a kernel program.
+//! Names and extent of services and nodes: read by people and by a starting agent; of a service, programs read the cluster IP.
 
 use bytemuck::{Pod, Zeroable};
+
+use crate::Addr;
 
 /// Longest name that Kubernetes allows for a namespace, a Service or a port, in bytes.
 pub const NAME_MAX: usize = 63;
@@ -35,7 +37,7 @@ impl Name {
     }
 }
 
-/// Names and extent of a service port. Value of `SERVICES`; read by people and by a starting agent only.
+/// Names and extent of a service port. Value of `SERVICES`; of it, programs read only the cluster IP.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
 pub struct ServiceValue {
@@ -59,8 +61,10 @@ pub struct ServiceValue {
     pub family: u8,
     /// Zero.
     pub pad: [u8; 3],
+    /// The Service's cluster IP of this family; unspecified if it has none.
+    pub cluster_ip: Addr,
 }
-const _: () = assert!(size_of::<ServiceValue>() == 208);
+const _: () = assert!(size_of::<ServiceValue>() == 224);
 
 stored_enum! {
 /// `spec.type`, with headless as a type of its own.

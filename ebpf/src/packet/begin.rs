@@ -1,11 +1,12 @@
 //! First packets of connections: which frontend, whether this client may use it, which backend.
 
+use bytemuck::Zeroable as _;
 use sluice_common::{
     Addr, Reason, choose,
     layout::{
-        ADDRESS_CLUSTER_IP, ADDRESS_NODE, ADDRESS_VIP, AffinityKey, CONFIG_FAIL_CLOSED, CONFIG_OPTIONS,
-        FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue, HOOK_FROM_NETWORK,
-        NO_BACKEND, OPTION_SERVICE_CIDRS, SCTP, SERVICE_CIDRS, TCP,
+        ADDRESS_CLUSTER_IP, ADDRESS_NODE, ADDRESS_VIP, AffinityKey, CONFIG_OPTIONS, FLAG_EXTERNAL_LOCAL,
+        FLAG_HAS_ENDPOINTS, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue, HOOK_FROM_NETWORK,
+        HOOK_TO_NETWORK, NO_BACKEND, OPTION_SERVICE_CIDRS, PROBE_ID, SCTP, SERVICE_CIDRS, SlotValue, TCP,
     },
     packet::flow,
 };
@@ -15,6 +16,7 @@ use crate::{
     affinity,
     maps::{CONFIG, SLOTS},
     raw::{self, fib},
+    rules::{self, Course},
     socket,
 };
 
@@ -22,24 +24,27 @@ use crate::{
 #[inline(never)]
 pub fn begin<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     work.now_ns = raw::now_ns();
-    match find(frame, work) {
-        Ok(()) => {}
+    let reason = match find(frame, work) {
+        Ok(reason) => reason,
         Err(reason @ (Reason::UnknownPort | Reason::NoEndpoints)) => {
             return answer::refuse(frame, work).map(|()| reason);
         }
         Err(reason) => return Err(reason),
-    }
+    };
     remember(frame, work)?;
-    known::lead(frame, work).map(|()| Reason::PacketTranslated)
+    known::lead(frame, work).map(|()| reason)
 }
 
-/// Finds frontend, slot and backend.
+/// Finds frontend, slot and backend: [`Reason::PacketTranslated`], or [`Reason::Redirected`] if that is the redirector.
 #[inline(never)]
-pub fn find<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+pub fn find<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     work.frontend = frontend(work)?;
     work.stage = Stage::Found;
     leave_others(frame, work)?;
     admit(work)?;
+    if is_redirected(work)? {
+        return Ok(Reason::Redirected);
+    }
     choose_slot(work)?;
     if work.slot.backend_id == NO_BACKEND {
         return Err(Reason::NoEndpoints);
@@ -50,7 +55,7 @@ pub fn find<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     if work.packet.key.protocol == SCTP && work.backend.port_be != work.packet.key.dst_port_be {
         return Err(Reason::SctpPort);
     }
-    Ok(())
+    Ok(Reason::PacketTranslated)
 }
 
 /// The frontend that the packet is for.
@@ -99,24 +104,47 @@ fn leave_others<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     if fib::has_socket(frame, work) { Err(Reason::NotOurs) } else { Ok(()) }
 }
 
-/// Whether this client's packets are for us to balance.
+/// Whether this client may use the service.
 #[inline(always)]
-fn admit(work: &mut Work) -> Result<(), Reason> {
+fn admit(work: &Work) -> Result<(), Reason> {
     let (value, packet) = (&work.frontend, &work.packet.key);
     if value.flags & FLAG_SOURCE_RANGES != 0 && !raw::in_source_ranges(value.service_id, &packet.src) {
         return Err(Reason::SourceNotAllowed);
     }
-    if value.flags & FLAG_REDIRECTED == 0 || packet.protocol != TCP {
-        return Ok(());
+    Ok(())
+}
+
+/// Whether the packet is led to the redirector; [`Reason::Redirected`] if it gets there as it is.
+#[inline(never)]
+fn is_redirected(work: &mut Work) -> Result<bool, Reason> {
+    let (value, packet) = (&work.frontend, &work.packet.key);
+    let key =
+        FrontendKey { addr: packet.dst, port_be: packet.dst_port_be, protocol: packet.protocol, scope: 0 };
+    // What is on its way out cannot be turned round: the stack takes nothing that bears the node's own address.
+    let course = rules::course(value, &key, work.hook != HOOK_TO_NETWORK, &mut work.backend.addr);
+    let by_cluster_ip = match course {
+        Course::Kernel => return Ok(false),
+        Course::Unruled => {
+            work.count_besides(Reason::NoRedirector);
+            return Ok(false);
+        }
+        Course::Refused => return Err(Reason::NoRedirector),
+        Course::AsDialled => false,
+        Course::ByClusterIp => true,
+    };
+    // Where the policy lets nobody serve, the redirector does not either.
+    let is_local = value.flags & FLAG_EXTERNAL_LOCAL != 0 && !work.is_inside();
+    if is_local && value.local_count == 0 && value.flags & FLAG_HAS_ENDPOINTS != 0 {
+        return Err(Reason::NoLocalEndpoints);
     }
-    if socket::redirector_is_well() {
+    if !by_cluster_ip {
         return Err(Reason::Redirected);
     }
-    if CONFIG.get(CONFIG_FAIL_CLOSED).copied() == Some(1) {
-        return Err(Reason::NoRedirector);
-    }
-    work.count_besides(Reason::NoRedirector);
-    Ok(())
+    work.backend.port_be = key.port_be;
+    work.slot =
+        SlotValue { backend_id: PROBE_ID, service_id: value.service_id, local: 1, ..SlotValue::zeroed() };
+    work.stage = Stage::Chosen;
+    Ok(true)
 }
 
 /// The slot of this client's backend: the one that it had, where the service has affinity, else any.

@@ -59,7 +59,9 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Re
     }
     work.now_ns = raw::now_ns();
     match begin::find(frame, work) {
-        Ok(()) => {}
+        // To the redirector, through the node's stack.
+        Ok(Reason::Redirected) => return Err(Reason::Redirected),
+        Ok(_) => {}
         // To be answered, which tc does.
         Err(Reason::UnknownPort | Reason::NoEndpoints | Reason::SctpPort) => return Err(Reason::NotOurs),
         Err(reason) => return Err(reason),

@@ -155,6 +155,8 @@ pub struct Work {
     pub stage: Stage,
     /// Reasons counted besides, a bit for each.
     pub besides: u64,
+    /// Nothing but a connected socket is being looked up, so that `sk_lookup` has nothing to decide.
+    pub asks: bool,
 }
 
 impl Work {

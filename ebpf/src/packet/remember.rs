@@ -4,7 +4,8 @@ use sluice_common::{
     Addr, Reason,
     layout::{
         ADDRESS_NODE, ADDRESS_OWN, ANY_DEVICE, FLOW_REDIRECT, FLOW_REPLY, FLOW_SNAT, FLOW_TO_NODE,
-        FLOW_TUNNEL, FlowValue, HOOK_FROM_NETWORK, HOOK_FROM_POD, HOOK_TO_NETWORK, HOOK_TO_POD, SCTP,
+        FLOW_TUNNEL, FlowKey, FlowValue, HOOK_FROM_NETWORK, HOOK_FROM_POD, HOOK_TO_NETWORK, HOOK_TO_POD,
+        PROBE_ID, SCTP,
     },
     packet::flow,
 };
@@ -180,16 +181,39 @@ fn claim_port<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
 #[inline(never)]
 fn keep_port<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     work.reply = work.flow.peer(work.packet.key.protocol);
+    let is_connected = is_connected(frame, work);
     let back = &work.back;
-    let is_taken = flows::flow(&work.reply).is_some_and(|old| {
+    let is_known = flows::flow(&work.reply).is_some_and(|old| {
         let is_same =
             old.src == back.src && old.src_port_be == back.src_port_be && old.dst_port_be == back.dst_port_be;
         !is_same && flow::is_live(&old, work.reply.protocol, work.now_ns)
     });
-    if is_taken && work.reply.protocol != SCTP {
+    if (is_connected || is_known) && work.reply.protocol != SCTP {
         return claim_port(frame, work);
     }
     FLOWS.insert(&work.reply, &work.back, 0).map_err(|_| Reason::SourcePortsTaken)
+}
+
+/// Whether the redirector has a connection with the ends that this one to it would have: the client dialled the cluster IP
+/// too, by the same port.
+#[inline(never)]
+fn is_connected<F: Frame>(frame: F, work: &mut Work) -> bool {
+    if work.slot.backend_id != PROBE_ID || work.packet.tcp_flags & (flow::SYN | flow::ACK) != flow::SYN {
+        return false;
+    }
+    let reply = work.reply;
+    work.reply = FlowKey {
+        src: reply.dst,
+        dst: reply.src,
+        src_port_be: reply.dst_port_be,
+        dst_port_be: reply.src_port_be,
+        ..reply
+    };
+    work.asks = true;
+    let is_it = fib::is_connected(frame, work);
+    work.asks = false;
+    work.reply = reply;
+    is_it
 }
 
 /// Stores the entry of the replies unless a live one is there.

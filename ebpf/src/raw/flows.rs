@@ -1,5 +1,7 @@
 //! Entries of `FLOWS` that packets change in place, and the CPU's store of answers.
 
+use core::ptr::addr_of;
+
 use sluice_common::{
     layout::{FlowKey, FlowValue},
     packet::flow,
@@ -17,6 +19,13 @@ pub fn work() -> Option<&'static mut Work> {
     // SAFETY: the lookup returned a live element of this CPU, made of numbers and of enums for which zero, with which the map
     // begins, is a value. Packets are handled with soft interrupts off, so that nobody else on this CPU has it.
     WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+}
+
+/// Whether the packet under way on this CPU is looking a connected socket up.
+#[inline(always)]
+pub fn asks() -> bool {
+    // SAFETY: the lookup returned a live element of this CPU, and one byte of it is read; who writes it waits for us.
+    WORK.get_ptr(0).is_some_and(|work| unsafe { addr_of!((*work).asks).read_volatile() })
 }
 
 /// A copy of the entry of a packet with these ends.

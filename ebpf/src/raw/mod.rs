@@ -16,7 +16,7 @@ use sluice_common::{
     packet::ETHERNET,
 };
 
-use crate::maps::{CONFIG, DEVICES, HEARTBEAT, REASONS, SOCKETS, SOURCE_RANGES};
+use crate::maps::{CONFIG, DEVICES, HEARTBEAT, REASONS, SERVICES, SOCKETS, SOURCE_RANGES};
 
 pub mod fib;
 pub mod flows;
@@ -244,6 +244,13 @@ pub fn get_lru<K, V: Copy, const N: usize, const F: usize>(
 ) -> Option<V> {
     // SAFETY: as in `get`.
     unsafe { map.get(key).copied() }
+}
+
+/// The service's cluster IP; unspecified if there is none. Not by [`get`]: the stack has no room for the whole value.
+#[inline(always)]
+pub fn cluster_ip(service_id: u32) -> Addr {
+    // SAFETY: the address is copied at once, and whoever uses it asks whose frontend it is.
+    unsafe { SERVICES.get(&service_id).map_or(Addr::UNSPECIFIED, |service| service.cluster_ip) }
 }
 
 /// Whether the address is in one of the service's networks.

@@ -123,17 +123,28 @@ impl Cluster {
         if kind == Kind::LoadBalancer && !service.admits(src) {
             return Fate::Dropped;
         }
-        let is_rules = matches!(kind, Kind::ClusterIp | Kind::NodePort) && service.redirected && !udp;
-        if is_rules && self.is_redirecting {
-            return Fate::Pass;
-        }
         let only_local = match (kind, &service.exposed) {
             (Kind::ClusterIp, _) => service.internal_local,
             // Who is on the node may go wherever the Service goes: kube-proxy's short-circuit.
             (_, Some(exposed)) => exposed.external_local && sender == Sender::Outside,
             (_, None) => false,
         };
-        match service.choice(pods, only_local) {
+        let choice = service.choice(pods, only_local);
+        if service.redirected && !udp && self.is_redirecting {
+            let is_nowhere = kind != Kind::ClusterIp && only_local && choice == Expectation::Dropped;
+            match (kind, sender) {
+                _ if is_nowhere => return Fate::Dropped,
+                (Kind::ClusterIp | Kind::NodePort, _) => return Fate::Pass,
+                // Such an address may be another machine's: to the redirector by the cluster IP, which is made the node's.
+                (Kind::LoadBalancer | Kind::ExternalIp, Sender::Outside | Sender::Pod(_)) => {
+                    let own = service.addresses().into_iter().filter(|own| own.is_ipv6() == to.is_ipv6());
+                    return Fate::Led(own.map(|own| SocketAddr::new(own, service.port)).collect());
+                }
+                // On their way out they cannot be turned round.
+                (Kind::LoadBalancer | Kind::ExternalIp, Sender::Node) => {}
+            }
+        }
+        match choice {
             Expectation::Answer(endpoints) => Fate::Led(endpoints),
             Expectation::Refused => Fate::Refused,
             Expectation::Dropped => Fate::Dropped,

@@ -23,12 +23,12 @@ pub struct Way {
 }
 
 impl Way {
-    /// That of a connection from `src`, led to the pod `by`, at a node with the address `own`.
-    ///
-    /// # Panics
-    /// There is no such pod.
+    /// That of a connection from `src`, led to `by`, at a node with the address `own`: a pod, or a cluster IP at which the
+    /// redirector serves.
     pub fn of(sender: Sender, src: IpAddr, by: IpAddr, own: IpAddr) -> Self {
-        let pod = Rig::pods(by.is_ipv6()).into_iter().position(|pod| pod == by).expect("a pod");
+        let Some(pod) = Rig::pods(by.is_ipv6()).into_iter().position(|pod| pod == by) else {
+            return Self::to_redirector(sender);
+        };
         let is_local = pod < LOCAL_PODS;
         // The address of the device by which the pod is reached: the overlay has one of its own.
         let overlay = if by.is_ipv6() {
@@ -64,6 +64,20 @@ impl Way {
         }
     }
 }
+
+impl Way {
+    /// Through the node's stack, as to a pod of the node.
+    const fn to_redirector(sender: Sender) -> Self {
+        let (name, back) = match sender {
+            Sender::Outside | Sender::Node => (REDIRECTOR[0], Place::ToNetwork),
+            Sender::Pod(pod) => (REDIRECTOR[1], Place::ToPod(pod)),
+        };
+        Self { name, source: None, is_routed: false, back, back_is_routed: false, back_to_node: false }
+    }
+}
+
+/// Names of the ways to the redirector.
+pub const REDIRECTOR: [&str; 2] = ["outside to the redirector", "pod to the redirector"];
 
 impl Sender {
     /// Where its packets are met.

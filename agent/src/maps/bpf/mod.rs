@@ -23,7 +23,7 @@ pub struct BpfMaps {
     frontends: HashMap<MapData, [u8; 20], [u8; 32]>,
     slots: Array<MapData, [u8; 16]>,
     backends: Array<MapData, [u8; 24]>,
-    services: HashMap<MapData, u32, [u8; 208]>,
+    services: HashMap<MapData, u32, [u8; 224]>,
     nodes: HashMap<MapData, u32, [u8; 128]>,
     addresses: HashMap<MapData, [u8; 16], u32>,
     source_ranges: LpmTrie<MapData, [u8; 20], u32>,
@@ -281,7 +281,7 @@ impl Writer for BpfMaps {
             }
             Op::PutSlot(index, value) => ("SLOTS", self.slots.set(index, must_cast::<_, [u8; 16]>(value), 0)),
             Op::PutService(id, value) => {
-                ("SERVICES", self.services.insert(id, must_cast::<_, [u8; 208]>(value), 0))
+                ("SERVICES", self.services.insert(id, must_cast::<_, [u8; 224]>(value), 0))
             }
             Op::PutFrontend(key, value) => (
                 "FRONTENDS",
