@@ -105,7 +105,7 @@ fn source_ranges_and_a_local_policy_come_before_rules() {
     apply(&outside, "loadBalancerSourceRanges: [198.51.100.0/24, \"2001:db8:77::/64\"]");
     for to in lb {
         let before = count(&outside, "source_not_allowed");
-        until(to, || outside.client.tcp(to), timed_out);
+        let _timed_out = until(to, || outside.client.tcp(to), timed_out);
         assert!(count(&outside, "source_not_allowed") > before, "{to}");
     }
     for to in others {

@@ -15,12 +15,13 @@ use crate::l7::rules::{
 };
 
 use super::{
-    circuit::Held,
     config::{Config, Destination},
     draws::{Draws, mix},
     hash::hash_of,
     monitors::Monitor,
     outliers::Event,
+    upstream::Place,
+    warmup::{self, Warming, Warmth},
     worker::Worker,
 };
 
@@ -32,6 +33,7 @@ const CHOICES: u32 = RetryPolicy::HOST_SELECTION_ATTEMPTS;
 pub struct Balancer {
     in_flight: Rc<RefCell<HashMap<SocketAddr, u32>>>,
     known: RefCell<Known>,
+    warmth: Warmth,
 }
 
 /// Endpoints by destination and policy, both by address of the object, which the configuration keeps alive.
@@ -50,6 +52,7 @@ pub struct Candidates {
     affinity: bool,
     turn: Rc<Cell<usize>>,
     monitor: Option<Monitor>,
+    warming: Option<Rc<Warming>>,
     /// Whether endpoints are declared to speak HTTP/2.
     pub speaks_http2: bool,
 }
@@ -70,13 +73,13 @@ pub struct Wish<'a> {
 pub struct InFlight {
     counts: Rc<RefCell<HashMap<SocketAddr, u32>>>,
     endpoint: SocketAddr,
-    held: Vec<Rc<Held>>,
+    held: Vec<Place>,
 }
 
 impl InFlight {
     /// Keeps `held` as long as this.
-    pub fn hold(&mut self, held: Option<Rc<Held>>) {
-        self.held.extend(held);
+    pub fn hold<P: Into<Place>>(&mut self, held: Option<P>) {
+        self.held.extend(held.map(Into::into));
     }
 }
 
@@ -85,7 +88,8 @@ impl Candidates {
         let Destination { affinity, speaks_http2, .. } = *destination;
         let hashes = endpoints.iter().map(|endpoint| hash_of(endpoint.to_string().as_bytes())).collect();
         let monitor = worker.shared.monitors.monitor(target, &endpoints);
-        Self { endpoints, hashes, affinity, turn: Rc::default(), monitor, speaks_http2 }
+        let warming = worker.balancer.warmth.of(target, &endpoints);
+        Self { endpoints, hashes, affinity, turn: Rc::default(), monitor, warming, speaks_http2 }
     }
 
     /// How many there are.
@@ -113,7 +117,8 @@ impl Candidates {
         }
         let pairs = self.endpoints.iter().copied().zip(self.hashes.iter().copied());
         let (endpoints, hashes) = pairs.filter(|(endpoint, _)| !left_out.contains(endpoint)).unzip();
-        Rc::new(Self { endpoints, hashes, turn: self.turn.clone(), monitor: self.monitor.clone(), ..**self })
+        let (turn, monitor, warming) = (self.turn.clone(), self.monitor.clone(), self.warming.clone());
+        Rc::new(Self { endpoints, hashes, turn, monitor, warming, ..**self })
     }
 }
 
@@ -178,7 +183,20 @@ impl Balancer {
         Some(chosen)
     }
 
+    /// One of them; those that are new are drawn in vain now and then.
     fn draw(&self, draws: &Draws, candidates: &Candidates, simple: SimpleBalancer) -> Option<SocketAddr> {
+        let warming = candidates.warming.as_ref().filter(|_| warmup::slows(simple));
+        let mut chosen = self.draw_any(draws, candidates, simple)?;
+        for _ in 1..warmup::TRIES {
+            if warming.is_none_or(|warming| warming.takes(chosen, draws.next())) {
+                break;
+            }
+            chosen = self.draw_any(draws, candidates, simple)?;
+        }
+        Some(chosen)
+    }
+
+    fn draw_any(&self, draws: &Draws, candidates: &Candidates, simple: SimpleBalancer) -> Option<SocketAddr> {
         let endpoints = &candidates.endpoints;
         match simple {
             SimpleBalancer::RoundRobin => {

@@ -6,16 +6,23 @@ use std::{
     time::Duration,
 };
 
-use crate::l7::rules::{TcpKeepalive, table::Policy};
+use crate::l7::rules::{ProxyProtocolVersion, TcpKeepalive, table::Policy};
 use sluice_common::layout::FIRST_BORROWED_PORT;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
+    io::AsyncWriteExt as _,
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
 use super::{
-    config::Config, counters::Counter, options::SourceAddress, snapshot::Pod, view::View, worker::Worker,
+    config::Config,
+    counters::Counter,
+    options::SourceAddress,
+    proxy_protocol::{Ends, header},
+    snapshot::Pod,
+    view::View,
+    worker::Worker,
 };
 
 /// What `connectionPool.tcp.connectTimeout` is when nobody sets it.
@@ -29,6 +36,8 @@ pub struct Peer<'a> {
     lender: Option<&'a Pod>,
     config: &'a Config,
     policy: Option<&'a Policy>,
+    /// What endpoints are told first.
+    told: Option<(ProxyProtocolVersion, Ends)>,
 }
 
 impl<'a> Peer<'a> {
@@ -39,7 +48,14 @@ impl<'a> Peer<'a> {
             // Hosts and clients outside the cluster would be answered by another way than ours.
             SourceAddress::Client => view.config.pod(client).map(|pod| &**pod).filter(|pod| pod.can_lend),
         };
-        Self { lender, config: &view.config, policy }
+        let told = policy.and_then(|policy| policy.traffic.proxy_protocol.as_ref());
+        let told = told.map(|wanted| (wanted.version, view.ends));
+        Self { lender, config: &view.config, policy, told }
+    }
+
+    /// Whose connection it is, where endpoints are told: it is nobody else's then.
+    pub fn ends(&self) -> Option<Ends> {
+        self.told.map(|(_, ends)| ends)
     }
 
     /// Whose address connections to `endpoint` have; `None` is the node's.
@@ -59,7 +75,7 @@ impl<'a> Peer<'a> {
         let pool = self.policy.and_then(|policy| policy.traffic.connection_pool.as_ref()?.tcp.as_ref());
         let limit = pool.and_then(|pool| pool.connect_timeout).map_or(CONNECT_TIMEOUT, |limit| limit.0);
         let keepalive = pool.and_then(|pool| pool.tcp_keepalive.as_ref());
-        let connecting = async {
+        let dialling = async {
             let Some(source) = self.source(endpoint) else {
                 let socket = if endpoint.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
                 return begin(socket, endpoint, keepalive).await;
@@ -79,6 +95,13 @@ impl<'a> Peer<'a> {
             }
             worker.count(Counter::SourcePortsTaken);
             Err(last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
+        };
+        let connecting = async {
+            let mut socket = dialling.await?;
+            if let Some((version, ends)) = &self.told {
+                socket.write_all(&header(*version, ends)).await?;
+            }
+            Ok(socket)
         };
         let connected = timeout(limit, connecting)
             .await

@@ -9,7 +9,8 @@ use crate::l7::rules::{
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
-    config::canonical, counters::Counter, session, stream::ClientStream, tcp, view::View, worker::Worker,
+    config::canonical, counters::Counter, proxy_protocol::Ends, session, stream::ClientStream, tcp,
+    view::View, worker::Worker,
 };
 
 /// What HTTP/2 connections begin with, RFC 9113 section 3.4.
@@ -31,7 +32,7 @@ enum Look<T> {
 pub async fn serve(worker: Rc<Worker>, socket: TcpStream, peer: SocketAddr) {
     let Ok(dialled) = socket.local_addr() else { return };
     let (dialled, peer) = (canonical(dialled), canonical(peer));
-    let Some(view) = View::new(worker.config(), dialled, peer.ip()) else {
+    let Some(view) = View::new(worker.config(), Ends { client: peer, dialled }) else {
         return worker.count(Counter::RefusedUnknownFrontend);
     };
     // It only costs time if it fails.
@@ -49,7 +50,7 @@ pub async fn serve(worker: Rc<Worker>, socket: TcpStream, peer: SocketAddr) {
                 () = unused => Look::Ended,
             };
             match told {
-                Look::Told(http2) => session::serve(worker, stream, view, dialled, peer.ip(), http2).await,
+                Look::Told(http2) => session::serve(worker, stream, view, http2).await,
                 Look::Ended => {}
                 Look::Late => worker.count(Counter::RefusedSlowHeaders),
             }

@@ -29,6 +29,7 @@ mod options;
 mod outliers;
 mod pool;
 mod process;
+mod proxy_protocol;
 mod pulse;
 mod replay;
 mod replies;
@@ -42,6 +43,7 @@ mod tcp;
 mod tunnel;
 mod upstream;
 mod view;
+mod warmup;
 mod worker;
 
 pub use confinement::{Confinement, confine};

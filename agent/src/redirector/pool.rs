@@ -11,7 +11,7 @@ use std::{
 use hyper::client::conn::{http1, http2};
 use tokio::{sync::Mutex, time::Instant};
 
-use super::replay::Outgoing;
+use super::{proxy_protocol::Ends, replay::Outgoing};
 
 /// Idle HTTP/1 connections per key; more are closed.
 const IDLE_MAX: usize = 128;
@@ -23,6 +23,8 @@ pub struct Key {
     pub source: Option<IpAddr>,
     /// Where they go.
     pub endpoint: SocketAddr,
+    /// Whose connection they carry, if endpoints are told; such a connection is not shared.
+    pub ends: Option<Ends>,
 }
 
 /// Upstream connections.
@@ -49,17 +51,42 @@ struct Idle {
     until: Instant,
 }
 
-/// The HTTP/2 connection of a key.
+/// The HTTP/2 connections of a key: one, unless `maxConcurrentStreams` asks for more.
 #[derive(Debug)]
 pub struct Multiplexed {
     /// Held while a connection is made, so that one is made and not many.
     pub connecting: Mutex<()>,
     /// Connections that could not be made; who waited for one shares the result.
     pub failures: Cell<u64>,
-    sender: RefCell<Option<http2::SendRequest<Outgoing>>>,
-    used: Cell<u32>,
+    connections: RefCell<Vec<Connection>>,
     until: Cell<Instant>,
-    end_of_life: Cell<Option<Instant>>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    sender: http2::SendRequest<Outgoing>,
+    used: u32,
+    open: Rc<Cell<u32>>,
+    end_of_life: Option<Instant>,
+}
+
+/// The most that an HTTP/2 connection takes; 0 is no limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Requests, one after the other or not.
+    pub requests: u32,
+    /// Requests at once.
+    pub streams: u32,
+}
+
+/// A place on an HTTP/2 connection, until this is dropped.
+#[derive(Debug)]
+pub struct Stream(Rc<Cell<u32>>);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 impl Pool {
@@ -93,10 +120,8 @@ impl Pool {
             Rc::new(Multiplexed {
                 connecting: Mutex::new(()),
                 failures: Cell::new(0),
-                sender: RefCell::new(None),
-                used: Cell::new(0),
+                connections: RefCell::default(),
                 until: Cell::new(Instant::now()),
-                end_of_life: Cell::new(None),
             })
         };
         self.http2.borrow_mut().entry(key).or_insert_with(new).clone()
@@ -111,38 +136,48 @@ impl Pool {
         });
         self.http2.borrow_mut().retain(|_, multiplexed| {
             let waiting = Rc::strong_count(multiplexed) > 1;
-            waiting || (multiplexed.until.get() > now && multiplexed.get(0).is_some())
+            waiting || (multiplexed.until.get() > now && multiplexed.is_alive())
         });
     }
 }
 
 impl Multiplexed {
-    /// The connection, if it is alive and has had less than `limit` requests; 0 is no limit.
-    pub fn get(&self, limit: u32) -> Option<http2::SendRequest<Outgoing>> {
-        let spent = limit > 0 && self.used.get() >= limit;
-        let spent = spent || self.end_of_life.get().is_some_and(|end| end <= Instant::now());
-        let mut sender = self.sender.borrow_mut();
-        if spent || sender.as_ref().is_some_and(http2::SendRequest::is_closed) {
-            *sender = None;
-        }
-        sender.clone()
+    /// A connection that is alive and has room, and a place on it.
+    pub fn get(&self, limits: Limits) -> Option<(http2::SendRequest<Outgoing>, Stream)> {
+        let now = Instant::now();
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|one| {
+            let spent = limits.requests > 0 && one.used >= limits.requests;
+            !spent && one.end_of_life.is_none_or(|end| end > now) && !one.sender.is_closed()
+        });
+        let has_room = |one: &&mut Connection| limits.streams == 0 || one.open.get() < limits.streams;
+        let free = connections.iter_mut().find(has_room)?;
+        free.used = free.used.saturating_add(1);
+        free.open.set(free.open.get() + 1);
+        Some((free.sender.clone(), Stream(free.open.clone())))
     }
 
-    /// Replaces the connection by one that takes requests until `end_of_life`.
-    pub fn set(&self, sender: http2::SendRequest<Outgoing>, end_of_life: Option<Instant>) {
-        self.used.set(0);
-        self.end_of_life.set(end_of_life);
-        *self.sender.borrow_mut() = Some(sender);
+    fn is_alive(&self) -> bool {
+        let now = Instant::now();
+        let connections = self.connections.borrow();
+        connections.iter().any(|one| !one.sender.is_closed() && one.end_of_life.is_none_or(|end| end > now))
     }
 
-    /// Forgets the connection, which takes no more requests.
-    pub fn forget(&self) {
-        *self.sender.borrow_mut() = None;
+    /// Adds a connection that takes requests until `end_of_life`; the first of them has a place on it.
+    pub fn add(&self, sender: http2::SendRequest<Outgoing>, end_of_life: Option<Instant>) -> Stream {
+        let open = Rc::new(Cell::new(1));
+        let connection = Connection { sender, used: 1, open: open.clone(), end_of_life };
+        self.connections.borrow_mut().push(connection);
+        Stream(open)
     }
 
-    /// Notes one more request, after which the connection may lie idle for `idle`.
+    /// Forgets the connection of `stream`, which takes no more requests.
+    pub fn forget(&self, stream: &Stream) {
+        self.connections.borrow_mut().retain(|one| !Rc::ptr_eq(&one.open, &stream.0));
+    }
+
+    /// Notes a request, after which connections may lie idle for `idle`.
     pub fn note(&self, idle: Duration) {
-        self.used.set(self.used.get().saturating_add(1));
         self.until.set(Instant::now() + idle);
     }
 }

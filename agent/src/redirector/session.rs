@@ -1,14 +1,7 @@
 //! An HTTP connection of a client: hyper with our limits. What is done with requests is in `request.rs`.
 
 use std::{
-    cell::RefCell,
-    convert::Infallible,
-    error::Error,
-    io,
-    net::{IpAddr, SocketAddr},
-    pin::pin,
-    rc::Rc,
-    sync::Arc,
+    cell::RefCell, convert::Infallible, error::Error, io, net::IpAddr, pin::pin, rc::Rc, sync::Arc,
     time::Duration,
 };
 
@@ -23,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::{
     counters::Counter,
+    proxy_protocol::Ends,
     request,
     stream::{ClientStream, Pace, UnderWay},
     view::View,
@@ -47,7 +41,7 @@ pub struct Session {
     pub client: IpAddr,
     /// Whether the client speaks HTTP/2 here.
     pub http2: bool,
-    dialled: SocketAddr,
+    ends: Ends,
     view: RefCell<Option<Rc<View>>>,
     pace: Arc<Pace>,
 }
@@ -71,7 +65,7 @@ impl Session {
         let config = self.worker.config();
         let mut view = self.view.borrow_mut();
         if view.as_ref().is_none_or(|view| !Arc::ptr_eq(&view.config, &config)) {
-            *view = View::new(config, self.dialled, self.client).map(Rc::new);
+            *view = View::new(config, self.ends).map(Rc::new);
         }
         view.clone()
     }
@@ -83,20 +77,14 @@ impl Session {
 }
 
 /// Serves HTTP on `stream` until it ends.
-pub async fn serve(
-    worker: Rc<Worker>,
-    mut stream: ClientStream,
-    view: View,
-    dialled: SocketAddr,
-    client: IpAddr,
-    http2: bool,
-) {
+pub async fn serve(worker: Rc<Worker>, mut stream: ClientStream, view: View, http2: bool) {
+    let (ends, client) = (view.ends, view.ends.client.ip());
     let pace = Pace::new(worker.options().header_timeout);
     if !http2 {
         stream.set_pace(pace.clone());
     }
     let view = RefCell::new(Some(Rc::new(view)));
-    let session = Rc::new(Session { worker: worker.clone(), client, http2, dialled, view, pace });
+    let session = Rc::new(Session { worker: worker.clone(), client, http2, ends, view, pace });
     let service = service_fn(move |received: Request<Incoming>| {
         let session = session.clone();
         async move { Ok::<_, Infallible>(request::handle(session, received).await) }

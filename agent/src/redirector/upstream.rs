@@ -15,7 +15,7 @@ use super::{
     circuit::{Circuit, Held, What},
     connect::Peer,
     counters::{Counter, OneOpen, Open},
-    pool::{Key, Lease, Multiplexed},
+    pool::{Key, Lease, Limits, Multiplexed, Stream},
     replay::{Outgoing, Replay},
     session::{HEADERS_MAX, Local},
     worker::Worker,
@@ -53,7 +53,22 @@ pub enum Failure {
 }
 
 /// An answer, and the place of its connection where those are counted.
-pub type Sent = (Response<Incoming>, Option<Rc<Held>>);
+pub type Sent = (Response<Incoming>, Option<Place>);
+
+/// What an answer holds until its end.
+#[derive(Debug)]
+pub enum Place {
+    /// One of those that the circuit has.
+    Limited(#[expect(dead_code, reason = "it is there to be dropped")] Rc<Held>),
+    /// On an HTTP/2 connection.
+    Stream(#[expect(dead_code, reason = "it is there to be dropped")] Stream),
+}
+
+impl From<Rc<Held>> for Place {
+    fn from(held: Rc<Held>) -> Self {
+        Self::Limited(held)
+    }
+}
 
 /// What a request that needs a connection holds until it has one, where that is limited.
 #[derive(Default, Debug)]
@@ -100,7 +115,7 @@ impl Head {
 impl Line<'_> {
     /// Sends a request to `endpoint` and waits for the head of the answer.
     pub async fn send(&self, endpoint: SocketAddr, head: &Head, replay: &Replay) -> Result<Sent, Failure> {
-        let key = Key { source: self.peer.source(endpoint), endpoint };
+        let key = Key { source: self.peer.source(endpoint), endpoint, ends: self.peer.ends() };
         let sent = if head.http2 {
             self.send_http2(key, head, replay).await
         } else {
@@ -165,7 +180,7 @@ impl Line<'_> {
                     }
                     drop(used);
                 });
-                Ok((response, place))
+                Ok((response, place.map(Place::Limited)))
             }
             Err(mut error) => Err(match error.take_message() {
                 Some(_) => Failure::BeforeRequest,
@@ -176,7 +191,7 @@ impl Line<'_> {
 
     async fn send_http2(&self, key: Key, head: &Head, replay: &Replay) -> Result<Sent, Failure> {
         let multiplexed = self.worker.pool.multiplexed(key);
-        let (mut sender, was_open) = self.http2(key, &multiplexed).await?;
+        let (mut sender, mut stream, was_open) = self.http2(key, &multiplexed).await?;
         multiplexed.note(self.idle_timeout());
         let mut sent = sender.try_send_request(head.request(replay.body())).await;
         let unsent = |sent: &mut Result<_, TrySendError<_>>| {
@@ -185,41 +200,46 @@ impl Line<'_> {
         let mut before = unsent(&mut sent);
         if before && was_open && replay.is_whole() {
             // Closed under our hands: once more, on a new connection.
-            multiplexed.forget();
-            (sender, _) = self.http2(key, &multiplexed).await?;
+            multiplexed.forget(&stream);
+            (sender, stream, _) = self.http2(key, &multiplexed).await?;
             sent = sender.try_send_request(head.request(replay.body())).await;
             before = unsent(&mut sent);
         }
-        let sent = sent.map(|response| (response, None));
+        let is_limited = self.limits().streams > 0;
+        let sent = sent.map(|response| (response, is_limited.then_some(Place::Stream(stream))));
         sent.map_err(|error| if before { Failure::BeforeRequest } else { failure(&error.into_error()) })
     }
 
-    /// The HTTP/2 connection of `key`, and whether it was there before.
+    /// An HTTP/2 connection of `key`, a place on it, and whether it was there before.
     async fn http2(
         &self,
         key: Key,
         multiplexed: &Multiplexed,
-    ) -> Result<(http2::SendRequest<Outgoing>, bool), Failure> {
-        let limit = self.requests_per_connection();
-        if let Some(sender) = multiplexed.get(limit) {
-            return Ok((sender, true));
+    ) -> Result<(http2::SendRequest<Outgoing>, Stream, bool), Failure> {
+        let limits = self.limits();
+        if let Some((sender, stream)) = multiplexed.get(limits) {
+            return Ok((sender, stream, true));
         }
         let mut waiting = Waiting::default();
         waiting.begin(self)?;
         let failures = multiplexed.failures.get();
         let _turn = multiplexed.connecting.lock().await;
-        if let Some(sender) = multiplexed.get(limit) {
-            return Ok((sender, true));
+        if let Some((sender, stream)) = multiplexed.get(limits) {
+            return Ok((sender, stream, true));
         }
         if failures != multiplexed.failures.get() {
             return Err(Failure::Connect);
         }
-        let opened = self.open_http2(key).await;
-        match &opened {
-            Ok(sender) => multiplexed.set(sender.clone(), self.end_of_life()),
-            Err(_) => multiplexed.failures.set(failures.wrapping_add(1)),
+        match self.open_http2(key).await {
+            Ok(sender) => {
+                let stream = multiplexed.add(sender.clone(), self.end_of_life());
+                Ok((sender, stream, false))
+            }
+            Err(failure) => {
+                multiplexed.failures.set(failures.wrapping_add(1));
+                Err(failure)
+            }
         }
-        opened.map(|sender| (sender, false))
     }
 
     async fn open_http2(&self, key: Key) -> Result<http2::SendRequest<Outgoing>, Failure> {
@@ -250,6 +270,11 @@ impl Line<'_> {
 
     fn requests_per_connection(&self) -> u32 {
         self.http_pool().map_or(0, |pool| pool.max_requests_per_connection)
+    }
+
+    fn limits(&self) -> Limits {
+        let streams = self.http_pool().map_or(0, |pool| pool.max_concurrent_streams);
+        Limits { requests: self.requests_per_connection(), streams }
     }
 
     fn idle_timeout(&self) -> Duration {

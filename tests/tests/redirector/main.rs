@@ -5,6 +5,7 @@
 mod actions;
 mod balancing;
 mod clients;
+mod endpoints;
 mod hostile;
 mod life;
 mod limits;

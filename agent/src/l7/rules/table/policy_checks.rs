@@ -39,9 +39,6 @@ fn check_policy(policy: &mut TrafficPolicy, plaintext: bool, path: &str, message
     if policy.tunnel.is_some() {
         messages.unsupported(format!("{path}.tunnel"), "destinations are reached directly");
     }
-    if policy.proxy_protocol.is_some() {
-        not_yet(format!("{path}.proxyProtocol"), messages);
-    }
     let percent = policy.retry_budget.as_ref().and_then(|budget| budget.percent);
     if let Some(percent) = percent.filter(|percent| !(0.0..=100.0).contains(percent)) {
         messages.error(format!("{path}.retryBudget.percent"), format!("{percent} is not within 0 to 100"));
@@ -97,16 +94,38 @@ fn check_balancer(raw: &LoadBalancer, path: &str, messages: &mut Messages) {
     if raw.locality_lb_setting.is_some() {
         not_yet(format!("{path}.localityLbSetting"), messages);
     }
-    if raw.warmup.is_some() || raw.warmup_duration_secs.is_some() {
-        let field = if raw.warmup.is_some() { "warmup" } else { "warmupDurationSecs" };
-        not_yet(format!("{path}.{field}"), messages);
-    }
+    check_warmup(raw, path, messages);
     let Some(hash) = &raw.consistent_hash else { return };
     let path = format!("{path}.consistentHash");
     if raw.simple.is_some() {
         messages.error(&path, "stands beside simple; keep one");
     }
     check_hash(hash, &path, messages);
+}
+
+fn check_warmup(raw: &LoadBalancer, path: &str, messages: &mut Messages) {
+    let own = raw.warmup.as_ref().map(|warmup| ("warmup.duration", warmup.duration));
+    let older = raw.warmup_duration_secs.map(|span| ("warmupDurationSecs", Some(span)));
+    let Some((field, span)) = own.or(older) else { return };
+    match span {
+        None => messages.error(format!("{path}.{field}"), "is missing"),
+        Some(span) if span.0 < Duration::from_millis(1) => {
+            messages.error(format!("{path}.{field}"), "is less than 1ms");
+        }
+        Some(_) => {}
+    }
+    let chance = matches!(raw.simple, Some(SimpleBalancer::Random | SimpleBalancer::Passthrough));
+    if chance || raw.consistent_hash.is_some() {
+        let text = "has no effect here: only LEAST_REQUEST and ROUND_ROBIN heed it";
+        messages.warn(format!("{path}.{field}"), text);
+    }
+    let Some(warmup) = &raw.warmup else { return };
+    if let Some(percent) = warmup.minimum_percent.filter(|percent| !(0.0..=100.0).contains(percent)) {
+        messages.error(format!("{path}.warmup.minimumPercent"), format!("{percent} is not within 0 to 100"));
+    }
+    if warmup.aggression.is_some_and(|shape| (shape - 1.0).abs() > f64::EPSILON) {
+        messages.warn(format!("{path}.warmup.aggression"), "is not honoured: shares grow evenly");
+    }
 }
 
 fn check_hash(raw: &ConsistentHash, path: &str, messages: &mut Messages) {
@@ -167,9 +186,6 @@ fn check_pool(raw: &ConnectionPool, path: &str, messages: &mut Messages) {
             format!("{path}.http.h2UpgradePolicy"),
             "is not honoured: endpoints are spoken to as the client speaks",
         );
-    }
-    if http.max_concurrent_streams > 0 {
-        not_yet(format!("{path}.http.maxConcurrentStreams"), messages);
     }
     let Some(keep_alive) = &http.http2_keep_alive else { return };
     for (field, span) in [("interval", keep_alive.interval), ("timeout", keep_alive.timeout)] {

@@ -264,12 +264,7 @@ fn what_is_refused_or_not_honoured() {
             true,
             "",
         ),
-        (
-            "streams",
-            policy(json!({"connectionPool": {"http": {"maxConcurrentStreams": 1}}})),
-            true,
-            "spec.trafficPolicy.connectionPool.http.maxConcurrentStreams: is not honoured yet",
-        ),
+        ("streams", policy(json!({"connectionPool": {"http": {"maxConcurrentStreams": 1}}})), true, ""),
         (
             "pings",
             policy(
