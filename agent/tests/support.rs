@@ -55,7 +55,11 @@ const ROWS: [(&str, &[&str], &[&str]); 41] = [
     ("retries.retryOn", &["retries"], &["retry_on", "answers_are_retried_as_the_rule_says"]),
     ("retries.backoff", &["retries"], &["backoff"]),
     ("retries.perTryTimeout", &["retries"], &["per_try_timeout_without_retry_on_fails_at_the_first_try"]),
-    ("retries.retryRemoteLocalities", &["retryRemoteLocalities"], &["a_rule_is_accepted_with_a_note"]),
+    (
+        "retries.retryRemoteLocalities",
+        &["retryRemoteLocalities"],
+        &["retry_remote_localities_tries_another_zone"],
+    ),
     ("fault.delay, fault.abort", &["faults"], &["delay_and_abort_are_independent", "fault"]),
     ("refused faults", &["exponentialDelay", "http2Error"], &["what_is_refused"]),
     ("mirror, mirrors", &["mirrors"], &["mirror"]),

@@ -77,3 +77,41 @@ fn names_aliases_and_headless_services_are_destinations() {
     let messages = world.json(&["status"])["warnings"].to_string();
     assert!(messages.contains("nobody") && !messages.contains("outside"), "{messages}");
 }
+
+#[test]
+fn zones_are_those_of_the_node_and_of_the_slices() {
+    let mut world = World::new();
+    let (near, far, client) = (world.pod("near"), world.pod("far"), world.pod("client"));
+    let _servers = [&near, &far].map(|pod| nginx(&world, pod, 8080));
+    let service = manifest::service("front", &["10.96.0.1"], &["http:80:8080"])
+        .replace("  selector: {app: front}\n", "");
+    let node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: node-1, labels: {topology.kubernetes.io/zone: a}}\n";
+    let endpoint = |pod: &Pod, zone: &str| format!("  - {{addresses: [\"{}\"], zone: {zone}}}\n", pod.v4);
+    let slice = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: front-1, namespace: shop, \
+        labels: {kubernetes.io/service-name: front}}\naddressType: IPv4\nports: [{name: http, port: 8080}]\nendpoints:\n"
+        .to_owned()
+        + &endpoint(&near, "a")
+        + &endpoint(&far, "b");
+    let rules = |to: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: front, namespace: shop}}\n\
+             spec: {{hosts: [front], http: [{{route: [{{destination: {{host: front}}}}]}}]}}\n\
+             ---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: front, namespace: shop}}\n\
+             spec: {{host: front, trafficPolicy: {{loadBalancer: {{localityLbSetting: {{distribute: \
+             [{{from: r/a/*, to: {{\"r/{to}/*\": 100}}}}]}}}}}}}}\n"
+        )
+    };
+    world.apply("shop", &(service + node + &slice));
+    world.apply("rules", &rules("a"));
+    let _agent = world.agent();
+    for (zone, by) in [("a", "near"), ("b", "far")] {
+        world.apply("rules", &rules(zone));
+        let ask = || curl(&client, &["http://10.96.0.1/"]).seen("by").to_owned();
+        wait::until("the zone's endpoint answers", || {
+            let got: Vec<String> = (0..8).map(|_| ask()).collect();
+            if got.iter().all(|got| got == by) { Ok(()) } else { Err((got, world.log())) }
+        });
+        let explained = world.json(&["explain", "http://10.96.0.1/"])["steps"].to_string();
+        assert!(explained.contains(&format!("by zone, by weight: 100 to r/{zone}/*")), "{explained}");
+    }
+}

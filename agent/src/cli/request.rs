@@ -152,6 +152,11 @@ pub fn add_route(answer: &mut Explanation, request: Request, run_dir: &Path) -> 
             (None, None, count) => format!("the least busy of two out of {count}"),
         };
         answer.steps.push(format!("{share:.0} % of such requests go to {}: {what}", destination.name));
+        if !destination.zones.is_empty() {
+            let zone = |(weight, name): &(u32, String)| format!("{weight} to {name}");
+            let shares: Vec<String> = destination.zones.iter().map(zone).collect();
+            answer.steps.push(format!("endpoints are told apart by zone, by weight: {}", shares.join(", ")));
+        }
         names.push(format!("{} ({share:.0} %)", destination.name));
         answer.endpoints.extend(destination.endpoints.iter().map(|endpoint| EndpointShare {
             address: endpoint.ip(),

@@ -203,14 +203,14 @@ fn source_ranges(store: &Store, service: &Service, family: Family) -> Option<Vec
 }
 
 /// The endpoints of a port that clients of this node may use now: what redirected requests go to. Without the splits of
-/// rules, and whether the Service has an address of its own or not.
-pub fn usable(store: &Store, service: &Service, port: &ServicePort) -> Vec<SocketAddr> {
+/// rules, and whether the Service has an address of its own or not. Each with its zone.
+pub fn usable(store: &Store, service: &Service, port: &ServicePort) -> Vec<(SocketAddr, Option<Arc<str>>)> {
     let slices = store.slices_of(&service.name);
     let of_family = |family| categorized(store, &slices, port, family, service.internal_local);
     let all = [Family::V4, Family::V6].into_iter().flat_map(of_family);
     let usable =
         all.filter(|endpoint| if service.internal_local { endpoint.in_local } else { endpoint.in_cluster });
-    usable.map(|endpoint| SocketAddr::new(endpoint.address, endpoint.port)).collect()
+    usable.map(|endpoint| (SocketAddr::new(endpoint.address, endpoint.port), endpoint.zone)).collect()
 }
 
 fn categorized(

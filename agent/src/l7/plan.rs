@@ -242,6 +242,7 @@ impl Planner {
         Snapshot {
             version: 0,
             domain: self.mesh.domain.clone(),
+            zone: store.node().zone.clone(),
             pods: pods.collect(),
             virtual_services: self.raw(RuleKind::VirtualService).cloned().collect(),
             destination_rules: self.raw(RuleKind::DestinationRule).cloned().collect(),
@@ -318,7 +319,14 @@ fn service(
             app_protocol: port.app_protocol.as_deref().map(str::to_owned),
             frontends,
             led,
-            endpoints: endpoints.into_iter().map(|address| Endpoint { address, pod: None }).collect(),
+            endpoints: endpoints
+                .into_iter()
+                .map(|(address, zone)| Endpoint {
+                    address,
+                    pod: None,
+                    zone: zone.map(|zone| zone.to_string()),
+                })
+                .collect(),
             affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
         }
     };

@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub version: u64,
     /// DNS domain of the cluster.
     pub domain: String,
+    /// This node's zone, if it has one.
+    pub zone: Option<String>,
     /// Services whose connections are steered to the redirector, and those that rules lead to.
     pub services: Vec<Service>,
     /// Clients on this node, and pods behind those Services.
@@ -93,6 +95,9 @@ pub struct Endpoint {
     /// `namespace/name`, if it is known.
     #[serde(default)]
     pub pod: Option<String>,
+    /// Its zone, if it is known.
+    #[serde(default)]
+    pub zone: Option<String>,
 }
 
 /// A pod.

@@ -97,8 +97,9 @@ impl Attempts<'_> {
         let mut tried = Vec::new();
         let mut retried = 0;
         loop {
-            let wish =
-                Wish { hash: self.hash, tried: if self.hash.is_some() { &[] } else { &tried }, avoid_tried };
+            let tried_before: &[_] = if self.hash.is_some() { &[] } else { &tried };
+            let leaves_zone = retried > 0 && self.retries.remote_localities;
+            let wish = Wish { hash: self.hash, tried: tried_before, avoid_tried, leaves_zone };
             let balancer = &self.worker.balancer;
             let endpoint = balancer.choose(&self.worker.draws, self.candidates, self.policy, wish);
             let endpoint = endpoint.ok_or(Trouble::NoEndpoints)?;

@@ -18,6 +18,7 @@ use super::{
     config::{Config, Destination},
     draws::{Draws, mix},
     hash::hash_of,
+    locality::{self, Locality, Part},
     monitors::Monitor,
     outliers::Event,
     upstream::Place,
@@ -53,6 +54,9 @@ pub struct Candidates {
     turn: Rc<Cell<usize>>,
     monitor: Option<Monitor>,
     warming: Option<Rc<Warming>>,
+    locality: Option<Rc<Locality>>,
+    /// Of the zones that `locality` tells apart: weight and endpoints.
+    parts: Vec<(u32, Rc<Candidates>)>,
     /// Whether endpoints are declared to speak HTTP/2.
     pub speaks_http2: bool,
 }
@@ -66,6 +70,8 @@ pub struct Wish<'a> {
     pub tried: &'a [SocketAddr],
     /// Whether those are avoided.
     pub avoid_tried: bool,
+    /// Whether it may be one of a zone where none was tried yet.
+    pub leaves_zone: bool,
 }
 
 /// A request or connection that counts as in flight until this is dropped.
@@ -84,12 +90,24 @@ impl InFlight {
 }
 
 impl Candidates {
-    fn new(worker: &Worker, target: &Target, destination: &Destination, endpoints: Vec<SocketAddr>) -> Self {
+    fn new(
+        worker: &Worker,
+        config: &Config,
+        target: &Target,
+        destination: &Destination,
+        endpoints: Vec<SocketAddr>,
+    ) -> Self {
         let Destination { affinity, speaks_http2, .. } = *destination;
         let hashes = endpoints.iter().map(|endpoint| hash_of(endpoint.to_string().as_bytes())).collect();
         let monitor = worker.shared.monitors.monitor(target, &endpoints);
         let warming = worker.balancer.warmth.of(target, &endpoints);
-        Self { endpoints, hashes, affinity, turn: Rc::default(), monitor, warming, speaks_http2 }
+        let policy = target.policy.as_deref();
+        let locality =
+            policy.and_then(|policy| Locality::new(policy, config.zone.as_deref(), destination, &endpoints));
+        let (locality, parts) = (locality.map(Rc::new), Vec::new());
+        let turn = Rc::default();
+        let all = Self { endpoints, hashes, affinity, turn, monitor, warming, locality, parts, speaks_http2 };
+        all.in_parts(&[])
     }
 
     /// How many there are.
@@ -109,6 +127,34 @@ impl Candidates {
         }
     }
 
+    /// Some of them, of one zone.
+    fn some(&self, endpoints: Vec<SocketAddr>, hashes: Vec<u64>, turn: Rc<Cell<usize>>) -> Self {
+        let (monitor, warming) = (self.monitor.clone(), self.warming.clone());
+        Self { endpoints, hashes, turn, monitor, warming, locality: None, parts: Vec::new(), ..*self }
+    }
+
+    /// Told apart by zone, as those in `before` were, whose turns go on.
+    fn in_parts(mut self, before: &[(u32, Rc<Self>)]) -> Self {
+        let split =
+            self.locality.as_ref().map(|locality| locality.split(&self.endpoints)).unwrap_or_default();
+        let part = |(index, part): (usize, Part)| {
+            let turn = before.get(index).map_or_else(Rc::default, |(_, before)| before.turn.clone());
+            let weight = if part.endpoints.is_empty() { 0 } else { part.weight };
+            (weight, Rc::new(self.some(part.endpoints, Vec::new(), turn)))
+        };
+        self.parts = split.into_iter().enumerate().map(part).collect();
+        self
+    }
+
+    /// Those that a request without a hash goes to: of one zone where zones are told apart.
+    fn of_zone(&self, draws: &Draws, wish: &Wish<'_>) -> &Self {
+        let some = self.parts.iter().filter(|(_, part)| !part.endpoints.is_empty());
+        let tried = |part: &Self| part.endpoints.iter().any(|at| wish.tried.contains(at));
+        let parts = some.clone().map(|(weight, part)| (*weight, tried(part)));
+        let chosen = locality::choose(draws, parts, wish.leaves_zone);
+        chosen.and_then(|index| some.clone().nth(index)).map_or(self, |(_, part)| part)
+    }
+
     /// Those of them that are not left out for failing; the same where nobody is.
     fn healthy(self: &Rc<Self>) -> Rc<Self> {
         let left_out = self.monitor.as_ref().map(Monitor::left_out).unwrap_or_default();
@@ -117,8 +163,8 @@ impl Candidates {
         }
         let pairs = self.endpoints.iter().copied().zip(self.hashes.iter().copied());
         let (endpoints, hashes) = pairs.filter(|(endpoint, _)| !left_out.contains(endpoint)).unzip();
-        let (turn, monitor, warming) = (self.turn.clone(), self.monitor.clone(), self.warming.clone());
-        Rc::new(Self { endpoints, hashes, turn, monitor, warming, ..**self })
+        let all = self.some(endpoints, hashes, self.turn.clone());
+        Rc::new(Self { locality: self.locality.clone(), ..all }.in_parts(&self.parts))
     }
 }
 
@@ -139,7 +185,7 @@ impl Balancer {
             let mut endpoints = worker.names.resolve(name, destination.port).await;
             // What is steered here would come back for ever.
             endpoints.retain(|endpoint| config.frontend(*endpoint).is_none());
-            let all = Rc::new(Candidates::new(worker, target, destination, endpoints));
+            let all = Rc::new(Candidates::new(worker, config, target, destination, endpoints));
             return Some(all.healthy()).filter(|all| all.len() > 0);
         }
         let policy = target.policy.as_ref();
@@ -150,7 +196,7 @@ impl Balancer {
         }
         let candidates = known.candidates.entry(key).or_insert_with(|| {
             let endpoints = select(destination, policy.map(|policy| &**policy));
-            Rc::new(Candidates::new(worker, target, destination, endpoints))
+            Rc::new(Candidates::new(worker, config, target, destination, endpoints))
         });
         Some(candidates.healthy()).filter(|all| all.len() > 0)
     }
@@ -170,6 +216,7 @@ impl Balancer {
                 scored.max_by_key(|(endpoint, own)| (!wish.tried.contains(endpoint), mix(hash ^ *own)));
             return best.map(|(endpoint, _)| *endpoint);
         }
+        let candidates = candidates.of_zone(draws, &wish);
         let simple = policy
             .and_then(|policy| policy.traffic.load_balancer.as_ref()?.simple)
             .unwrap_or(SimpleBalancer::LeastRequest);

@@ -26,6 +26,8 @@ pub struct Config {
     /// Names of Services without ports, by host: they are reached at whatever port a rule says.
     names: HashMap<Arc<str>, Arc<str>>,
     pods: HashMap<IpAddr, Arc<Pod>>,
+    /// This node's zone.
+    pub zone: Option<String>,
 }
 
 /// A Service port that clients dial.
@@ -63,17 +65,27 @@ pub struct Backend {
     pub address: SocketAddr,
     /// The pod behind it, if it is known.
     pub pod: Option<Arc<Pod>>,
+    /// Its zone, if it is known.
+    pub zone: Option<Arc<str>>,
 }
 
 impl Config {
     /// Compiles `snapshot`; the second part names what was left out and why.
     pub fn compile(snapshot: Snapshot) -> (Self, Vec<String>) {
         let mut left_out = Vec::new();
-        let Snapshot { version: _, domain, services, pods, virtual_services, destination_rules, splits: _ } =
-            snapshot;
+        let Snapshot {
+            version: _,
+            domain,
+            zone,
+            services,
+            pods,
+            virtual_services,
+            destination_rules,
+            splits: _,
+        } = snapshot;
         let mesh = if domain.is_empty() { Mesh::default() } else { Mesh { domain, ..Mesh::default() } };
         let mut names = HashMap::new();
-        let mut config = Self::default();
+        let mut config = Self { zone, ..Self::default() };
         for pod in pods.into_iter().map(Arc::new) {
             config.pods.extend(pod.addresses.iter().map(|address| (address.to_canonical(), pod.clone())));
             names.insert(format!("{}/{}", pod.namespace, pod.name), pod);
@@ -181,7 +193,8 @@ fn destination(
         let address = canonical(endpoint.address);
         // The name first: pods in the host's network share an address.
         let named = endpoint.pod.as_ref().and_then(|name| names.get(name));
-        Backend { address, pod: named.or_else(|| pods.get(&address.ip())).cloned() }
+        let zone = endpoint.zone.as_deref().map(Arc::from);
+        Backend { address, pod: named.or_else(|| pods.get(&address.ip())).cloned(), zone }
     };
     Destination {
         port: port.port,

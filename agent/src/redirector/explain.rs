@@ -7,6 +7,7 @@ use http::HeaderMap;
 use super::{
     balance::select,
     config::{Config, canonical},
+    locality::Locality,
     snapshot::Snapshot,
 };
 use crate::l7::rules::{
@@ -61,6 +62,8 @@ pub struct Destination {
     pub endpoints: Vec<SocketAddr>,
     /// The name that is asked for who may, when there is a request.
     pub resolved: Option<String>,
+    /// Which share of them goes to which zone, where a DestinationRule tells zones apart.
+    pub zones: Vec<(u32, String)>,
     /// Why requests get 503.
     pub fault: Option<&'static str>,
 }
@@ -139,11 +142,18 @@ fn destination(config: &Config, weight: u32, target: &Target) -> Destination {
         TargetState::UnknownPort => Some("the Service has no such port"),
         TargetState::UnknownSubset => Some("no DestinationRule has this subset"),
     };
+    let parts = known.zip(target.policy.as_deref()).and_then(|(known, policy)| {
+        let locality = Locality::new(policy, config.zone.as_deref(), known, &endpoints)?;
+        Some(locality.split(&endpoints))
+    });
+    let zones = parts.into_iter().flatten().filter(|part| !part.endpoints.is_empty());
+    let zones = zones.map(|part| (part.weight, part.name)).collect();
     Destination {
         name: format!("{}:{}{subset}", target.host, target.port),
         weight,
         endpoints,
         resolved,
+        zones,
         fault,
     }
 }

@@ -22,6 +22,7 @@ mod hash;
 mod headers;
 mod idle;
 mod limits;
+mod locality;
 mod mirror;
 mod monitors;
 mod names;

@@ -111,7 +111,7 @@ async fn connect(
     let hash = Stick::of_connection(policy, candidates.affinity(), client).hash;
     let mut tried = Vec::new();
     while tried.len() < TRIES.min(candidates.len()) {
-        let wish = Wish { hash, tried: &tried, avoid_tried: true };
+        let wish = Wish { hash, tried: &tried, avoid_tried: true, leaves_zone: false };
         let endpoint = worker.balancer.choose(&worker.draws, &candidates, policy, wish)?;
         let mut in_flight = worker.balancer.enter(endpoint);
         let connected = peer.connect(worker, endpoint).await;

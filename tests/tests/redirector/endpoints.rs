@@ -184,3 +184,75 @@ async fn a_new_endpoint_gets_less_until_it_is_warm() {
         }
     }
 }
+
+/// A world where this node is in the zone `a`, and each endpoint in its own.
+fn zoned(setup: Setup<'_>, zones: &[&str]) -> World {
+    let mut snapshot = setup.snapshot("127.0.0.1:1".parse().unwrap());
+    let world = setup.start();
+    snapshot.zone = Some("a".to_owned());
+    let port = &mut snapshot.services[0].ports[0];
+    port.frontends = vec![world.front];
+    for (endpoint, zone) in port.endpoints.iter_mut().zip(zones) {
+        endpoint.zone = Some((*zone).to_owned());
+    }
+    assert_eq!(world.redirector.apply(snapshot), Vec::<String>::new());
+    world
+}
+
+#[tokio::test]
+async fn zones_get_the_shares_that_a_rule_gives_them() {
+    let (a, b, c) = (Endpoint::named("a").await, Endpoint::named("b").await, Endpoint::named("c").await);
+    let from = |from: &str| {
+        json!({"localityLbSetting": {"distribute": [
+            {"from": "r/other/*", "to": {"r/c/*": 100}},
+            {"from": from, "to": {"r/a/*": 80, "r/b/*": 20}},
+        ]}})
+    };
+    for own in ["r/a/*", "*"] {
+        let world = zoned(balanced(&[&a, &b, &c], &from(own)), &["a", "b", "c"]);
+        let hits = hits(&world, 300, &[&a, &b, &c]).await;
+        assert!((30..95).contains(&hits[1]) && hits[2] == 0, "{own}: {hits:?} of 300");
+    }
+    // Of no entry, and turned off: all alike.
+    for balancer in [
+        from("r/b"),
+        json!({"localityLbSetting": {"enabled": false, "distribute": [
+        {"from": "*", "to": {"r/a": 100}}]}}),
+    ] {
+        let world = zoned(balanced(&[&a, &b, &c], &balancer), &["a", "b", "c"]);
+        assert!(hits(&world, 60, &[&a, &b, &c]).await.iter().all(|hits| *hits > 5), "{balancer}");
+    }
+}
+
+fn failing_over<'a>(endpoints: &[&'a Endpoint], rule_fields: Value, errors: u32) -> Setup<'a> {
+    let traffic = json!({
+        "loadBalancer": {"localityLbSetting": {}},
+        "outlierDetection": {"consecutive5xxErrors": errors, "maxEjectionPercent": 100, "baseEjectionTime": "600s"},
+    });
+    Setup { traffic, ..Setup::http(endpoints, json!([rule(rule_fields)])) }
+}
+
+#[tokio::test]
+async fn other_zones_stand_in_for_the_own_one_and_only_then() {
+    let (a, b) = (Endpoint::named("a").await, Endpoint::named("b").await);
+    let world = zoned(failing_over(&[&a, &b], json!({}), 5), &["a", "b"]);
+    assert_eq!(hits(&world, 50, &[&a, &b]).await, [50, 0]);
+    let (sick, b) = (Endpoint::status(500).await, Endpoint::named("b").await);
+    let world = zoned(failing_over(&[&sick, &b], json!({"retries": {"attempts": 0}}), 1), &["a", "b"]);
+    assert_eq!(world.ask("GET /").await.status, 500);
+    world.until("ejections", 1).await;
+    assert_eq!(hits(&world, 20, &[&sick, &b]).await, [0, 20]);
+}
+
+#[tokio::test]
+async fn retry_remote_localities_tries_another_zone() {
+    for (remote, status) in [(true, 200), (false, 503)] {
+        let (first, second) = (Endpoint::status(503).await, Endpoint::status(503).await);
+        let far = Endpoint::named("far").await;
+        let retries = json!({"retries": {"attempts": 1, "retryOn": "503", "retryRemoteLocalities": remote}});
+        let setup = failing_over(&[&first, &second, &far], retries, 0);
+        let world = zoned(setup, &["a", "a", "b"]);
+        assert_eq!(world.ask("GET /").await.status, status, "remote: {remote}");
+        assert_eq!(far.hits(), u32::from(remote));
+    }
+}

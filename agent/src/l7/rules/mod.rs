@@ -7,6 +7,7 @@ pub mod clienthello;
 mod fuzz;
 pub mod hosts;
 mod l4;
+pub mod locality;
 mod matching;
 mod objects;
 mod pattern;
@@ -21,9 +22,9 @@ pub use l4::L4Rule;
 pub use matching::RequestView;
 pub use objects::{
     ConnectionPool, ConsistentHash, CookieAttribute, Definition, H2UpgradePolicy, HashCookie, HttpPool,
-    Labels, LoadBalancer, Maglev, Message, Meta, OutlierDetection, Percent, PortPolicy, PortSelector,
-    ProxyProtocol, ProxyProtocolVersion, RetryBudget, RingHash, Severity, SimpleBalancer, Span, TcpKeepalive,
-    TcpPool, Tls, TlsMode, TrafficPolicy, Warmup, definitions,
+    Labels, LoadBalancer, LocalityLbSetting, Maglev, Message, Meta, OutlierDetection, Percent, PortPolicy,
+    PortSelector, ProxyProtocol, ProxyProtocolVersion, RetryBudget, RingHash, Severity, SimpleBalancer, Span,
+    TcpKeepalive, TcpPool, Tls, TlsMode, TrafficPolicy, Warmup, definitions,
 };
 pub use pattern::Pattern;
 

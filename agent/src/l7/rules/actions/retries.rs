@@ -99,12 +99,6 @@ impl RetryPolicy {
                  sense",
             );
         }
-        if raw.retry_remote_localities == Some(true) {
-            messages.warn(
-                format!("{path}.retryRemoteLocalities"),
-                "is not honoured yet: retries choose endpoints as first tries do",
-            );
-        }
         let mut on = Vec::new();
         let text = if raw.retry_on.trim().is_empty() { DEFAULT_ON } else { &raw.retry_on };
         for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {

@@ -54,13 +54,47 @@ pub struct LoadBalancer {
     /// `consistentHash`.
     pub consistent_hash: Option<ConsistentHash>,
     /// `localityLbSetting`.
-    pub locality_lb_setting: Option<Value>,
+    pub locality_lb_setting: Option<LocalityLbSetting>,
     /// `zoneAwareLbSetting`; refused.
     pub zone_aware_lb_setting: Option<Value>,
     /// `warmupDurationSecs`, the older form of `warmup.duration`.
     pub warmup_duration_secs: Option<Span>,
     /// `warmup`.
     pub warmup: Option<Warmup>,
+}
+
+/// `loadBalancer.localityLbSetting`; `distribute` is exclusive with the rest.
+#[derive(Clone, PartialEq, Default, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LocalityLbSetting {
+    /// Shares of zones, by the zone of the client; the first that fits counts.
+    pub distribute: Vec<Distribute>,
+    /// Which region stands in for which.
+    pub failover: Vec<Failover>,
+    /// Labels, those first that count most.
+    pub failover_priority: Vec<String>,
+    /// True if absent.
+    pub enabled: Option<bool>,
+}
+
+/// `localityLbSetting.distribute[]`.
+#[derive(Clone, PartialEq, Default, Debug, Deserialize)]
+#[serde(default)]
+pub struct Distribute {
+    /// Locality of the client.
+    pub from: String,
+    /// Percentages by locality of endpoints.
+    pub to: BTreeMap<String, u32>,
+}
+
+/// `localityLbSetting.failover[]`.
+#[derive(Clone, PartialEq, Default, Debug, Deserialize)]
+#[serde(default)]
+pub struct Failover {
+    /// A region.
+    pub from: String,
+    /// The one that stands in for it.
+    pub to: String,
 }
 
 /// `loadBalancer.simple`.

@@ -5,6 +5,7 @@ mod covers;
 mod delegate;
 mod explain;
 mod index;
+mod locality_checks;
 mod matches;
 mod policy;
 mod policy_checks;

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::super::{
-    actions::port_number,
-    hosts,
-    objects::{
-        ConnectionPool, ConsistentHash, DestinationRuleSpec, H2UpgradePolicy, HashCookie, LoadBalancer,
-        Messages, OutlierDetection, SimpleBalancer, Tls, TlsMode, TrafficPolicy,
+use super::{
+    super::{
+        actions::port_number,
+        hosts,
+        objects::{
+            ConnectionPool, ConsistentHash, DestinationRuleSpec, H2UpgradePolicy, HashCookie, LoadBalancer,
+            Messages, OutlierDetection, SimpleBalancer, Tls, TlsMode, TrafficPolicy,
+        },
     },
+    locality_checks,
 };
 
 /// Checks `spec`; with `plaintext`, `ISTIO_MUTUAL` becomes `DISABLE` instead of an error.
@@ -91,8 +94,13 @@ fn check_balancer(raw: &LoadBalancer, path: &str, messages: &mut Messages) {
     if raw.zone_aware_lb_setting.is_some() {
         messages.unsupported(format!("{path}.zoneAwareLbSetting"), "use localityLbSetting");
     }
-    if raw.locality_lb_setting.is_some() {
-        not_yet(format!("{path}.localityLbSetting"), messages);
+    if let Some(setting) = &raw.locality_lb_setting {
+        locality_checks::check(
+            setting,
+            raw.consistent_hash.is_some(),
+            &format!("{path}.localityLbSetting"),
+            messages,
+        );
     }
     check_warmup(raw, path, messages);
     let Some(hash) = &raw.consistent_hash else { return };
@@ -257,9 +265,4 @@ fn check_tls(raw: &mut Tls, plaintext: bool, path: &str, messages: &mut Messages
              sluice.dev/allow-plaintext: \"true\"",
         ),
     }
-}
-
-/// Settings that are read and kept, but that nothing acts on so far. To be taken out one by one.
-fn not_yet(path: String, messages: &mut Messages) {
-    messages.warn(path, "is not honoured yet");
 }

@@ -61,7 +61,7 @@ pub(super) fn whole_destination_rule() -> Value {
     let policy = json!({
         "loadBalancer": {"consistentHash": {"httpCookie": {"name": "c", "path": "/", "ttl": "1s",
             "attributes": [{"name": "a", "value": "b"}]}, "ringHash": {"minimumRingSize": 1}},
-            "localityLbSetting": {}, "warmup": {"duration": "1s", "minimumPercent": 10, "aggression": 1}},
+            "localityLbSetting": {"distribute": [{"from": "*", "to": {"r/z": 100}}]}, "warmup": {"duration": "1s", "minimumPercent": 10, "aggression": 1}},
         "connectionPool": {
             "tcp": {"maxConnections": 1, "connectTimeout": "1s", "idleTimeout": "1s",
                 "maxConnectionDuration": "1s",
@@ -101,14 +101,22 @@ pub(super) fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Maps whose keys are the user's, and values that are kept unread.
+/// Maps whose keys are the user's.
 fn has_free_keys(pointer: &str) -> bool {
-    let free =
-        ["headers", "withoutHeaders", "queryParams", "sourceLabels", "set", "add", "labels", "matchLabels"];
-    let unread = ["localityLbSetting"];
+    let free = [
+        "headers",
+        "withoutHeaders",
+        "queryParams",
+        "sourceLabels",
+        "set",
+        "add",
+        "labels",
+        "matchLabels",
+        "to",
+    ];
     let last = pointer.rsplit('/').next().unwrap_or_default();
     let in_match = pointer.contains("/match/");
-    unread.contains(&last) || (free.contains(&last) && (last != "headers" || in_match))
+    free.contains(&last) && (last != "headers" || in_match)
 }
 
 fn check(whole: &Value, errors: impl Fn(Value) -> usize) {

@@ -9,6 +9,7 @@ use super::super::{Client, Labels, RequestView, hosts::Mesh};
 use super::*;
 
 mod delegates;
+mod endpoints;
 mod fuzz;
 mod hostile;
 mod index;

@@ -37,11 +37,6 @@ fn a_rule_is_accepted_with_a_note() {
             ".headers.request.set.x: an empty value changes nothing; use remove",
         ),
         (
-            "remote localities",
-            json!({"retries": {"attempts": 1, "retryRemoteLocalities": true}}),
-            ".retries.retryRemoteLocalities: is not honoured yet: retries choose endpoints as first tries do",
-        ),
-        (
             "fault that never happens",
             json!({"fault": {"abort": {"httpStatus": 500}}}),
             ".fault.abort.percentage: is absent, which means 0: this fault never happens",
