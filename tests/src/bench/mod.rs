@@ -18,7 +18,7 @@ mod scale;
 
 pub use cluster::Cluster;
 pub use kube_proxy::{Mode, ProxyNode, Rule};
-pub use l7::l7;
+pub use l7::{hold, l7};
 pub use north_south::north_south;
 pub use packet::packet;
 pub use scale::scale;

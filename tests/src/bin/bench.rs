@@ -19,6 +19,16 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // This program again, in a pod, as one of its clients.
+    if args.name == "hold" {
+        return match bench::hold(&args.ways) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let say = |what: &str| eprintln!("  … {what}");
     let results = match args.name.as_str() {
         "east-west" => bench::east_west(say),
