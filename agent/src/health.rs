@@ -97,6 +97,9 @@ pub struct State {
     /// How many there are of some things in the redirector at the moment.
     #[serde(default)]
     pub redirector_open: BTreeMap<String, u64>,
+    /// Processes that asked for its snapshots and are no redirector.
+    #[serde(default)]
+    pub feed_refused: u64,
     /// Which redirector that is.
     #[serde(skip)]
     pub redirector_epoch: u64,

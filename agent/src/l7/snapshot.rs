@@ -135,6 +135,9 @@ impl Snapshot {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Report {
+    /// What the file [`token_file`] has: only root reads that. In the first report of a connection.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub token: String,
     /// When its listeners came into the map, ns of `CLOCK_MONOTONIC`; 0 before that.
     pub epoch: u64,
     /// The version that is in effect.
@@ -155,6 +158,11 @@ pub const USER: u32 = 65_534;
 /// Where the agent gives snapshots out, in the folder `--run-dir`.
 pub fn agent_socket(folder: &Path) -> PathBuf {
     folder.join("redirector.sock")
+}
+
+/// What a redirector shows to be one, in the same folder: it reads it before it becomes nobody.
+pub fn token_file(folder: &Path) -> PathBuf {
+    folder.join("redirector.token")
 }
 
 /// Where the last snapshot is, in the same folder.

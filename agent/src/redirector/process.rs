@@ -25,7 +25,7 @@ use tokio::{
 use super::{Confinement, Options, Redirector, SourceAddress, confine};
 use crate::{
     capabilities::Capabilities,
-    l7::snapshot::{Report, Snapshot, USER, agent_socket, snapshot_file},
+    l7::snapshot::{Report, Snapshot, USER, agent_socket, snapshot_file, token_file},
     maps::{Pins, bpf::Listeners},
     metrics::{RouteCounts, RouteName},
     signals,
@@ -71,6 +71,7 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         Capabilities::effective()?.for_redirecting()?;
     }
     wait_for_maps(&Pins::at(&options.bpffs))?;
+    wait_for(&token_file(&options.run_dir))?;
     let mut maps = Listeners::open(&Pins::at(&options.bpffs))?;
     let listeners = (0..workers).map(|_| listen()).collect::<Result<Vec<_>>>()?;
     let heartbeat = SharedNumber::map(maps.heartbeat()).context("cannot map HEARTBEAT")?;
@@ -79,7 +80,7 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         let socket = agent_socket(&options.run_dir);
         let first = match last_snapshot(&options.run_dir) {
             Some(snapshot) => snapshot,
-            None => first_snapshot(&socket).await?,
+            None => first_snapshot(&socket, &options.run_dir).await?,
         };
         // Compiled before anything is steered here: a connection that waits meanwhile is served, and not closed.
         let version = first.version;
@@ -87,6 +88,7 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         maps.steer(&listeners)?;
         drop(maps);
         let epoch = now_ns();
+        let token = token(&options.run_dir)?;
         let mut settings = options.options;
         let mut notes = Vec::from_iter(give_privileges_up(&mut settings.source)?.map(str::to_owned));
         // Last of all that only this thread does; those that serve are started under the filter.
@@ -94,7 +96,8 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         let sets = listeners.into_iter().map(|(v4, v6)| vec![v4, v6]).collect();
         let redirector = Redirector::start_with(sets, settings, compiled)?;
         tracing::info!(workers, version, "the redirector is up");
-        let mut link = Link { socket, redirector: &redirector, epoch, version, notes, told: BTreeMap::new() };
+        let told = BTreeMap::new();
+        let mut link = Link { socket, redirector: &redirector, token, epoch, version, notes, told };
         tokio::select! {
             () = beat(&heartbeat, &redirector) => {
                 // Its connections are lost in any case; whoever started us starts another.
@@ -115,17 +118,26 @@ pub fn run(options: ProcessOptions) -> Result<()> {
 
 /// Waits until an agent has made the maps. In a pod of their own the two start at once, and a restart would wait longer.
 fn wait_for_maps(pins: &Pins) -> Result<()> {
-    for file in Listeners::NAMES.map(|name| pins.map(name)) {
-        let is_there = || file.try_exists().with_context(|| format!("cannot look for {}", file.display()));
-        if is_there()? {
-            continue;
-        }
-        tracing::info!("waiting for an agent to make {}", file.display());
-        while !is_there()? {
-            std::thread::sleep(AGAIN);
-        }
+    Listeners::NAMES.iter().try_for_each(|name| wait_for(&pins.map(name)))
+}
+
+fn wait_for(file: &Path) -> Result<()> {
+    let is_there = || file.try_exists().with_context(|| format!("cannot look for {}", file.display()));
+    if is_there()? {
+        return Ok(());
+    }
+    tracing::info!("waiting for an agent to make {}", file.display());
+    while !is_there()? {
+        std::thread::sleep(AGAIN);
     }
     Ok(())
+}
+
+/// What shows the agent that we are the redirector, read while we may.
+fn token(run_dir: &Path) -> Result<String> {
+    let file = token_file(run_dir);
+    fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {}; start the redirector as root", file.display()))
 }
 
 fn now_ns() -> u64 {
@@ -229,12 +241,14 @@ async fn read(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<Option<Snapsho
 }
 
 /// The first snapshot that an agent gives; it gives it again to the next connection.
-async fn first_snapshot(socket: &Path) -> Result<Snapshot> {
+async fn first_snapshot(socket: &Path, run_dir: &Path) -> Result<Snapshot> {
     loop {
+        // Another agent may have made another one.
+        let hello = Report { token: token(run_dir)?, ..Report::default() };
         if let Ok(stream) = UnixStream::connect(socket).await {
             let (mut reader, mut writer) = stream.into_split();
             // An epoch of 0: we do not serve yet, and take nobody's place.
-            if write(&mut writer, &Report::default()).await.is_ok()
+            if write(&mut writer, &hello).await.is_ok()
                 && let Ok(Some(snapshot)) = read(&mut reader).await
             {
                 return Ok(snapshot);
@@ -254,6 +268,8 @@ async fn write(writer: &mut OwnedWriteHalf, report: &Report) -> Result<()> {
 struct Link<'r> {
     socket: PathBuf,
     redirector: &'r Redirector,
+    /// What shows that we are one.
+    token: String,
     /// When our listeners came into the map, ns of `CLOCK_MONOTONIC`: of two redirectors the later one serves.
     epoch: u64,
     version: u64,
@@ -278,7 +294,7 @@ impl Link<'_> {
     async fn connection(&mut self) -> Result<()> {
         let (mut reader, mut writer) = UnixStream::connect(&self.socket).await?.into_split();
         self.told.clear();
-        self.report(&mut writer).await?;
+        self.report(&mut writer, self.token.clone()).await?;
         let (sender, mut snapshots) = mpsc::channel(1);
         // Apart from the reports: a frame that is read in part must not be let go.
         let reading = async move {
@@ -301,18 +317,18 @@ impl Link<'_> {
                 },
                 _ = ticks.tick() => {}
             }
-            self.report(&mut writer).await?;
+            self.report(&mut writer, String::new()).await?;
         }
     }
 
-    async fn report(&mut self, writer: &mut OwnedWriteHalf) -> Result<()> {
+    async fn report(&mut self, writer: &mut OwnedWriteHalf, token: String) -> Result<()> {
         let (counters, open) = (self.redirector.counters(), self.redirector.open());
         let requests = self.redirector.requests();
         let news = requests.iter().filter(|(name, counts)| self.told.get(*name) != Some(counts));
         let routes = news.map(|(name, counts)| (name.clone(), counts.clone())).collect();
         self.told = requests;
         let (epoch, version, notes) = (self.epoch, self.version, self.notes.clone());
-        write(writer, &Report { epoch, version, counters, notes, open, routes }).await
+        write(writer, &Report { token, epoch, version, counters, notes, open, routes }).await
     }
 }
 

@@ -24,17 +24,20 @@ use tokio::{
     sync::watch,
 };
 
+use super::token;
 use crate::{
     health::Shared,
-    l7::snapshot::{Report, Snapshot, USER, agent_socket, snapshot_file},
+    l7::snapshot::{Report, Snapshot, USER, agent_socket, snapshot_file, token_file},
     model::Change,
 };
 
 /// Larger than any report: a length beyond it is not the redirector's.
 const LARGEST_REPORT: u32 = 1 << 20;
 
-/// Who may read: root, and the user that the redirector becomes.
+/// Who may read: root, and the user that the redirector becomes; both must know the token.
 const READERS: [u32; 2] = [0, USER];
+/// How long a reader may take to say who it is.
+const HELLO: Duration = Duration::from_secs(5);
 
 /// The last snapshot, and who has it.
 pub struct Feed {
@@ -103,6 +106,7 @@ impl Feed {
     /// # Errors
     /// The socket cannot be made.
     pub async fn serve(self: Arc<Self>) -> Result<()> {
+        let token: Arc<str> = token::load(&self.folder)?.into();
         let path = agent_socket(&self.folder);
         let _nothing_there = fs::remove_file(&path);
         let listener =
@@ -113,22 +117,43 @@ impl Feed {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            if !stream.peer_cred().is_ok_and(|peer| READERS.contains(&peer.uid())) {
-                continue;
-            }
-            let feed = Arc::clone(&self);
+            let (feed, token) = (Arc::clone(&self), Arc::clone(&token));
             tokio::spawn(async move {
-                let ended = feed.feed(stream).await;
+                let ended = feed.admit(stream, &token).await;
                 tracing::debug!(?ended, "a redirector left");
                 feed.wake();
             });
         }
     }
 
-    /// Serves one redirector, which speaks first.
-    async fn feed(&self, mut stream: UnixStream) -> Result<()> {
+    /// Serves a process that knows the token; it speaks first. Any other is told to go: a redirector that had the token of
+    /// a folder that is gone starts anew then, and reads this one's.
+    async fn admit(&self, mut stream: UnixStream, token: &str) -> Result<()> {
+        let peer = stream.peer_cred()?;
+        let hello = if READERS.contains(&peer.uid()) {
+            let hello = tokio::time::timeout(HELLO, read(&mut stream)).await;
+            hello.ok().and_then(Result::ok).filter(|hello| token::is_same(&hello.token, token))
+        } else {
+            None
+        };
+        if let Some(hello) = hello {
+            return self.feed(stream, hello).await;
+        }
+        let pid = peer.pid().map_or_else(|| "?".to_owned(), |pid| pid.to_string());
+        let text = format!(
+            "process {pid} of user {} asked for the redirector's snapshots without its token, and was refused; the token is in {}",
+            peer.uid(),
+            token_file(&self.folder).display()
+        );
+        tracing::warn!("{text}");
+        self.shared.warn("feed/refused", text);
+        self.shared.update(|state| state.feed_refused += 1);
+        Ok(stream.write_u32(0).await?)
+    }
+
+    /// Serves one redirector, which has said who it is.
+    async fn feed(&self, mut stream: UnixStream, hello: Report) -> Result<()> {
         let (mut reader, mut writer) = stream.split();
-        let hello = read(&mut reader).await?;
         let hello_epoch = hello.epoch;
         let mut current = self.current.subscribe();
         current.mark_changed();

@@ -35,6 +35,7 @@ mod programmer;
 mod steering;
 mod supervisor;
 mod sweeper;
+mod token;
 
 pub use devices::{Forwarding, Packets};
 pub use nodeport::Selector;
