@@ -111,7 +111,9 @@ fn zones_are_those_of_the_node_and_of_the_slices() {
             let got: Vec<String> = (0..8).map(|_| ask()).collect();
             if got.iter().all(|got| got == by) { Ok(()) } else { Err((got, world.log())) }
         });
-        let explained = world.json(&["explain", "http://10.96.0.1/"])["steps"].to_string();
+        let run_dir = world.folder().join("run").display().to_string();
+        let explained =
+            world.json(&["explain", "--run-dir", &run_dir, "http://10.96.0.1/"])["steps"].to_string();
         assert!(explained.contains(&format!("by zone, by weight: 100 to r/{zone}/*")), "{explained}");
     }
 }
