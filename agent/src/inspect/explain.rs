@@ -141,6 +141,11 @@ fn leave_to_packets(tables: &Tables, frontend: &FrontendValue, answer: &mut Expl
     };
     let why = "the socket connects as it asks, and its packets are balanced, for only they show from where they come";
     answer.steps.extend([why.to_owned(), step]);
+    if frontend.flags & FLAG_REDIRECTED != 0 {
+        let rules = "rules hold for this port: packets of pods are led to the redirector; the node's own are on their way out \
+            already, and go without rules, or nowhere with --l7-fail-closed (no_redirector)";
+        answer.steps.push(rules.to_owned());
+    }
 }
 
 /// Session affinity.

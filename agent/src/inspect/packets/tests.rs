@@ -203,3 +203,34 @@ fn the_node_and_its_endpoints_are_of_this_node() {
         assert_eq!(is_of_this_node(&tables, address.parse().unwrap()), want, "{address}");
     }
 }
+
+#[test]
+fn rules_lead_addresses_of_others_to_the_cluster_ip_after_the_policies() {
+    let all: fn(&mut Service) = |_| {};
+    let external_local: fn(&mut Service) = |service| service.external_local = true;
+    let ranges: fn(&mut Service) =
+        |service| service.source_ranges.networks = vec!["192.168.0.0/16".parse().unwrap()];
+    let (lb, external, node) = ("203.0.113.10:80", "203.0.113.20:80", "192.0.2.1:30080");
+    let redirected = ("translate", "redirected");
+    let led = "led to the cluster IP, 10.96.0.1:80";
+    let own = "the kernel steers the connection to the redirector";
+    let nowhere = ("drop", "no_local_endpoints");
+    for (case, edit, from, outside, to, want, step) in [
+        ("outside", all, "192.168.50.2", true, lb, redirected, led),
+        ("outside", all, "192.168.50.2", true, external, redirected, led),
+        ("outside", all, "192.168.50.2", true, node, redirected, own),
+        ("a pod", all, "10.0.0.1", false, external, redirected, led),
+        ("no local endpoint", external_local, "192.168.50.2", true, lb, nowhere, "never refused"),
+        ("no local endpoint", external_local, "192.168.50.2", true, node, nowhere, "never refused"),
+        ("inside", external_local, "10.0.0.1", false, lb, redirected, led),
+        ("kept out", ranges, "10.9.9.9", true, lb, ("drop", "source_not_allowed"), "is in none"),
+        ("by packets", ranges, "192.168.0.9", false, lb, ("pass", "left_to_packets"), "without rules"),
+    ] {
+        let mut tables = tables(&[NotReady, Ready], edit);
+        tables.frontends.values_mut().for_each(|value| value.flags |= FLAG_REDIRECTED);
+        let answer = ask(&tables, from, outside, to);
+        let steps = answer.steps.join("\n");
+        assert_eq!((answer.verdict, answer.reason), want, "{case} {to}: {steps}");
+        assert!(steps.contains(step), "{case} {to}: {steps}");
+    }
+}
