@@ -9,7 +9,7 @@ use crate::{handover::become_program, setup::Toolchain};
 pub struct Args {
     /// east-west, l7, north-south, packet, scale
     name: String,
-    /// Of north-south, only these: plain, empty-xdp, iptables, nftables, tc, xdp
+    /// Of north-south, only these: plain, empty-xdp, iptables, nftables, tc, xdp; of l7: memory, http1, http2
     ways: Vec<String>,
     /// Ends with one line of JSON: {"bench", "targets": [...], "runs": [...]}
     #[arg(long)]

@@ -10,7 +10,7 @@ use sluice_tests::bench;
 struct Args {
     /// What to measure: east-west, l7, north-south, packet, scale
     name: String,
-    /// Of north-south, only these: plain, empty-xdp, iptables, nftables, tc, xdp
+    /// Of north-south, only these: plain, empty-xdp, iptables, nftables, tc, xdp; of l7: memory, http1, http2
     ways: Vec<String>,
     /// Ends with one line of JSON
     #[arg(long)]
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     let say = |what: &str| eprintln!("  … {what}");
     let results = match args.name.as_str() {
         "east-west" => bench::east_west(say),
-        "l7" => bench::l7(say),
+        "l7" => bench::l7(&args.ways, say),
         "north-south" => bench::north_south(&args.ways, say),
         "packet" => bench::packet(say),
         "scale" => bench::scale(say),

@@ -9,7 +9,7 @@ use std::{
     process::{Child, Stdio},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
 use self::{
@@ -61,21 +61,34 @@ impl Speech {
     }
 }
 
-/// Runs everything.
+/// Runs everything, or of `memory`, `http1` and `http2` those in `ways`.
 ///
 /// # Errors
-/// A program is missing, or does not serve.
-pub fn l7(mut say: impl FnMut(&str)) -> Result<Results> {
+/// A program is missing, or does not serve, or a way is none.
+pub fn l7(ways: &[String], mut say: impl FnMut(&str)) -> Result<Results> {
     let mut results = Results::named("l7");
     say("finding rules");
     choice::measure(&mut results);
+    let known = ["memory", "http1", "http2"];
+    if let Some(other) = ways.iter().find(|way| !known.contains(&way.as_str())) {
+        bail!("there is no way {other:?}; there are {}", known.join(", "));
+    }
+    let is_wanted = |way: &str| ways.is_empty() || ways.iter().any(|one| one == way);
     let envoy = envoy::binary(&mut say)?;
-    say("memory: nothing to do, 1,000 and 10,000 connections");
-    memory::measure(&Node::start(1, &envoy)?, &mut results)?;
+    if is_wanted("memory") {
+        say("memory: nothing to do, 1,000 and 10,000 connections");
+        memory::measure(&Node::start(1, &envoy)?, &mut results)?;
+    }
+    let speeches = [("http1", Speech::Http1), ("http2", Speech::Http2)];
+    let speeches: Vec<Speech> =
+        speeches.into_iter().filter(|(way, _)| is_wanted(way)).map(|(_, speech)| speech).collect();
+    if speeches.is_empty() {
+        return Ok(results);
+    }
     let mut cost = BTreeMap::new();
     for rules in [1, 10, 500] {
         let node = Node::start(rules, &envoy)?;
-        for speech in [Speech::Http1, Speech::Http2] {
+        for speech in speeches.iter().copied() {
             say(&format!("{rules} rules: {}, interleaved rounds", speech.name()));
             let cpu_us = measure(&node, rules, speech, &mut results)?;
             if speech == Speech::Http1 {
