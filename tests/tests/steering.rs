@@ -22,16 +22,23 @@ const RULES: &str = "---\napiVersion: networking.istio.io/v1\nkind: VirtualServi
 fn addresses(world: &World) -> Vec<String> {
     let node = world.node();
     let plain = ["10.96.0.1:80", "[fd00:96::1]:80", "[::ffff:10.96.0.1]:80"].map(str::to_owned);
-    let of_node = [format!("{}:30080", node.v4), format!("[{}]:30080", node.v6)];
+    let of_node = [format!("{}:30080", node.v4), format!("[{}]:30080", node.v6), format!("{}:80", node.v4)];
     // They are nobody's in this world, and the node must not make them its own.
     let of_others =
         ["192.0.2.9:80", "[2001:db8::9]:80", "198.51.100.7:80", "[2001:db8::7]:80"].map(str::to_owned);
     plain.into_iter().chain(of_node).chain(of_others).collect()
 }
 
-fn service() -> String {
+/// One of its external addresses is the node's own.
+fn service(world: &World) -> String {
     manifest::service("cart", &["10.96.0.1", "fd00:96::1"], &["tcp:80:8080", "dns:53:5353/UDP"])
-        .replace("spec:\n", "spec:\n  type: LoadBalancer\n  externalIPs: [192.0.2.9, \"2001:db8::9\"]\n")
+        .replace(
+            "spec:\n",
+            &format!(
+                "spec:\n  type: LoadBalancer\n  externalIPs: [192.0.2.9, \"2001:db8::9\", {}]\n",
+                world.node().v4
+            ),
+        )
         .replace("port: 80,", "port: 80, nodePort: 30080,")
         + "status: {loadBalancer: {ingress: [{ip: 198.51.100.7}, {ip: \"2001:db8::7\"}]}}\n"
 }
@@ -60,7 +67,7 @@ fn count(world: &World, reason: &str) -> u64 {
 
 fn steered_shop(count: usize) -> Shop {
     let shop = shop(count);
-    shop.world.apply("shop", &service());
+    shop.world.apply("shop", &service(&shop.world));
     shop.world.apply("rules", RULES);
     wait_path(&shop.world, "redirector");
     shop
@@ -249,7 +256,7 @@ fn while_the_redirector_is_away_connections_are_refused_or_balanced_as_the_flag_
         let flags = [&["--manifests", &manifests, "--redirector", "external"], flags].concat();
         let agent = shop.world.spawn_agent(&flags);
         shop.world.wait_healthy();
-        shop.world.apply("shop", &service());
+        shop.world.apply("shop", &service(&shop.world));
         shop.world.apply("rules", RULES);
         let mut child = redirector(&shop.world);
         wait_path(&shop.world, "redirector");
