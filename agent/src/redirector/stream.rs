@@ -118,6 +118,10 @@ impl AsyncRead for ClientStream {
             let length = this.seen.len().min(buf.remaining());
             buf.put_slice(&this.seen[..length]);
             this.seen.advance(length);
+            if this.seen.is_empty() {
+                // Thousands of clients lie idle, each with its buffer.
+                this.seen = BytesMut::new();
+            }
             this.watch(cx, true)?;
             return Poll::Ready(Ok(()));
         }
