@@ -82,13 +82,13 @@ pub fn run(options: ProcessOptions) -> Result<()> {
             Some(snapshot) => snapshot,
             None => first_snapshot(&socket, &options.run_dir).await?,
         };
+        let token = token(&options.run_dir)?;
         // Compiled before anything is steered here: a connection that waits meanwhile is served, and not closed.
         let version = first.version;
         let compiled = Redirector::compile(first);
         maps.steer(&listeners)?;
         drop(maps);
         let epoch = now_ns();
-        let token = token(&options.run_dir)?;
         let mut settings = options.options;
         let mut notes = Vec::from_iter(give_privileges_up(&mut settings.source)?.map(str::to_owned));
         // Last of all that only this thread does; those that serve are started under the filter.
