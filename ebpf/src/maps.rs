@@ -38,6 +38,10 @@ pub static SERVICES: HashMap<u32, ServiceValue, 65_536, BY_NEED> = HashMap::new(
 #[btf_map]
 pub static NODES: HashMap<u32, NodeValue, 16_384, BY_NEED> = HashMap::new();
 
+/// Whose an endpoint's address is. Written for people; no program reads it.
+#[btf_map]
+pub static PODS: HashMap<Addr, PodValue, 131_072, BY_NEED> = HashMap::new();
+
 /// What an address is: the node's own, where NodePorts are served, or a cluster IP.
 #[btf_map]
 pub static ADDRESSES: HashMap<Addr, u32, 65_536, BY_NEED> = HashMap::new();

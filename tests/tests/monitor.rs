@@ -14,14 +14,16 @@ use sluice_tests::{
     peer::{Command, address},
     shop::{Shop, shop},
     wait,
-    world::{Node, text},
+    world::{Node, Pod, text},
 };
 
-/// Whether the backend is one of the pods of the shop.
+/// Whether the backend is one of the pods of the shop, and is called so.
 fn leads_to_a_pod(shop: &Shop, row: &Value, port: u16) -> bool {
-    let pods =
-        shop.pods.iter().flat_map(|(pod, _)| [format!("{}:{port}", pod.v4), format!("[{}]:{port}", pod.v6)]);
-    pods.into_iter().any(|pod| row["backend"] == pod)
+    let is_it = |pod: &Pod| {
+        [format!("{}:{port}", pod.v4), format!("[{}]:{port}", pod.v6)].iter().any(|at| row["backend"] == *at)
+    };
+    let found = shop.pods.iter().find(|(pod, _)| is_it(pod));
+    found.is_some_and(|(pod, _)| row["pod"] == format!("shop/{}", pod.name))
 }
 
 #[test]
@@ -145,7 +147,7 @@ fn people_read_lines() {
     for (line, want) in words.iter().zip([
         "TIME (UTC) HOOK VERDICT REASON CLIENT → DIALLED → BACKEND SERVICE".to_owned(),
         format!(
-            "connect4 translate connect_translated {client} → 10.96.0.1:80/TCP → {pod}:8080 shop/cart:http on node-1"
+            "connect4 translate connect_translated {client} → 10.96.0.1:80/TCP → {pod}:8080 shop/cart:http by shop/cart-1 on node-1"
         ),
         format!("connect4 reject no_endpoints {client} → 10.96.0.2:80/TCP shop/empty:http"),
     ]) {

@@ -36,6 +36,8 @@ fn clients_outside_are_told_of_by_their_packets() {
                     ("client", outside.own_address(&to).into()),
                     ("backend", backend.into()),
                     ("service", "shop/cart".into()),
+                    ("pod", format!("shop/{}", pod.name).into()),
+                    ("clientPod", ().into()),
                     ("port", service.into()),
                     ("node", if servers == [1] { "node-1" } else { "node-2" }.into()),
                     ("netns", ().into()),
@@ -96,4 +98,24 @@ fn packets_that_end_here_are_told_of_with_the_reason() {
         |met| *met == Err("ECONNREFUSED".to_owned()),
     );
     check(&monitor.event("no_endpoints", &node_port), &[("verdict", "reject".into())]);
+}
+
+#[test]
+fn pods_are_told_of_by_name_as_long_as_they_have_it() {
+    let mut outside = Outside::new(&[1, 2], &[]);
+    let to = format!("{}:30080", outside.world.node(1).host.v4);
+    let mut monitor = Monitor::start(outside.world.node(1), &["--pod", "shop/far"]);
+    for _ in 0..16 {
+        outside.client.tcp(&to).unwrap();
+    }
+    check(&monitor.event("packet_translated", &to), &[("pod", "shop/far".into()), ("node", "node-2".into())]);
+    let (_, rest, said) = monitor.end();
+    assert!(rest.iter().all(|line| line.contains("\"pod\":\"shop/far\"")), "{rest:?}");
+    let filtered = said.last().unwrap().split(", ").nth(1).unwrap().to_owned();
+    assert_ne!(filtered, "0 filtered out", "those that `near` got");
+    // Names live in the maps: nobody needs to run.
+    outside.agents.clear();
+    let mut monitor = Monitor::start(outside.world.node(1), &["--count", "1"]);
+    let answer = outside.client.tcp(&to).unwrap();
+    check(&monitor.event("packet_translated", &to), &[("pod", format!("shop/{}", answer.by).into())]);
 }

@@ -17,16 +17,16 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
 };
-use sluice_common::{Reason, layout::EventValue};
+use sluice_common::{Addr, Reason, layout::EventValue};
 
 use super::{Reading, clients::Clients, connections, output, output::Format};
 use crate::{
     devices,
-    inspect::{EventClient, EventFilter, EventNames, EventRow, event_row, is_of_probe},
+    inspect::{EventClient, EventFilter, EventNames, EventRow, SocketClient, event_row, is_of_probe},
     loader::WatchLock,
     maps::{
         Pins,
-        bpf::{BpfMaps, Events, Record, now_ns},
+        bpf::{BpfMaps, Events, PodNames, Record, now_ns},
     },
     model::{ObjectName, Protocol},
     signals,
@@ -51,6 +51,9 @@ pub struct Monitor {
     /// Only this Service's, `NAMESPACE/NAME`
     #[arg(long, value_parser = connections::service)]
     service: Option<ObjectName>,
+    /// Only what is led to this pod, or comes from it, `NAMESPACE/NAME`; of pods that are endpoints
+    #[arg(long, value_parser = connections::service)]
+    pod: Option<ObjectName>,
     /// Only this client's: an address, or `host` for the node itself
     #[arg(long, value_parser = client)]
     from: Option<EventClient>,
@@ -112,11 +115,12 @@ pub fn monitor(asked: &Monitor) -> Result<()> {
     let each = asked.each || asked.reason.contains(&Reason::ReplyTranslated);
     let mut watch = Watch {
         events: Events::open(&pins, each)?,
-        known: Known { maps, clients, devices: HashMap::new() },
+        known: Known { maps, pods: PodNames::open(&pins).ok(), clients, devices: HashMap::new() },
         filter: EventFilter {
             reasons: asked.reason.clone(),
             drops: asked.drops,
             service: asked.service.clone(),
+            pod: asked.pod.clone(),
             from: asked.from,
             to: asked.to,
             protocol: asked.protocol,
@@ -262,6 +266,8 @@ fn unix_ns(event: &EventValue) -> i128 {
 /// What numbers stand for.
 struct Known {
     maps: BpfMaps,
+    /// None where the agent is older.
+    pods: Option<PodNames>,
     clients: Clients,
     devices: HashMap<u32, String>,
 }
@@ -271,10 +277,20 @@ impl Known {
         let backend = (event.backend_id != 0).then(|| self.maps.backend(event.backend_id)).flatten();
         // The id may be another's by now.
         let backend = backend.filter(|backend| backend.addr == event.backend);
+        let client = (event.netns != 0).then(|| self.clients.get(event.netns)).flatten();
+        let pod = |address: Addr| {
+            self.pods.as_ref().filter(|_| address != Addr::UNSPECIFIED).and_then(|pods| pods.get(address))
+        };
         EventNames {
+            pod: pod(event.backend),
+            client_pod: match &client {
+                Some(SocketClient::Pod(own)) => own.iter().find_map(|own| pod(Addr::from(*own))),
+                Some(SocketClient::Host) => None,
+                None => pod(event.client),
+            },
             service: (event.service_id != 0).then(|| self.maps.service(event.service_id)).flatten(),
             node: backend.and_then(|backend| self.maps.node(backend.node_id)),
-            client: (event.netns != 0).then(|| self.clients.get(event.netns)).flatten(),
+            client,
             device: (event.ifindex != 0).then(|| self.device(event.ifindex)),
         }
     }

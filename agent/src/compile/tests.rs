@@ -31,6 +31,7 @@ fn endpoint(octet: u8, state: EndpointState, node: Option<&str>, zones: &[&str],
     Endpoint {
         addresses: vec![IpAddr::from([10, 0, 0, octet])],
         state,
+        pod: None,
         node: node.map(Arc::from),
         zone: None,
         zone_hints: zones.iter().map(|zone| (*zone).to_owned()).collect(),

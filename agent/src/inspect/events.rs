@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 use sluice_common::{
     Addr, Reason,
-    layout::{EventHook, EventValue, EventVerdict, NodeValue, PROBE_ID, ServiceValue},
+    layout::{EventHook, EventValue, EventVerdict, Name, NodeValue, PROBE_ID, PodValue, ServiceValue},
     packet::{ICMP, ICMPV6},
 };
 
@@ -29,12 +29,16 @@ pub struct EventRow {
     pub protocol: Option<&'static str>,
     /// An address, or `host`; none where it cannot be told.
     pub client: Option<String>,
+    /// `NAMESPACE/NAME` of the client's pod, if some Service has it as an endpoint.
+    pub client_pod: Option<String>,
     /// None for sockets, which have no port yet when they choose.
     pub client_port: Option<u16>,
     /// Cookie of the socket's network namespace.
     pub netns: Option<u64>,
     pub dialled: Option<SocketAddr>,
     pub backend: Option<SocketAddr>,
+    /// `NAMESPACE/NAME` of the backend's pod.
+    pub pod: Option<String>,
     /// The backend's node.
     pub node: Option<String>,
     /// `NAMESPACE/NAME`.
@@ -61,7 +65,10 @@ pub enum SocketClient {
 pub struct EventNames {
     pub service: Option<ServiceValue>,
     /// The backend's.
+    pub pod: Option<PodValue>,
+    /// The backend's.
     pub node: Option<NodeValue>,
+    pub client_pod: Option<PodValue>,
     pub client: Option<SocketClient>,
     pub device: Option<String>,
 }
@@ -84,6 +91,8 @@ pub struct EventFilter {
     pub drops: bool,
     /// Only this Service's.
     pub service: Option<ObjectName>,
+    /// Only what is led to this pod, or comes from it.
+    pub pod: Option<ObjectName>,
     /// Only this client's.
     pub from: Option<EventClient>,
     /// Only what is dialled at this address, and this port.
@@ -107,6 +116,12 @@ impl EventFilter {
             };
             names.service.as_ref().is_some_and(is_it)
         };
+        let of_pod = |wanted: &ObjectName| {
+            let is_it = |pod: &PodValue| {
+                pod.namespace.as_str() == wanted.namespace && pod.name == Name::new(&wanted.name)
+            };
+            [names.pod, names.client_pod].iter().flatten().any(is_it)
+        };
         let of_client = |wanted: EventClient| match (wanted, &names.client) {
             (EventClient::Host, client) => *client == Some(SocketClient::Host),
             (EventClient::Address(wanted), Some(SocketClient::Pod(addresses))) => {
@@ -121,6 +136,7 @@ impl EventFilter {
         (self.reasons.is_empty() || self.reasons.iter().any(|reason| bits & reason.bit() != 0))
             && (!self.drops || matches!(verdict(event), "reject" | "drop"))
             && self.service.as_ref().is_none_or(of_service)
+            && self.pod.as_ref().is_none_or(of_pod)
             && self.from.is_none_or(of_client)
             && self.to.is_none_or(is_dialled)
             && self.protocol.is_none_or(|protocol| protocol as u8 == event.protocol)
@@ -150,10 +166,12 @@ pub fn event_row(event: &EventValue, names: &EventNames, unix_ns: i128) -> Event
             number => Some(protocol_name(number)),
         },
         client: client(event, names.client.as_ref()),
+        client_pod: names.client_pod.as_ref().map(pod_name),
         client_port: (event.client_port_be != 0).then(|| u16::from_be(event.client_port_be)),
         netns: (event.netns != 0).then_some(event.netns),
         dialled: end(event.dialled, event.dialled_port_be),
         backend: end(event.backend, event.backend_port_be),
+        pod: names.pod.as_ref().map(pod_name),
         node: names.node.map(|node| node.name.as_str().to_owned()),
         service: or_unknown(service.map(service_name)),
         port: or_unknown(service.map(port)),
@@ -161,6 +179,10 @@ pub fn event_row(event: &EventValue, names: &EventNames, unix_ns: i128) -> Event
         backend_id: number(event.backend_id),
         device: names.device.clone(),
     }
+}
+
+fn pod_name(pod: &PodValue) -> String {
+    format!("{}/{}", pod.namespace.as_str(), pod.name.as_str())
 }
 
 fn time(unix_ns: i128) -> String {
@@ -234,6 +256,7 @@ impl EventRow {
         let protocol = self.protocol.unwrap_or("?");
         let dialled = self.dialled.map_or_else(|| "?".to_owned(), |dialled| format!("{dialled}/{protocol}"));
         let backend = self.backend.map_or_else(String::new, |backend| format!(" → {backend}"));
+        let pod = self.pod.as_ref().map_or_else(String::new, |pod| format!(" by {pod}"));
         let node = self.node.as_ref().map_or_else(String::new, |node| format!(" on {node}"));
         let service = match (&self.service, &self.port) {
             (Some(service), Some(port)) => format!("{service}:{port}"),
@@ -245,7 +268,7 @@ impl EventRow {
             self.verdict,
             &format!("{}{besides}", self.reason),
             &format!("{client} → {dialled}{backend}"),
-            &format!("{service}{node}"),
+            &format!("{service}{pod}{node}"),
         ])
     }
 }

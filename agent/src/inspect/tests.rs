@@ -51,6 +51,7 @@ pub fn tables_with(states: &[EndpointState], edit: impl FnOnce(&mut Service)) ->
     let endpoint = |(index, state): (usize, &EndpointState)| Endpoint {
         addresses: vec![[10, 0, 0, index as u8 + 1].into()],
         state: *state,
+        pod: None,
         node: Some(if index == 0 { "here".into() } else { "there".into() }),
         zone: Some("z".into()),
         zone_hints: Default::default(),

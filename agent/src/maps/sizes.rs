@@ -41,12 +41,13 @@ macro_rules! spec {
 const NODE_ADDRESSES: u32 = 1_024;
 
 /// Every pinned map.
-pub const SPECS: [MapSpec; 21] = [
+pub const SPECS: [MapSpec; 22] = [
     spec!("FRONTENDS", FrontendKey, FrontendValue, |sizes| Some(sizes.max_frontends), "--max-frontends"),
     spec!("SLOTS", u32, SlotValue, |sizes| Some(sizes.max_slots), "--max-slots"),
     spec!("BACKENDS", u32, BackendValue, |sizes| Some(sizes.max_backends), "--max-backends"),
     spec!("SERVICES", u32, ServiceValue, |sizes| Some(sizes.max_services), "--max-services"),
     spec!("NODES", u32, NodeValue, |sizes| Some(sizes.max_nodes), "--max-nodes"),
+    spec!("PODS", Addr, PodValue, |sizes| Some(sizes.max_backends), "--max-backends"),
     spec!("ADDRESSES", Addr, u32, |sizes| Some(sizes.max_frontends + NODE_ADDRESSES), "--max-frontends"),
     spec!("CONFIG", u32, u64, |_| Some(CONFIG_CAPACITY), ""),
     spec!("OPT_OUTS", u64, PodValue, |_| Some(4_096), ""),

@@ -221,6 +221,8 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     /// From `conditions`.
     pub state: EndpointState,
+    /// `targetRef`, when it is a pod: its name, of the slice's namespace.
+    pub pod: Option<Arc<str>>,
     /// `nodeName`; shared, for there are few nodes and many endpoints.
     pub node: Option<Arc<str>>,
     /// `zone`.

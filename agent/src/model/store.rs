@@ -11,13 +11,14 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{
-    EndpointSlice, L7News, Node, ObjectName, OptOut, OwnPod, Pod, PodPort, Pods, Protocol, RuleKind, Rules, Service,
-    ServiceKind, Split, Splits,
+    EndpointSlice, L7News, Node, ObjectName, OptOut, OwnPod, Pod, PodPort, Pods, Protocol, RuleKind, Rules,
+    Service, ServiceKind, Split, Splits,
 };
 
 mod change;
 mod index;
 mod own_pods;
+mod pod_names;
 
 pub use change::Change;
 
@@ -43,6 +44,8 @@ pub struct Store {
     node: Node,
     service_cidrs: BTreeMap<ObjectName, Vec<IpNet>>,
     dirty: BTreeSet<ObjectName>,
+    /// Addresses of endpoints that became another pod's.
+    renamed: BTreeSet<IpAddr>,
     /// Services whose endpoints changed, and since when, as their controller tells.
     triggers: Vec<(ObjectName, SystemTime)>,
     services_listed: bool,
@@ -322,6 +325,7 @@ impl Store {
         {
             self.triggers.push((new.service.clone(), changed));
         }
+        self.note_renamed(&name, slice.as_ref());
         if let Some(old) = self.slices.remove(&name) {
             self.unindex(&name, &old);
         }

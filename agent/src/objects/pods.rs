@@ -190,6 +190,7 @@ fn slices_of_pod(service: &ServiceWithSelector, pod: &PodFacts) -> Vec<EndpointS
             endpoints: vec![Endpoint {
                 addresses: vec![*address],
                 state,
+                pod: Some(pod.name.name.as_str().into()),
                 node: pod.node.clone(),
                 zone: None,
                 zone_hints: BTreeSet::new(),

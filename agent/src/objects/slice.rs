@@ -94,6 +94,10 @@ fn endpoint(
     Endpoint {
         addresses,
         state: state(conditions.ready, conditions.serving, conditions.terminating),
+        pod: object.target_ref.as_ref().and_then(|target| {
+            let name = target.name.as_deref().filter(|_| target.kind.as_deref() == Some("Pod"));
+            name.map(Arc::from)
+        }),
         node: object.node_name.as_deref().map(Arc::from),
         zone: object.zone.as_deref().map(Arc::from),
         zone_hints: zones.into_iter().map(|zone| zone.name).collect::<BTreeSet<_>>(),

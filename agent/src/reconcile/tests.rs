@@ -111,9 +111,8 @@ impl World {
     fn seen(&self) -> BTreeMap<String, Vec<String>> {
         let tables = &self.table.tables;
         let name = |key: &FrontendKey| format!("{:?}", dialled(key).unwrap());
-        let backend = |value: &BackendValue| {
-            format!("{}:{}", IpAddr::from(value.addr), u16::from_be(value.port_be))
-        };
+        let backend =
+            |value: &BackendValue| format!("{}:{}", IpAddr::from(value.addr), u16::from_be(value.port_be));
         let mut seen = BTreeMap::new();
         for (key, value) in &tables.frontends {
             let range = value.cluster_start..value.cluster_start + value.cluster_count;
@@ -154,6 +153,7 @@ fn slice(service: &str, octets: &[u8]) -> Change {
     let endpoint = |octet: &u8| Endpoint {
         addresses: vec![[10, 0, 0, *octet].into()],
         state: EndpointState::Ready,
+        pod: None,
         node: Some(format!("node-{}", octet % 3).into()),
         zone: None,
         zone_hints: BTreeSet::new(),

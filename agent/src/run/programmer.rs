@@ -38,6 +38,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(10);
 const PROBE_AGAIN: Duration = Duration::from_secs(2);
 const COLLECT_EVERY: Duration = Duration::from_millis(500);
 
+mod names;
 mod probing;
 mod report;
 mod tables;
@@ -68,6 +69,7 @@ struct Programmer {
     need_pods: watch::Sender<bool>,
     steering: Steering,
     devices: Devices,
+    names: names::Names,
     /// Services whose headless ports hang on what pods declare.
     pod_askers: BTreeSet<ObjectName>,
     /// Services that are not in the maps as they should be, and why.
@@ -113,6 +115,7 @@ pub fn spawn(
         need_pods,
         steering: Steering::new(feed),
         devices: Devices::new(&loaded, options)?,
+        names: names::Names::open(&loaded)?,
         pod_askers: BTreeSet::new(),
         store: Store::new(Node { name: options.node_name.clone(), ..Node::default() }),
         reconciler: Reconciler::new(adopted, options.sizes),
@@ -310,8 +313,7 @@ impl Programmer {
 
     /// Lets rules take effect: plans, tells the redirector, marks what it serves from now on.
     fn steer(&mut self) -> bool {
-        let result =
-            self.steering.steer(&mut self.store, &mut self.loaded, &self.reconciler, &self.shared);
+        let result = self.steering.steer(&mut self.store, &mut self.loaded, &self.reconciler, &self.shared);
         let problem = result.as_ref().err().map(|error| format!("rules do not take effect: {error:#}"));
         self.shared.problem("steering", problem);
         result.is_ok()

@@ -91,7 +91,7 @@ pub struct NodeValue {
 }
 const _: () = assert!(size_of::<NodeValue>() == 128);
 
-/// A pod whose sockets are left alone. Value of `OPT_OUTS`; read by people only.
+/// A pod: one whose sockets are left alone, or an endpoint. Value of `OPT_OUTS` and `PODS`; read by people only.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Pod, Zeroable)]
 pub struct PodValue {

@@ -131,6 +131,7 @@ fn slice(
     let endpoint = |index: u32| Endpoint {
         addresses: vec![server.unwrap_or_else(|| (0x0b00_0000 + number * 16 + index).into()).into()],
         state: EndpointState::Ready,
+        pod: None,
         node: Some(format!("node-{}", index % 100).into()),
         zone: None,
         zone_hints: Default::default(),

@@ -2,7 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Stdio},
 };
 
@@ -49,7 +49,7 @@ impl Drop for Tun {
     }
 }
 
-fn start(host: &Pod, device: &str, own: &Path, other: &PathBuf) -> Child {
+fn start(host: &Pod, device: &str, own: &Path, other: &Path) -> Child {
     let mut command = host.command(&tool_path("socat"));
     command.arg(format!("TUN,tun-name={device},iff-no-pi"));
     command.arg(format!("UNIX-SENDTO:{},bind={}", other.display(), own.display()));

@@ -54,11 +54,17 @@ fn service(name: &str, port_name: &str) -> Option<ServiceValue> {
     })
 }
 
+fn pod(namespace: &str, name: &str) -> Option<PodValue> {
+    Some(PodValue { namespace: Name::new(namespace), name: Name::new(name) })
+}
+
 fn of_connect() -> EventNames {
     EventNames {
         service: service("cart", "http"),
         node: Some(NodeValue { name: Name::new("node-2"), ..NodeValue::zeroed() }),
+        pod: pod("shop", "cart-1"),
         client: Some(SocketClient::Pod(vec![ip("fd00::7"), ip("10.244.0.7")])),
+        client_pod: pod("shop", "visitor"),
         device: None,
     }
 }
@@ -108,13 +114,13 @@ fn lines_say_who_dialled_what_and_where_that_led() {
             connect(),
             of_connect(),
             "17:30:50.123 connect4 translate connect_translated \
-             10.244.0.7 → 10.96.0.1:80/TCP → 10.244.0.9:8080 shop/cart:http on node-2",
+             10.244.0.7 → 10.96.0.1:80/TCP → 10.244.0.9:8080 shop/cart:http by shop/cart-1 on node-2",
         ),
         (
             EventValue { besides, ..connect() },
             host,
             "17:30:50.123 connect4 translate connect_translated+affinity_kept+no_redirector \
-             host → 10.96.0.1:80/TCP → 10.244.0.9:8080 shop/cart:http on node-2",
+             host → 10.96.0.1:80/TCP → 10.244.0.9:8080 shop/cart:http by shop/cart-1 on node-2",
         ),
         (
             packet(),
@@ -146,8 +152,8 @@ fn keys_of_the_json_stay() {
     let want = serde_json::json!({
         "time": "1970-01-01T00:00:00.000000Z", "hook": "connect4", "verdict": "translate",
         "reason": "connect_translated", "besides": [], "protocol": "TCP", "client": "10.244.0.7",
-        "clientPort": null, "netns": 4711, "dialled": "10.96.0.1:80", "backend": "10.244.0.9:8080",
-        "node": "node-2", "service": "shop/cart", "port": "http", "serviceId": 7, "backendId": 12, "device": null,
+        "clientPod": "shop/visitor", "clientPort": null, "netns": 4711, "dialled": "10.96.0.1:80", "backend": "10.244.0.9:8080",
+        "pod": "shop/cart-1", "node": "node-2", "service": "shop/cart", "port": "http", "serviceId": 7, "backendId": 12, "device": null,
     });
     assert_eq!(json, want);
     let json = serde_json::to_value(event_row(&packet(), &of_packet(), 0)).unwrap();
@@ -159,6 +165,8 @@ fn keys_of_the_json_stay() {
 fn filters_choose() {
     let none = EventFilter::default;
     let service = |name: &str| EventFilter { service: Some(ObjectName::new("shop", name)), ..none() };
+    let pod =
+        |namespace: &str, name: &str| EventFilter { pod: Some(ObjectName::new(namespace, name)), ..none() };
     let from = |text| EventFilter { from: Some(EventClient::Address(ip(text))), ..none() };
     let to = |text, port| EventFilter { to: Some((ip(text), port)), ..none() };
     let reason = |reasons: &[Reason]| EventFilter { reasons: reasons.to_vec(), ..none() };
@@ -169,6 +177,10 @@ fn filters_choose() {
         ("drops", EventFilter { drops: true, ..none() }, [false, true]),
         ("service", service("cart"), [true, false]),
         ("another service", service("car"), [false, false]),
+        ("the backend's pod", pod("shop", "cart-1"), [true, false]),
+        ("the client's", pod("shop", "visitor"), [true, false]),
+        ("another pod", pod("shop", "cart"), [false, false]),
+        ("of another namespace", pod("store", "cart-1"), [false, false]),
         ("a pod by one of its addresses", from("10.244.0.7"), [true, false]),
         ("by the other", from("fd00::7"), [true, false]),
         ("mapped", from("::ffff:10.244.0.7"), [true, false]),

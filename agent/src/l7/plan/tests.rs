@@ -39,6 +39,7 @@ fn slice(service: &str, octet: u8) -> EndpointSlice {
     let endpoint = Endpoint {
         addresses: vec![Ipv4Addr::new(10, 0, 0, octet).into()],
         state: EndpointState::Ready,
+        pod: None,
         node: None,
         zone: None,
         zone_hints: BTreeSet::new(),
@@ -113,12 +114,8 @@ fn a_plan_that_is_kept_is_what_a_new_one_would_be() {
         if roll(50) == 0 {
             lingers = 1 - lingers;
         }
-        let place = Place {
-            node: &[],
-            owns: &|_, _| true,
-            lingering: &lingering[lingers],
-            answers: &|_| false,
-        };
+        let place =
+            Place { node: &[], owns: &|_, _| true, lingering: &lingering[lingers], answers: &|_| false };
         let news = store.take_l7_news();
         if news.objects {
             kept.forget();

@@ -35,10 +35,12 @@ pub struct BpfMaps {
 mod events;
 mod flows;
 mod lookup;
+mod pods;
 mod small;
 
 pub use events::{Events, Record};
 pub use flows::Flows;
+pub use pods::PodNames;
 pub use small::{Devices, Listeners, OptOuts, ReservedPorts, SocketMemory};
 
 /// Now, by the clock of all times in maps: ns of `CLOCK_MONOTONIC`.

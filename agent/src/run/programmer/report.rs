@@ -1,4 +1,4 @@
-//! What did not get into the maps, in words.
+//! What did not get into the maps, in words; and what is there for people only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,6 +8,7 @@ use crate::reconcile::Outcome;
 impl Programmer {
     /// One problem for each cause, however many Services it hits.
     pub(super) fn report(&mut self, outcome: &Outcome) {
+        self.name_pods();
         let failures = outcome.failed.iter().map(|(name, error)| (name.clone(), describe(error)));
         self.failed.extend(failures);
         let mut causes: BTreeMap<&String, Vec<String>> = BTreeMap::new();
