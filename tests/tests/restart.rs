@@ -145,6 +145,22 @@ fn reading_commands_need_no_agent_and_status_says_that_none_runs() {
 }
 
 #[test]
+fn maps_of_another_version_are_named_and_made_anew_by_the_next_agent() {
+    let mut world = World::new();
+    shop(&mut world, 1);
+    world.agent().kill();
+    // A map of that name with entries of other sizes.
+    let maps = world.bpffs().join("maps");
+    std::fs::rename(maps.join("NODES"), maps.join("SERVICES")).unwrap();
+    let output = world.sluice(&["service"]);
+    let said = text(&output);
+    assert!(!output.status.success() && said.contains("SERVICES under "), "{said}");
+    assert!(said.contains("was made by another version of sluice, with entries of 4 + "), "{said}");
+    let _agent = world.agent();
+    assert_eq!(world.json(&["service"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn a_second_agent_is_refused_with_the_pid_of_the_first() {
     let mut world = World::new();
     shop(&mut world, 1);

@@ -264,8 +264,7 @@ impl Watcher {
                     let first = state.events.partition_point(|event| event.version <= watcher.next);
                     let found = state.events[first..].iter().find(|event| {
                         let bookmark = event.kind == "BOOKMARK";
-                        event.path == watcher.path
-                            && (bookmark || selected(&event.object, &watcher.query))
+                        event.path == watcher.path && (bookmark || selected(&event.object, &watcher.query))
                     });
                     if let Some(event) = found.cloned() {
                         drop(state);

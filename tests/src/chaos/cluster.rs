@@ -97,7 +97,10 @@ impl Cluster {
             None => node.spawn_agent(&words),
             Some(binary) => node.spawn_other_agent(binary, &words),
         });
-        node.wait_healthy();
+        match binary {
+            None => node.wait_healthy(),
+            Some(binary) => node.wait_other_healthy(binary),
+        }
     }
 
     /// Waits until the agent of a node sees that many endpoints of `shop/cart`.

@@ -72,8 +72,13 @@ impl Node {
 
     /// Waits until `sluice status` says healthy.
     pub fn wait_healthy(&self) {
+        self.wait_other_healthy(&sluice_binary());
+    }
+
+    /// The same for an agent of another binary, by its own word.
+    pub fn wait_other_healthy(&self, binary: &Path) {
         wait::until("a healthy agent", || {
-            let output = self.sluice(&["status"]);
+            let output = self.run(binary, &["status"]);
             if output.status.success() { Ok(()) } else { Err(format!("{}{}", text(&output), self.log())) }
         });
     }
@@ -85,7 +90,11 @@ impl Node {
 
     /// Runs a command of `sluice` on this node's pins.
     pub fn sluice(&self, words: &[&str]) -> Output {
-        let mut command = self.host.command(&sluice_binary().display().to_string());
+        self.run(&sluice_binary(), words)
+    }
+
+    fn run(&self, binary: &Path, words: &[&str]) -> Output {
+        let mut command = self.host.command(&binary.display().to_string());
         command.args(words);
         if !matches!(words.first(), Some(&"check")) {
             command.arg("--bpffs").arg(self.bpffs());

@@ -50,8 +50,9 @@ pub fn run(toolchain: &Toolchain, choice: &Choice) -> Result<Vec<Outcome>> {
     let emulator = Emulator::ensure(&folder)?;
     let kernels = kernels(choice, &folder)?;
     let binary = build::all(toolchain, false)?;
-    let is_wanted =
-        |step: &Step| choice.rows.is_empty() || choice.rows.iter().any(|word| step.name.contains(word.as_str()));
+    let is_wanted = |step: &Step| {
+        choice.rows.is_empty() || choice.rows.iter().any(|word| step.name.contains(word.as_str()))
+    };
     let steps: Vec<Step> = STEPS.into_iter().filter(is_wanted).collect();
     if steps.is_empty() {
         bail!("no row has a word of {:?} in its name: see the table of kernels in README.md", choice.rows);

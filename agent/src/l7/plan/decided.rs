@@ -83,8 +83,10 @@ impl Planner {
     ) -> BTreeMap<ObjectName, Option<ObjectName>> {
         let mut named = BTreeSet::new();
         for object in self.raw(RuleKind::VirtualService) {
-            let namespace =
-                object.pointer("/metadata/namespace").and_then(serde_json::Value::as_str).unwrap_or("default");
+            let namespace = object
+                .pointer("/metadata/namespace")
+                .and_then(serde_json::Value::as_str)
+                .unwrap_or("default");
             collect_hosts(object, &mut |host| {
                 named.insert(self.mesh.resolve(host, namespace));
             });

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, io, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::maps::{
     Array, HashMap, Map, MapData, MapError, PerCpuArray,
     lpm_trie::{Key, LpmTrie},
@@ -66,7 +66,19 @@ impl BpfMaps {
     pub fn open(pins: &Pins) -> Result<Self> {
         let mut capacities = Vec::with_capacity(SPECS.len());
         for spec in SPECS {
-            capacities.push((spec.name, open(&pins.map(spec.name))?.info()?.max_entries()));
+            let info = open(&pins.map(spec.name))?.info()?;
+            ensure!(
+                info.key_size() == spec.key_size && info.value_size() == spec.value_size,
+                "the map {} under {} was made by another version of sluice, with entries of {} + {} bytes instead of {} + {}: \
+                 use the sluice of the agent that runs there",
+                spec.name,
+                pins.root().display(),
+                info.key_size(),
+                info.value_size(),
+                spec.key_size,
+                spec.value_size
+            );
+            capacities.push((spec.name, info.max_entries()));
         }
         let data = |name: &str| open(&pins.map(name));
         Ok(Self {

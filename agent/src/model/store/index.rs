@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{super::{EndpointSlice, ObjectName, ServiceKind}, Store};
+use super::{
+    super::{EndpointSlice, ObjectName, ServiceKind},
+    Store,
+};
 
 impl Store {
     pub(super) fn share(&mut self, name: Arc<str>) -> Arc<str> {
