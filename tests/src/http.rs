@@ -105,7 +105,7 @@ fn start(folder: &Path, pod: &Pod, server: &str) -> Nginx {
     let spools = spools.map(|kind| format!("{kind}_temp_path {place}/{kind};")).join(" ");
     let config = format!(
         "daemon off; master_process off; pid {place}/pid; error_log stderr;\nevents {{}}\nhttp {{ access_log {place}/log; \
-         {spools}\nkeepalive_requests 100000; server {{ {server} }} }}\n"
+         {spools}\nkeepalive_requests 100000000; server {{ {server} }} }}\n"
     );
     let file = folder.join("nginx.conf");
     fs::write(&file, config).expect("a configuration");
