@@ -1,6 +1,12 @@
 //! The command line. Reading commands work from the pinned maps, so that they need no agent.
 
-use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use ipnet::IpNet;
@@ -299,7 +305,9 @@ pub fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("error: {}", output::harmless(&format!("{error:#}")));
+            let text = output::harmless(&format!("{error:#}"));
+            // The exit code counts, whether there is room for words or not.
+            let _said = writeln!(std::io::stderr(), "error: {text}");
             ExitCode::from(1)
         }
     }
@@ -326,6 +334,8 @@ fn log() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would say so on standard error, and panic where there is no room for that either.
+        .log_internal_errors(false)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
