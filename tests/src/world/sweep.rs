@@ -47,7 +47,9 @@ pub fn remove(id: &str) {
     let folder = std::env::temp_dir().join(id);
     let nodes = names(&folder).into_iter().map(|node| folder.join(node));
     for place in nodes.chain([folder.clone()]) {
-        while rustix::mount::unmount(place.join("bpf"), rustix::mount::UnmountFlags::empty()).is_ok() {}
+        for mount in ["bpf", "full"].map(|name| place.join(name)) {
+            while rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::empty()).is_ok() {}
+        }
     }
     if folder.exists() {
         report(&folder.display().to_string(), fs::remove_dir_all(&folder));
