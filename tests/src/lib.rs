@@ -11,6 +11,7 @@ pub mod demo;
 pub mod echo;
 pub mod flood;
 pub mod http;
+pub mod kustomize;
 pub mod manifest;
 pub mod monitor;
 pub mod outside;

@@ -60,9 +60,13 @@ enum Fault {
     Resize,
     /// More objects than the maps hold: writes fail.
     Flood,
+    /// Events come again, out of order.
+    Repeat,
+    /// An object is listed, and gone before the watch begins.
+    Vanish,
 }
 
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 15] = [
     Fault::Compact,
     Fault::Drop,
     Fault::Stall("Service"),
@@ -76,6 +80,8 @@ const FAULTS: [Fault; 13] = [
     Fault::LoseLink,
     Fault::Resize,
     Fault::Flood,
+    Fault::Repeat,
+    Fault::Vanish,
 ];
 
 /// Objects beside those of the reference model: every kind of address, claims to another's, a node that moves.
@@ -216,6 +222,22 @@ impl Story {
                 self.sizes[3] = (160 + 8 * self.random.below(4)).to_string();
                 self.restart();
             }
+            Fault::Repeat => self.cluster.api.repeat(20),
+            Fault::Vanish => {
+                let listed =
+                    self.known.iter().filter(|(kind, _)| ["Service", "EndpointSlice"].contains(kind));
+                let listed: Vec<_> = listed.cloned().collect();
+                if !listed.is_empty() {
+                    let (kind, name) = listed[self.random.below(listed.len() as u64) as usize].clone();
+                    self.cluster.api.vanish_once_listed(kind, &name);
+                    self.cluster.api.drop_watches();
+                    self.cluster.api.compact();
+                    wait::until_within(PATIENCE, "the listing", || {
+                        if self.cluster.api.is_vanishing() { Err(self.cluster.world.log()) } else { Ok(()) }
+                    });
+                    self.known.remove(&(kind, name));
+                }
+            }
             Fault::LoseLink => {
                 let hook = self.random.of(&sluice::loader::HOOKS);
                 let _not_there_yet = std::fs::remove_file(pins.link(hook));
@@ -239,7 +261,9 @@ impl Story {
                     self.cluster.api.delete("EndpointSlice", &format!("shop/flood-{index}-1"));
                 }
             }
-            Fault::Compact
+            Fault::Repeat
+            | Fault::Vanish
+            | Fault::Compact
             | Fault::Drop
             | Fault::Throttle
             | Fault::Kill

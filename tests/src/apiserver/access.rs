@@ -45,6 +45,11 @@ impl State {
 }
 
 impl ApiServer {
+    /// Answers 401 from now on to whoever does not show this token.
+    pub fn want_token(&self, token: &str) {
+        self.shared().edit(|state| state.token = Some(format!("Bearer {token}")));
+    }
+
     /// Allows this alone from now on; all else is answered 403.
     pub fn allow_only(&self, rights: BTreeSet<Right>) {
         self.shared().edit(|state| state.allowed = Some(rights));

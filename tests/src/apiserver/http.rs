@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{
     Request, Response, StatusCode,
     body::{Bytes, Frame, Incoming},
-    header::{CONTENT_TYPE, HeaderValue},
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
@@ -86,6 +86,10 @@ async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
 async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, Infallible> {
     let query = query(request.uri().query().unwrap_or_default());
     shared.thawed().await;
+    let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if shared.lock().token.as_deref().is_some_and(|wanted| shown != Some(wanted)) {
+        return Ok(status(401, "Unauthorized"));
+    }
     if request.uri().path() == "/version" {
         let body = json!({"major": "1", "minor": shared.lock().minor.to_string(), "gitVersion": "v1", "gitCommit": "",
             "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "", "platform": ""});
@@ -168,6 +172,7 @@ fn list_page(
     let items = serde_json::to_string(&items).expect("values are JSON");
     let body =
         format!(r#"{{"apiVersion":"{version}","kind":"{kind}","metadata":{metadata},"items":{items}}}"#);
+    state.vanish(path);
     respond(StatusCode::OK, Full::new(Bytes::from(body)).boxed())
 }
 
@@ -224,7 +229,9 @@ fn initial_events(
         object["metadata"] = json!({"resourceVersion": state.version.to_string(),
             "annotations": {"k8s.io/initial-events-end": "true"}});
         lines.push_back(json!({ "type": "BOOKMARK", "object": object }).to_string() + "\n");
-        (lines, state.version)
+        let listed = state.version;
+        state.vanish(path);
+        (lines, listed)
     })
 }
 

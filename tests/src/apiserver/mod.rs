@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::world::{Node, World};
 
 pub mod access;
+mod disorder;
 mod http;
 mod real;
 
@@ -64,12 +65,16 @@ struct State {
     frozen: bool,
     /// This many of the next requests are answered 429.
     throttled: u32,
+    /// What `Authorization` must say, if somebody said so.
+    token: Option<String>,
     /// What may be asked for; everything if nobody said.
     allowed: Option<BTreeSet<access::Right>>,
     /// What was.
     asked: BTreeSet<access::Right>,
     /// How often each path was listed.
     lists: BTreeMap<&'static str, u32>,
+    /// What goes with the next listing of its path, which still has it.
+    vanishing: Option<(&'static str, String)>,
 }
 
 #[derive(Debug)]
@@ -190,6 +195,26 @@ impl ApiServer {
             Some(real) => real.apply_all(&objects),
             None => objects.into_iter().for_each(|object| self.put(object)),
         }
+    }
+
+    /// Makes objects of any kind, and waits until they are in use; of a real server.
+    ///
+    /// # Panics
+    /// It is not a real one, or refuses one.
+    pub fn make<'o>(&self, objects: impl IntoIterator<Item = &'o Value>) {
+        let real = self.real.as_ref().expect("a real API server");
+        objects.into_iter().for_each(|object| real.make(object));
+    }
+
+    /// Whether a real server would take an object that has none but known fields; nothing comes of it.
+    ///
+    /// # Errors
+    /// What it says.
+    ///
+    /// # Panics
+    /// It is not a real one.
+    pub fn try_out(&self, object: &Value) -> Result<(), String> {
+        self.real.as_ref().expect("a real API server").try_out(object)
     }
 
     /// Puts one object in; of our own server.

@@ -152,6 +152,18 @@ impl Real {
         }
     }
 
+    /// Makes an object. A definition is there once its kind is served.
+    pub fn make(&self, object: &Value) {
+        self.apply(object);
+        if object["kind"] == "CustomResourceDefinition" {
+            let kind = object["spec"]["names"]["kind"].as_str().unwrap_or_default();
+            wait::until("a kind that is served", || {
+                let (status, text) = self.ask("GET", &path(kind, None), None);
+                if status == 200 { Ok(()) } else { Err(text) }
+            });
+        }
+    }
+
     /// Deletes an object.
     pub fn delete(&self, kind: &str, name: &str) {
         let (namespace, name) = match name.split_once('/') {
@@ -161,6 +173,16 @@ impl Real {
         let place = format!("{}/{name}", path(kind, namespace));
         let (status, text) = self.ask("DELETE", &place, None);
         assert_eq!(status, 200, "DELETE {place}: {text}");
+    }
+
+    /// Whether it would take an object that has none but known fields; nothing comes of it.
+    pub fn try_out(&self, object: &Value) -> Result<(), String> {
+        let name = object["metadata"]["name"].as_str().expect("a name");
+        let place =
+            path(object["kind"].as_str().unwrap_or_default(), object["metadata"]["namespace"].as_str());
+        let words = "fieldManager=tests&force=true&fieldValidation=Strict&dryRun=All";
+        let (status, text) = self.ask("PATCH", &format!("{place}/{name}?{words}"), Some(object));
+        if matches!(status, 200 | 201) { Ok(()) } else { Err(format!("{status} {text}")) }
     }
 
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
@@ -199,6 +221,14 @@ fn path(kind: &str, namespace: Option<&str>) -> String {
         "Pod" => ("/api/v1", "pods"),
         "Namespace" => ("/api/v1", "namespaces"),
         "EndpointSlice" => ("/apis/discovery.k8s.io/v1", "endpointslices"),
+        "ServiceAccount" => ("/api/v1", "serviceaccounts"),
+        "ConfigMap" => ("/api/v1", "configmaps"),
+        "DaemonSet" => ("/apis/apps/v1", "daemonsets"),
+        "ClusterRole" => ("/apis/rbac.authorization.k8s.io/v1", "clusterroles"),
+        "ClusterRoleBinding" => ("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
+        "CustomResourceDefinition" => ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
+        "VirtualService" => ("/apis/networking.istio.io/v1", "virtualservices"),
+        "DestinationRule" => ("/apis/networking.istio.io/v1", "destinationrules"),
         other => panic!("kind {other:?} is not known here"),
     };
     match namespace {
