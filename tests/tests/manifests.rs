@@ -2,8 +2,6 @@
 //! they fit each other.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{fs, path::Path};
-
 use k8s_openapi::{
     api::{
         apps::v1::DaemonSet,
@@ -14,60 +12,7 @@ use k8s_openapi::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use sluice_tests::{
-    container::deploy,
-    world::{text, tool},
-};
-
-const OVERLAYS: [&str; 4] = ["base", "overlays/kind", "overlays/kubeadm", "overlays/beside-kube-proxy"];
-
-/// The objects of a folder below `deploy`.
-fn render(folder: &str) -> Vec<Value> {
-    let copy = tempfile(folder);
-    copy_folder(&deploy("."), &copy);
-    let output = tool("kubectl").arg("kustomize").arg(copy.join(folder)).output().expect("kubectl starts");
-    fs::remove_dir_all(&copy).unwrap();
-    assert!(output.status.success(), "{folder}: {}", text(&output));
-    let yaml = String::from_utf8(output.stdout).unwrap();
-    yaml.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect()
-}
-
-fn tempfile(folder: &str) -> std::path::PathBuf {
-    let thread = format!("{:?}", std::thread::current().id());
-    let digits: String = thread.chars().filter(char::is_ascii_digit).collect();
-    std::env::temp_dir().join(format!(
-        "sluice-deploy-{}-{digits}-{}",
-        std::process::id(),
-        folder.replace('/', "-")
-    ))
-}
-
-/// Copies `deploy/`. For a kubectl before 1.21, which Debian 12 has, in the words of its time.
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().flatten() {
-        let (path, target) = (entry.path(), to.join(entry.file_name()));
-        if path.is_dir() {
-            copy_folder(&path, &target);
-        } else if path.extension().is_some_and(|ending| ending == "yaml") {
-            let text = fs::read_to_string(&path).unwrap();
-            fs::write(target, if is_old() { in_old_words(&text) } else { text }).unwrap();
-        }
-    }
-}
-
-fn is_old() -> bool {
-    let output =
-        tool("kubectl").args(["version", "--client", "-o", "json"]).output().expect("kubectl starts");
-    let version: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    let minor = version["clientVersion"]["minor"].as_str().unwrap_or_default().to_owned();
-    minor.trim_end_matches('+').parse::<u32>().is_ok_and(|minor| minor < 21)
-}
-
-fn in_old_words(text: &str) -> String {
-    let text = text.replace("resources:\n  - ../../base\n", "bases:\n  - ../../base\n");
-    text.replace("patches:\n  - path: ", "patchesStrategicMerge:\n  - ")
-}
+use sluice_tests::kustomize::{OVERLAYS, render};
 
 /// Whether `object` is all of a `T` and nothing else: what `T` does not know is lost on the way through it, what it wants
 /// and the object lacks is added.

@@ -62,7 +62,7 @@ enum Command {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Setup => setup::ensure().map(drop),
+        Command::Setup => setup::ensure().and_then(|_| setup::validator::ensure()).map(drop),
         Command::Build { release } => build::all(&setup::ensure()?, release).map(drop),
         Command::Test(args) => test::run(&setup::ensure()?, &args),
         Command::Demo(args) => demo::run(&setup::ensure()?, &args),

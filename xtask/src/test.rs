@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::{
     build, image, kernels,
-    setup::Toolchain,
+    setup::{self, Toolchain},
     shell::{cargo, run as run_command, workspace},
 };
 
@@ -51,6 +51,11 @@ pub fn run(toolchain: &Toolchain, args: &Args) -> Result<()> {
             .env("SLUICE_IMAGE", image);
     } else {
         command.args(["--workspace", "--exclude", "sluice-ebpf", "--no-fail-fast"]).args(&args.filter);
+    }
+    match setup::validator::ensure() {
+        Ok(folder) => drop(command.env("SLUICE_VALIDATOR", folder)),
+        Err(error) if std::env::var_os("CI").is_some() => return Err(error),
+        Err(error) => eprintln!("the test of schemas will fail: {error:#}"),
     }
     run_command(toolchain.tools.export(&mut command))?;
     eprintln!("all tests passed in {:.0} s", start.elapsed().as_secs_f32());

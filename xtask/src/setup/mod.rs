@@ -13,6 +13,7 @@ use crate::shell::{on_path, workspace};
 mod debian;
 mod rustup;
 mod tools;
+pub mod validator;
 
 pub use debian::{Apt, library_path};
 
