@@ -24,6 +24,7 @@ use kube::{
 use tokio::sync::watch;
 
 mod backoff;
+mod clock;
 mod kinds;
 mod listing;
 mod observe;
@@ -57,12 +58,33 @@ pub struct Servers {
 }
 
 /// Feeds `news` until the receiver is gone. An API server that is away is no error: the next one is tried, or it is
-/// waited for. All pods are watched while `pods_needed` says so.
+/// waited for. All pods are watched while `pods_needed` says so. When the clock is set back, credentials are read anew.
 ///
 /// # Errors
 /// A watch ended, which it never does by itself.
 pub async fn watch(
-    servers: Servers,
+    mut servers: Servers,
+    options: &Options,
+    node_name: &str,
+    news: mpsc::Sender<Vec<Change>>,
+    pods_needed: watch::Receiver<bool>,
+    shared: &Arc<Shared>,
+) -> Result<()> {
+    loop {
+        tokio::select! {
+            result = watch_on(&servers, node_name, news.clone(), pods_needed.clone(), shared) => return result,
+            () = clock::is_set_back() => {}
+        }
+        tracing::warn!("the clock was set back: credentials are read and objects listed anew");
+        match connect(options, shared).await {
+            Ok(anew) => servers = anew,
+            Err(error) => tracing::warn!("going on with the credentials that there were: {error:#}"),
+        }
+    }
+}
+
+async fn watch_on(
+    servers: &Servers,
     node_name: &str,
     news: mpsc::Sender<Vec<Change>>,
     pods_needed: watch::Receiver<bool>,
@@ -72,7 +94,7 @@ pub async fn watch(
         servers.failures.store(0, Ordering::Relaxed);
         tracing::info!(server = %host, "asking the API server");
         let config = servers.watching(client).await;
-        let common = Common { shared, news: &news, servers: &servers, host, config: &config };
+        let common = Common { shared, news: &news, servers, host, config: &config };
         let here = |field: &str| config.clone().fields(&format!("{field}={node_name}"));
         let services = Listing::<core::Service>::new("services", common);
         let slices = Listing::<discovery::EndpointSlice>::new("endpointslices", common);

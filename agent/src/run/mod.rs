@@ -114,7 +114,8 @@ pub fn run(options: Options) -> Result<()> {
             match (manifests, client) {
                 (Some(manifests), _) => watch_manifests(manifests, news, &shared).await,
                 (None, Some(client)) => {
-                    k8s::watch(client, &options.node_name, news, pods_needed, &shared).await
+                    k8s::watch(client, &options.kubernetes, &options.node_name, news, pods_needed, &shared)
+                        .await
                 }
                 (None, None) => bail!("there is no source of objects"),
             }

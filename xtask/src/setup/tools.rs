@@ -13,7 +13,7 @@ use super::debian::{Apt, library_path};
 use crate::shell::{on_path, step};
 
 /// Program and the Debian package that has it.
-const NEEDED: [(&str, &str); 18] = [
+const NEEDED: [(&str, &str); 19] = [
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("ping", "iputils-ping"),
@@ -32,6 +32,7 @@ const NEEDED: [(&str, &str); 18] = [
     ("ip6tables-nft-save", "iptables"),
     ("crun", "crun"),
     ("kubectl", "kubernetes-client"),
+    ("faketime", "faketime"),
 ];
 /// Where iptables looks for its extensions when it was unpacked.
 const XTABLES: &str = "usr/lib/x86_64-linux-gnu/xtables";
