@@ -80,7 +80,17 @@ const ARROWS: [(&str, &[&str]); 26] = [
 
 /// Which module alone may use a crate.
 const CRATES: [(&str, &[&str]); 6] = [
-    ("aya", &["loader/mod.rs", "loader/steering.rs", "loader/devices.rs", "loader/trial.rs", "maps/bpf/"]),
+    (
+        "aya",
+        &[
+            "loader/mod.rs",
+            "loader/steering.rs",
+            "loader/devices.rs",
+            "loader/features.rs",
+            "loader/trial.rs",
+            "maps/bpf/",
+        ],
+    ),
     ("kube", &["k8s/"]),
     ("k8s_openapi", &["k8s/", "objects/", "manifests/document.rs"]),
     ("tokio", &["run/", "k8s/", "redirector/", "signals.rs"]),

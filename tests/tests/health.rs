@@ -9,7 +9,7 @@ use sluice_tests::{
     manifest,
     peer::Peer,
     wait,
-    world::{Pod, World, ip, sluice_binary},
+    world::{Pod, World, ip, sluice_binary, text},
 };
 
 /// shop/cart, a LoadBalancer with a health check, in both IP families.
@@ -71,6 +71,26 @@ fn body(count: usize, healthy: bool) -> String {
         "{{\n\t\"service\": {{\n\t\t\"namespace\": \"shop\",\n\t\t\"name\": \"cart\"\n\t}},\n\t\"localEndpoints\": {count},\n\t\
          \"serviceProxyHealthy\": {healthy}\n}}"
     )
+}
+
+#[test]
+fn status_names_the_kernel_and_what_stands_in_for_what_it_lacks() {
+    let mut world = World::new();
+    let _pod = world.pod("client");
+    let _agent = world.agent();
+    let status = wait::until("programs at devices", || {
+        let status = world.json(&["status"]);
+        let hooks = status["programs"].to_string();
+        if hooks.contains("\"tc/") || hooks.contains("\"clsact/") { Ok(status) } else { Err(status) }
+    });
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    assert_eq!(status["kernel"]["release"], release);
+    let lacks = status["kernel"]["lacks"].as_array().unwrap();
+    let lacks_tcx = lacks.iter().any(|row| row["feature"] == "TCX" && row["instead"].is_string());
+    assert_eq!(lacks_tcx, status["programs"].to_string().contains("clsact/"), "{status}");
+    let shown = text(&world.sluice(&["status"]));
+    assert!(shown.contains(&format!("kernel   {release}")), "{shown}");
+    assert_eq!(shown.contains("without TCX (Linux 6.6)"), lacks_tcx, "{shown}");
 }
 
 #[test]

@@ -36,6 +36,7 @@ struct Status {
     sources: Vec<Source>,
     programs: Vec<ProgramRow>,
     maps: Vec<MapRow>,
+    kernel: KernelRow,
     last_error: Option<String>,
 }
 
@@ -54,6 +55,20 @@ struct MapRow {
     name: &'static str,
     entries: usize,
     capacity: u32,
+}
+
+#[derive(Serialize)]
+struct KernelRow {
+    release: String,
+    lacks: Vec<Lack>,
+}
+
+/// A feature that the kernel lacks.
+#[derive(Serialize)]
+struct Lack {
+    feature: &'static str,
+    since: &'static str,
+    instead: &'static str,
 }
 
 /// Prints the status. False unless everything is well.
@@ -121,9 +136,17 @@ pub fn status(reading: &Reading) -> Result<bool> {
         last_error: state.and_then(|state| state.last_error),
         programs,
         maps,
+        kernel: kernel(),
     };
     output::print(reading.output, &status, || text(&status))?;
     Ok(status.healthy)
+}
+
+fn kernel() -> KernelRow {
+    let lacks = loader::Kernel::ask(devices::are_told()).lacking();
+    let row = |loader::Lacking { feature, since, instead }| Lack { feature, since, instead };
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    KernelRow { release, lacks: lacks.into_iter().map(row).collect() }
 }
 
 fn programs(pins: &Pins, cgroup: Option<PathBuf>, problems: &mut Vec<String>) -> Vec<ProgramRow> {
@@ -247,6 +270,10 @@ fn text(status: &Status) -> String {
             source.name,
             if source.synced { "in sync" } else { "not listed yet" }
         );
+    }
+    text += &format!("kernel   {}\n", status.kernel.release);
+    for Lack { feature, since, instead } in &status.kernel.lacks {
+        text += &format!("  - without {feature} (Linux {since}): {instead}\n");
     }
     let rows: Vec<_> = status
         .programs

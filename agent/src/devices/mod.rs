@@ -10,7 +10,7 @@ mod links;
 mod raw;
 
 pub use links::{Watch, device_to, links};
-pub use raw::takers;
+pub use raw::{are_told, takers};
 
 /// A network device.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -22,15 +22,25 @@ pub fn takers() -> BTreeSet<u32> {
     ask().unwrap_or_default()
 }
 
-fn ask() -> io::Result<BTreeSet<u32>> {
-    let socket = Socket::open(SockProtocol::NetlinkGeneric)?;
+/// Whether the kernel tells.
+pub fn are_told() -> bool {
+    Socket::open(SockProtocol::NetlinkGeneric).and_then(|socket| family(&socket)).is_ok_and(|id| id.is_some())
+}
+
+/// The family's number, which each kernel gives anew.
+fn family(socket: &Socket) -> io::Result<Option<u16>> {
     let mut family = None;
     socket.send(CONTROL, 0, &GET_FAMILY, &attribute(FAMILY_NAME, b"netdev\0"))?;
     socket.receive(|body| {
         let id = body.get(4..).and_then(|attributes| find(attributes, FAMILY_ID));
         family = id.and_then(|id| id.first_chunk()).map(|id| u16::from_ne_bytes(*id));
     })?;
-    let Some(family) = family else {
+    Ok(family)
+}
+
+fn ask() -> io::Result<BTreeSet<u32>> {
+    let socket = Socket::open(SockProtocol::NetlinkGeneric)?;
+    let Some(family) = family(&socket)? else {
         return Ok(BTreeSet::new());
     };
     let mut found = BTreeSet::new();

@@ -4,14 +4,12 @@
 use std::{collections::BTreeMap, os::fd::AsFd as _, path::Path};
 
 use anyhow::{Context as _, Result, bail};
-use aya::programs::{
-    LinkOrder, Program, SchedClassifier, TcAttachType, XdpMode, links::FdLink, tc::TcAttachOptions,
-};
+use aya::programs::{LinkOrder, Program, TcAttachType, XdpMode, links::FdLink, tc::TcAttachOptions};
 
 use super::{
     EARLY, Loaded,
     clsact::{self, Filter},
-    program,
+    features, program,
 };
 use crate::{maps::Pins, sys};
 
@@ -99,8 +97,7 @@ impl Tc {
         match self {
             Self::Tcx => false,
             Self::Clsact => true,
-            // Every network namespace has a loopback device. A kernel that does not know the question refuses it.
-            Self::Auto => SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_err(),
+            Self::Auto => !features::has_tcx(),
         }
     }
 }

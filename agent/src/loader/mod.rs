@@ -21,6 +21,7 @@ use crate::{
 mod checks;
 mod clsact;
 mod devices;
+mod features;
 mod lock;
 mod pins;
 mod steering;
@@ -28,6 +29,7 @@ mod trial;
 
 pub use checks::find_cgroup;
 pub use devices::{DeviceAttachment, Point, Tc, device_attachments};
+pub use features::{Kernel, Lacking};
 pub use lock::{Lock, WatchLock, holder};
 pub use pins::cleanup;
 pub use steering::{is_steering, steered_netns};
