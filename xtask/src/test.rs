@@ -13,7 +13,7 @@ use crate::{
 /// What to run.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only tests whose name contains this; `image` builds the image and tests that alone; with --kernels, versions of
+    /// Only tests whose name contains this; `image` builds the image, twice, and tests that alone; with --kernels, versions of
     /// kernels such as 6.1, and words of the rows to try
     filter: Vec<String>,
     /// The core of the tests on Debian's kernels, each in an emulated machine
@@ -46,6 +46,7 @@ pub fn run(toolchain: &Toolchain, args: &Args) -> Result<()> {
     command.current_dir(workspace()).arg("test").env("SLUICE_BIN", binary);
     if args.filter == ["image"] {
         let image = image::run(toolchain, &image::Args::default())?;
+        image::again::is_the_same(&image)?;
         command
             .args(["--package", "sluice-tests", "--features", "image", "--test", "image"])
             .env("SLUICE_IMAGE", image);

@@ -13,6 +13,7 @@ use crate::{
     shell::{step, workspace},
 };
 
+pub mod again;
 mod layer;
 mod layout;
 mod tarball;
