@@ -25,7 +25,7 @@ use sluice_common::layout::{
 };
 
 /// Maps that this module compares, and those that others write. A new map must be put into one of them.
-const COMPARED: [&str; 10] = [
+const COMPARED: [&str; 11] = [
     "FRONTENDS",
     "SLOTS",
     "BACKENDS",
@@ -34,6 +34,7 @@ const COMPARED: [&str; 10] = [
     "ADDRESSES",
     "CONFIG",
     "OPT_OUTS",
+    "PODS",
     "RESERVED",
     "SOURCE_RANGES",
 ];
@@ -93,6 +94,7 @@ pub fn contents(bpffs: &Path) -> Result<Vec<String>> {
         lines.push(format!("clients of {} from {:?}/{prefix}", maps.service(key.service_id)?, key.addr));
     }
     lines.extend(maps.opt_outs.iter().map(|(cookie, pod)| format!("opt-out {cookie} {pod:?}")));
+    lines.extend(maps.pods.iter().map(|(address, pod)| format!("pod at {address:?} {pod:?}")));
     lines.extend(maps.reserved.keys().map(|port| format!("reserved {port}")));
     lines.sort();
     Ok(lines)
@@ -121,6 +123,7 @@ struct Raw {
     nodes: BTreeMap<u32, NodeValue>,
     addresses: BTreeMap<[u8; 16], u32>,
     opt_outs: BTreeMap<u64, [u8; 128]>,
+    pods: BTreeMap<[u8; 16], [u8; 128]>,
     reserved: BTreeMap<u32, u32>,
     config: Vec<u64>,
     source_ranges: BTreeSet<(SourceRangeKey, u32)>,
@@ -163,6 +166,7 @@ impl Raw {
             nodes: nodes.into_iter().map(|(id, value)| (id, must_cast(value))).collect(),
             addresses: hash(pins, "ADDRESSES")?.into_iter().collect(),
             opt_outs: hash(pins, "OPT_OUTS")?.into_iter().collect(),
+            pods: hash(pins, "PODS")?.into_iter().collect(),
             reserved: hash(pins, "RESERVED")?.into_iter().collect(),
             config,
             source_ranges: BpfMaps::open(pins)?.dump()?.source_ranges,
