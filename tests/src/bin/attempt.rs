@@ -31,7 +31,9 @@ fn main() {
 
 /// What it wants is harmless wherever it is allowed.
 fn attempt(what: &str, namespace: &File, parent: Pid) -> io::Result<()> {
-    let socket = |family, kind| Ok(drop(socket_with(family, kind, SocketFlags::CLOEXEC, None)?));
+    let socket = |family, kind, protocol| {
+        socket_with(family, kind, SocketFlags::CLOEXEC, protocol).map(drop).map_err(io::Error::from)
+    };
     match what {
         "execve" => Err(Command::new("true").exec()),
         "ptrace" => Ok(nix::sys::ptrace::attach(nix::unistd::Pid::this())?),
@@ -43,21 +45,10 @@ fn attempt(what: &str, namespace: &File, parent: Pid) -> io::Result<()> {
         )?),
         "bpf" => aya::maps::MapData::from_pin("/nowhere").map(drop).map_err(io::Error::other),
         "process" => Command::new("true").status().map(drop),
-        "packet socket" => socket(AddressFamily::PACKET, SocketType::RAW),
-        "raw socket" => Ok(drop(socket_with(
-            AddressFamily::INET,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            Some(rustix::net::ipproto::ICMP),
-        )?)),
+        "packet socket" => socket(AddressFamily::PACKET, SocketType::RAW, None),
+        "raw socket" => socket(AddressFamily::INET, SocketType::RAW, Some(rustix::net::ipproto::ICMP)),
         "netlink of netfilter" => {
-            let netfilter = rustix::net::netlink::NETFILTER;
-            Ok(drop(socket_with(
-                AddressFamily::NETLINK,
-                SocketType::RAW,
-                SocketFlags::CLOEXEC,
-                Some(netfilter),
-            )?))
+            socket(AddressFamily::NETLINK, SocketType::RAW, Some(rustix::net::netlink::NETFILTER))
         }
         "write a file" => File::options().write(true).open("/dev/null").map(drop),
         "make a file" => File::create("/nowhere/file").map(drop),
@@ -77,7 +68,10 @@ fn attempt(what: &str, namespace: &File, parent: Pid) -> io::Result<()> {
             .map_err(|_| io::ErrorKind::Other.into()),
         "resolve" => ("localhost", 80).to_socket_addrs().map(drop),
         "read a file" => std::fs::read("/proc/self/status").map(drop),
-        "memory" => Ok(drop(vec![1_u8; 64 << 20])),
+        "memory" => {
+            drop(vec![1_u8; 64 << 20]);
+            Ok(())
+        }
         other => Err(io::Error::other(format!("no attempt has the name {other}"))),
     }
 }
