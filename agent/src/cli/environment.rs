@@ -64,8 +64,12 @@ mod tests {
         for (literal, value) in given {
             let name = literal.as_str().unwrap().split_once('=').unwrap().0;
             let flag = flags.iter().find(|flag| variable(flag) == name).unwrap();
-            let words = ["sluice", "run", &format!("--{flag}={value}")];
-            Cli::command().try_get_matches_from(words).unwrap_or_else(|error| panic!("{name}: {error}"));
+            // Of the agent's, the redirector's, or both.
+            let takes = |command: &str| {
+                Cli::command().try_get_matches_from(["sluice", command, &format!("--{flag}={value}")])
+            };
+            let taken = takes("run").or_else(|_| takes("redirector"));
+            taken.unwrap_or_else(|error| panic!("{name}: {error}"));
         }
     }
 
