@@ -94,6 +94,9 @@ impl Run {
         if self.random.once_in(20) {
             self.rig.node.restart();
         }
+        if self.random.once_in(3) {
+            self.rig.forget_and_tell();
+        }
         let services = &self.cluster.services;
         self.kept.retain(|(client, number), by| {
             let service = services.iter().find(|service| service.number == *number);

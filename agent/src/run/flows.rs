@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use sluice_common::layout::{FLOW_REPLY, FlowKey, FlowValue};
+use sluice_common::layout::{FLOW_REPLY, FlowKey, FlowValue, HOOKS_OF_PODS};
 
 use crate::{
     flows::{Removal, Serving, dialled, removal},
@@ -22,9 +22,14 @@ use crate::{
 /// How often it looks though nobody asks. Also makes up for a packet that was led to a backend as that went.
 const EVERY: Duration = Duration::from_secs(30);
 
+/// Longer than a program takes from the beginning of a connection to its entries.
+const STORED_NS: u64 = 1_000_000_000;
+
 /// Starts the thread, which looks whenever it is sent something and begins with that: before, what the maps say of
 /// Services may be nothing yet. It ends with the sender.
 pub fn spawn(pins: Pins, shared: Arc<Shared>) -> Result<mpsc::Sender<()>> {
+    // Programs of another version may have run that say nothing of what they begin.
+    Flows::open(&pins)?.set_none_at_pods(0)?;
     let (sender, receiver) = mpsc::channel();
     std::thread::Builder::new().name("flows".to_owned()).spawn(move || {
         let mut asked = receiver.recv().is_ok();
@@ -58,6 +63,10 @@ fn sweep(pins: &Pins) -> Result<Swept> {
     let now_ns = now_ns();
     let mut flows = Flows::open(pins)?;
     let entries = flows.all()?;
+    if entries.iter().all(|(_, flow)| flow.hooks & HOOKS_OF_PODS == 0) {
+        // What began within the last second may have been stored behind our back.
+        flows.set_none_at_pods(now_ns.saturating_sub(STORED_NS))?;
+    }
     // Read after the connections: who serves is then never older than the choice of a backend.
     let asked: BTreeSet<_> = entries.iter().filter_map(|(key, flow)| dialled(key, flow)).collect();
     let serving = Serving::new(BpfMaps::open(pins)?.dump_of(&asked)?);

@@ -47,6 +47,9 @@ pub const HOOK_FROM_POD: u8 = 4;
 /// Bit of `FlowValue::hooks`: counts where packets go to a pod.
 pub const HOOK_TO_POD: u8 = 8;
 
+/// The hooks at pods' devices.
+pub const HOOKS_OF_PODS: u8 = HOOK_FROM_POD | HOOK_TO_POD;
+
 /// Bit of `FlowValue::flags`: the entry of replies.
 pub const FLOW_REPLY: u8 = 1;
 /// Bit of `FlowValue::flags`: the client's address is not the one that the backend sees.

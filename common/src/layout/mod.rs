@@ -114,6 +114,11 @@ pub const CONFIG_WATCHED_EACH: u32 = 6;
 /// Index into `CONFIG`: at which devices packets may begin with their IP header, [`bare_bit`] of each: `DEVICES` knows.
 pub const CONFIG_BARE: u32 = 7;
 
+/// Index into `CONFIG`: when a connection last began that programs at pods' devices must know, ns of `CLOCK_MONOTONIC`.
+pub const CONFIG_POD_FLOWS: u32 = 8;
+/// Index into `CONFIG`: none that began before this moment is remembered any more; 0 when nobody has looked.
+pub const CONFIG_NO_POD_FLOWS: u32 = 9;
+
 /// The bit of a device with that index in `CONFIG_BARE`: an array is read at next to no cost, and `DEVICES` is not.
 #[inline(always)]
 pub const fn bare_bit(ifindex: u32) -> u64 {

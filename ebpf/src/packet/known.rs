@@ -6,7 +6,9 @@ use sluice_common::{
     packet::flow,
 };
 
-use super::{Frame, Stage, Verdict, Work, answer, cut, remember::leave_tunnel, rewrite::rewrite, tunnel};
+use super::{
+    Frame, Stage, Verdict, Work, answer, cut, pods, remember::leave_tunnel, rewrite::rewrite, tunnel,
+};
 use crate::{
     maps::FLOWS,
     raw::{
@@ -19,6 +21,9 @@ use crate::{
 /// Leads the packet on if its connection is known at this hook; else [`Reason::NotOurs`].
 #[inline(always)]
 pub fn known<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
+    if !pods::may_know(work.hook) {
+        return Err(Reason::NotOurs);
+    }
     work.flow = flows::flow(&work.packet.key).ok_or(Reason::NotOurs)?;
     work.now_ns = raw::now_ns();
     let flow = &work.flow;

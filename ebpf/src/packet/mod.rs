@@ -24,6 +24,7 @@ mod cut;
 mod early;
 mod error;
 mod known;
+mod pods;
 mod remember;
 mod rewrite;
 mod tunnel;
@@ -227,8 +228,12 @@ const fn of_failure(reason: Reason) -> Verdict {
 
 #[inline(always)]
 fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Reason> {
+    let begins_here = work.hook != HOOK_TO_POD;
+    if !begins_here && !pods::may_know(work.hook) {
+        return Err(Reason::NotOurs);
+    }
     read(frame, is_v6, work)?;
-    work.address_kind = raw::get(&ADDRESSES, &work.packet.key.dst).unwrap_or(0);
+    work.address_kind = if begins_here { raw::get(&ADDRESSES, &work.packet.key.dst).unwrap_or(0) } else { 0 };
     give_ports(&mut work.packet)?;
     if matches!(work.packet.kind, Kind::Ports) && borrowed::may_be(&work.packet.key, work.hook) {
         work.reply = work.packet.key;

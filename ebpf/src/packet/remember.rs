@@ -10,7 +10,7 @@ use sluice_common::{
     packet::flow,
 };
 
-use super::{Frame, Stage, Work, tunnel};
+use super::{Frame, Stage, Work, pods, tunnel};
 use crate::{
     maps::{ADDRESSES, DEVICES, FLOWS},
     raw::{
@@ -58,6 +58,7 @@ fn way(work: &Work) -> Result<Way, Reason> {
 #[inline(never)]
 pub fn remember<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     let way = way(work)?;
+    pods::begin(work.hook | way.back_hook, work.now_ns);
     let key = &work.packet.key;
     work.flow = FlowValue {
         src: key.src,

@@ -201,12 +201,19 @@ pub fn ifindex(ctx: &SkLookupContext) -> u32 {
     lookup!(ctx, ingress_ifindex)
 }
 
-/// Forgets until when somebody watches, one of `CONFIG_WATCHED*`: that is over.
+/// Forgets until when somebody watches, one of `CONFIG_WATCHED*`: that is over. A watcher that begins at this very moment says
+/// so again.
 #[inline(always)]
 pub fn forget_watcher(slot: u32) {
-    if let Some(until) = CONFIG.get_ptr_mut(slot) {
-        // SAFETY: the lookup returned a live element. A watcher that begins at this very moment says so again.
-        unsafe { until.write_volatile(0) };
+    set_config(slot, 0);
+}
+
+/// Sets a number for all programs.
+#[inline(always)]
+pub fn set_config(slot: u32, value: u64) {
+    if let Some(place) = CONFIG.get_ptr_mut(slot) {
+        // SAFETY: the lookup returned a live element, and a number that two write at once is one of the two.
+        unsafe { place.write_volatile(value) };
     }
 }
 

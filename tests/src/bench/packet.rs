@@ -57,6 +57,11 @@ pub fn packet(mut say: impl FnMut(&str)) -> Result<Results> {
             add("not ours", singly(&mut rig, place, |_, _| frame.clone())?);
             let warm = rig.repeat(place, &frame, WARM).context("the kernel runs it")?.ns;
             add("not ours, without a pause", (warm, warm, warm));
+            if matches!(place, Place::FromPod(_) | Place::ToPod(_)) {
+                rig.forget_and_tell();
+                let warm = rig.repeat(place, &frame, WARM).context("the kernel runs it")?.ns;
+                add("not ours, no pod has connections", (warm, warm, warm));
+            }
             for (name, pod) in [("a pod here", 0), ("a pod elsewhere", 3)] {
                 for sender in SENDERS {
                     connection(&mut rig, (place, is_v6), sender, pod, |case, ns| {

@@ -26,7 +26,7 @@ use sluice::{
     loader::{self, Loaded, Point, Tc},
     maps::{
         Sizes,
-        bpf::{Devices, now_ns},
+        bpf::{Devices, Flows, now_ns},
     },
 };
 use sluice_common::{
@@ -283,6 +283,16 @@ impl Rig {
     pub fn refill(&mut self) {
         let zeros = vec![[0; 16]; nr_cpus().expect("CPUs")];
         self.answers.set(0, PerCpuValues::try_from(zeros).expect("one each"), 0).expect("writes work");
+    }
+
+    /// Forgets all connections, and tells programs at pods' devices that there are none.
+    ///
+    /// # Panics
+    /// The maps cannot be written.
+    pub fn forget_and_tell(&mut self) {
+        self.forget();
+        let mut flows = Flows::open(self.loaded.pins()).expect("maps open");
+        flows.set_none_at_pods(now_ns()).expect("writes work");
     }
 
     /// Forgets all connections.

@@ -3,9 +3,9 @@
 use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use bytemuck::must_cast;
-use sluice_common::layout::{FlowKey, FlowValue};
+use sluice_common::layout::{CONFIG_NO_POD_FLOWS, FlowKey, FlowValue};
 
 use super::{deleted, open};
 use crate::{maps::Pins, sys};
@@ -14,6 +14,7 @@ use crate::{maps::Pins, sys};
 pub struct Flows {
     map: HashMap<MapData, [u8; size_of::<FlowKey>()], [u8; size_of::<FlowValue>()]>,
     whole: MapData,
+    config: Array<MapData, u64>,
 }
 
 impl Flows {
@@ -23,7 +24,8 @@ impl Flows {
     /// Names the pin that cannot be opened.
     pub fn open(pins: &Pins) -> Result<Self> {
         let path = pins.map("FLOWS");
-        Ok(Self { map: Map::LruHashMap(open(&path)?).try_into()?, whole: open(&path)? })
+        let config = Map::Array(open(&pins.map("CONFIG"))?).try_into()?;
+        Ok(Self { map: Map::LruHashMap(open(&path)?).try_into()?, whole: open(&path)?, config })
     }
 
     /// All entries, in no order. None counts as used by it.
@@ -37,6 +39,14 @@ impl Flows {
     /// The entry of a packet with these ends.
     pub fn get(&self, key: &FlowKey) -> Option<FlowValue> {
         self.map.get(&must_cast(*key), 0).ok().map(must_cast)
+    }
+
+    /// Says that of connections which began before `until_ns` none counts at pods' devices; 0: that nobody knows.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_none_at_pods(&mut self, until_ns: u64) -> Result<()> {
+        self.config.set(CONFIG_NO_POD_FLOWS, until_ns, 0).context("cannot write to CONFIG")
     }
 
     /// Removes an entry.
