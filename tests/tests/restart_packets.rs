@@ -12,7 +12,7 @@ use sluice_tests::{
     outside::Outside,
     peer::{Answer, Command, Peer, address},
     wait,
-    world::{Node, text, tool},
+    world::{Node, Pod, text, tool},
 };
 
 /// What each of a client's sockets carries, over and over.
@@ -141,6 +141,35 @@ fn connections_from_outside_outlive_agents_and_new_ones_need_none() {
             wait_rounds();
         });
         assert_eq!(pins(outside.world.node(1)), before, "{flags:?}: every link and map is the same");
+    }
+}
+
+/// Waits until the agent has looked at what the packet path remembers.
+fn wait_looked(node: &Node) {
+    wait::until("a look at FLOWS", || {
+        let metrics =
+            node.host.command("curl").args(["-s", "http://127.0.0.1:10249/metrics"]).output().unwrap();
+        let metrics = String::from_utf8(metrics.stdout).unwrap();
+        if metrics.contains("sluice_map_entries{map=\"FLOWS\"}") { Ok(()) } else { Err(metrics) }
+    });
+}
+
+#[test]
+fn connections_of_pods_without_hooks_outlive_agents_that_found_none_before() {
+    let mut outside = Outside::new(&[1, 2], &[]);
+    wait_looked(outside.world.node(1));
+    let pod = outside.world.pod(1, "alone");
+    let cgroup = sluice::loader::find_cgroup(None).unwrap();
+    let peer = Pod { cgroup, ..pod.clone() }.peer();
+    // The load balancer's address in IPv4: programs at the pod's device begin these connections, and must know them.
+    let mut client = Client::new(peer, outside.dialled(1)[1].clone());
+    for _ in 0..2 {
+        client.round();
+        outside.agents.remove(0).kill();
+        client.round();
+        outside.agents.insert(0, outside.world.node(1).agent_with(&[]));
+        wait_looked(outside.world.node(1));
+        client.round();
     }
 }
 

@@ -63,10 +63,10 @@ fn sweep(pins: &Pins) -> Result<Swept> {
     let now_ns = now_ns();
     let mut flows = Flows::open(pins)?;
     let entries = flows.all()?;
-    if entries.iter().all(|(_, flow)| flow.hooks & HOOKS_OF_PODS == 0) {
-        // What began within the last second may have been stored behind our back.
-        flows.set_none_at_pods(now_ns.saturating_sub(STORED_NS))?;
-    }
+    let has_any = entries.iter().any(|(_, flow)| flow.hooks & HOOKS_OF_PODS != 0);
+    // What began within the last second may have been stored behind our back. Of what is there, programs of another version
+    // may have said nothing.
+    flows.set_none_at_pods(if has_any { 0 } else { now_ns.saturating_sub(STORED_NS) })?;
     // Read after the connections: who serves is then never older than the choice of a backend.
     let asked: BTreeSet<_> = entries.iter().filter_map(|(key, flow)| dialled(key, flow)).collect();
     let serving = Serving::new(BpfMaps::open(pins)?.dump_of(&asked)?);

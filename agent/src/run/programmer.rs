@@ -38,6 +38,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(10);
 const PROBE_AGAIN: Duration = Duration::from_secs(2);
 const COLLECT_EVERY: Duration = Duration::from_millis(500);
 
+mod attaching;
 mod names;
 mod probing;
 mod report;
@@ -351,14 +352,6 @@ impl Programmer {
         result.is_ok()
     }
 
-    /// Packets are balanced from when sockets are: what an earlier agent attached goes on until then.
-    fn serve_packets(&mut self) {
-        if self.attached {
-            let done = self.devices.serve(&mut self.loaded, &self.store.node().addresses, &self.shared);
-            self.node_moved |= !done;
-        }
-    }
-
     /// Again with each probe, for others change these settings too.
     fn reserve_ports(&self) {
         let ports = self.checks.ports().chain(self.node_ports.iter().copied()).collect();
@@ -367,21 +360,6 @@ impl Programmer {
         if let Err(error) = result {
             let text = format!("NodePorts are not kept out of the node's ephemeral range: {error:#}");
             self.shared.warn("reserved-ports", text);
-        }
-    }
-
-    fn attach(&mut self) {
-        match self.loaded.attach() {
-            Ok(()) => {
-                self.attached = true;
-                let _the_thread_lives_as_long_as_we = self.flows.send(());
-                self.devices.forget();
-                self.serve_packets();
-                self.shared.problem("attach", None);
-                self.shared.update(|state| state.programmed = true);
-                tracing::info!(cgroup = %self.loaded.cgroup().display(), "programs attached");
-            }
-            Err(error) => self.shared.problem("attach", Some(format!("{error:#}"))),
         }
     }
 

@@ -1,0 +1,29 @@
+//! Programs come to where they run once what they read is right.
+
+use super::Programmer;
+
+impl Programmer {
+    /// Packets are balanced from when sockets are: what an earlier agent attached goes on until then.
+    pub(super) fn serve_packets(&mut self) {
+        if self.attached {
+            let done = self.devices.serve(&mut self.loaded, &self.store.node().addresses, &self.shared);
+            self.node_moved |= !done;
+        }
+    }
+
+    pub(super) fn attach(&mut self) {
+        match self.loaded.attach() {
+            Ok(()) => {
+                self.attached = true;
+                self.devices.forget();
+                self.serve_packets();
+                // When all programs are ours: earlier ones may not say what they begin.
+                let _the_thread_lives_as_long_as_we = self.flows.send(());
+                self.shared.problem("attach", None);
+                self.shared.update(|state| state.programmed = true);
+                tracing::info!(cgroup = %self.loaded.cgroup().display(), "programs attached");
+            }
+            Err(error) => self.shared.problem("attach", Some(format!("{error:#}"))),
+        }
+    }
+}
