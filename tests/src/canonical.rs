@@ -20,8 +20,8 @@ use aya::{
 use bytemuck::must_cast;
 use sluice::maps::{Pins, SPECS, bpf::BpfMaps};
 use sluice_common::layout::{
-    BackendValue, CONFIG_CAPACITY, CONFIG_WORKERS, FrontendKey, FrontendValue, NodeValue, PROBE_ID,
-    ServiceValue, SlotValue, SourceRangeKey,
+    BackendValue, CONFIG_CAPACITY, CONFIG_NO_POD_FLOWS, CONFIG_POD_FLOWS, CONFIG_WORKERS, FrontendKey,
+    FrontendValue, NodeValue, PROBE_ID, ServiceValue, SlotValue, SourceRangeKey,
 };
 
 /// Maps that this module compares, and those that others write. A new map must be put into one of them.
@@ -38,6 +38,8 @@ const COMPARED: [&str; 11] = [
     "RESERVED",
     "SOURCE_RANGES",
 ];
+/// Places in `CONFIG` that hang on what happens: how many listeners the redirector has, when connections began.
+const OF_OTHERS: [u32; 3] = [CONFIG_WORKERS, CONFIG_POD_FLOWS, CONFIG_NO_POD_FLOWS];
 const OTHERS: [&str; 11] = [
     "UDP_REVNAT",
     "AFFINITY",
@@ -89,7 +91,7 @@ pub fn contents(bpffs: &Path) -> Result<Vec<String>> {
     }
     lines.extend(maps.nodes.values().map(|node| format!("node {:?}", bytemuck::bytes_of(node))));
     lines.extend(maps.addresses.iter().map(|(address, kind)| format!("address {address:?} is {kind}")));
-    lines.extend(maps.config.iter().enumerate().map(|(index, value)| format!("config {index} is {value}")));
+    lines.extend(maps.config.iter().map(|(index, value)| format!("config {index} is {value}")));
     for (key, prefix) in &maps.source_ranges {
         lines.push(format!("clients of {} from {:?}/{prefix}", maps.service(key.service_id)?, key.addr));
     }
@@ -125,7 +127,7 @@ struct Raw {
     opt_outs: BTreeMap<u64, [u8; 128]>,
     pods: BTreeMap<[u8; 16], [u8; 128]>,
     reserved: BTreeMap<u32, u32>,
-    config: Vec<u64>,
+    config: Vec<(u32, u64)>,
     source_ranges: BTreeSet<(SourceRangeKey, u32)>,
 }
 
@@ -150,9 +152,9 @@ impl Raw {
         let backend = |id: u32| Ok((id, must_cast::<_, BackendValue>(backends.get(&id, 0)?)));
         let backends: Vec<(u32, BackendValue)> = (0..backends.len()).map(backend).collect::<Result<_>>()?;
         let config = array::<u64>(pins, "CONFIG")?;
-        // How many listeners there are is the redirector's business.
-        let agents = (0..CONFIG_CAPACITY).filter(|index| *index != CONFIG_WORKERS);
-        let config: Vec<u64> = agents.map(|index| config.get(&index, 0)).collect::<Result<_, _>>()?;
+        let agents = (0..CONFIG_CAPACITY).filter(|index| !OF_OTHERS.contains(index));
+        let config: Vec<(u32, u64)> =
+            agents.map(|index| Ok((index, config.get(&index, 0)?))).collect::<Result<_>>()?;
         Ok(Self {
             frontends: frontends
                 .filter(|(_, value): &(FrontendKey, FrontendValue)| value.service_id != PROBE_ID)
