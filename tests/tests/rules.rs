@@ -18,7 +18,7 @@ struct Canary {
     v1: Pod,
     v2: Pod,
     _servers: [Nginx; 2],
-    _agent: Agent,
+    agent: Option<Agent>,
 }
 
 const SUBSETS: &str = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
@@ -54,7 +54,7 @@ impl Canary {
         world.apply("shop", &(service + &plain + &pod(&v1) + &pod(&v2) + &client_pod + SUBSETS));
         world.apply("rules", &rules(http));
         let agent = world.agent();
-        let canary = Self { world, client, v1, v2, _servers: servers, _agent: agent };
+        let canary = Self { world, client, v1, v2, _servers: servers, agent: Some(agent) };
         wait::until("rules hold", || {
             let path = canary.world.json(&["explain", "10.96.0.1:80"])["path"].clone();
             if path == "redirector" { Ok(()) } else { Err((path, canary.world.log())) }
@@ -83,6 +83,24 @@ impl Canary {
     fn change(&self, http: &str, check: impl Fn(&Self) -> Result<(), Response>) {
         self.world.apply("rules", &rules(http));
         wait::until("the new rules", || check(self));
+    }
+
+    fn restart_agent(&mut self) {
+        drop(self.agent.take());
+        self.agent = Some(self.world.agent());
+    }
+
+    /// Gives the Service `plain` a rule and waits until it holds: what the agent knew before counts then too.
+    fn wait_planned(&self, status: u16) {
+        let rule = format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: plain, namespace: shop}}\n\
+             spec:\n  hosts: [plain]\n  http:\n  - directResponse: {{status: {status}}}\n"
+        );
+        self.world.apply("plain", &rule);
+        wait::until("another rule", || {
+            let response = self.get(&["http://10.96.0.2"]);
+            if response.status == status { Ok(()) } else { Err(response) }
+        });
     }
 
     fn explain(&self, words: &[&str]) -> serde_json::Value {
@@ -205,6 +223,42 @@ fn a_rule_that_fails_takes_no_effect_and_the_last_good_one_stays() {
     wait::until("accepted", || row("accepted"));
     let check = canary.world.sluice(&["check", &canary.world.manifests().display().to_string()]);
     assert!(check.status.success());
+}
+
+#[test]
+fn what_counts_of_a_broken_rule_outlives_the_agent_and_not_the_rule() {
+    let mut canary = Canary::start(&to("v1"));
+    let broken = rules("  - route: [{destination: {host: reviews, subset: v2, weight: 100}}]\n");
+    let only_v1 = |canary: &Canary, case: &str| {
+        assert_eq!(canary.world.json(&["explain", "10.96.0.1:80"])["path"], "redirector", "{case}");
+        let by = canary.spread(12, &[VIP]);
+        assert_eq!(by, BTreeMap::from([("v1".to_owned(), 12)]), "{case}");
+    };
+    canary.world.apply("rules", &broken);
+    for (round, case) in [(0, "broken while the agent starts"), (1, "and once more")] {
+        canary.restart_agent();
+        canary.wait_planned(418 + round);
+        only_v1(&canary, case);
+    }
+    // Nobody can say what is in a file that is no YAML.
+    canary.world.apply("rules", "hosts: [\n");
+    canary.restart_agent();
+    canary.wait_planned(420);
+    only_v1(&canary, "not to be read");
+    let in_kernel = || {
+        let path = canary.world.json(&["explain", "10.96.0.1:80"])["path"].clone();
+        if path == "kernel" { Ok(()) } else { Err((path, canary.world.log())) }
+    };
+    for name in ["rules.yaml", "plain.yaml"] {
+        std::fs::remove_file(canary.world.manifests().join(name)).unwrap();
+    }
+    wait::until("the rule is gone", in_kernel);
+    drop(canary.agent.take());
+    canary.world.apply("rules", &broken);
+    canary.restart_agent();
+    canary.wait_planned(421);
+    assert_eq!(canary.world.json(&["explain", "10.96.0.1:80"])["path"], "kernel", "not from its grave");
+    assert_eq!(canary.spread(40, &[VIP]).len(), 2);
 }
 
 #[test]

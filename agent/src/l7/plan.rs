@@ -3,26 +3,24 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    sync::Arc,
 };
 
 use serde_json::Value;
 
 mod decided;
+mod forms;
 #[cfg(test)]
 mod tests;
 
 use decided::Decided;
+use forms::Forms;
 
 use super::{
     rules::{
-        Message, Severity,
+        Message,
         hosts::Mesh,
         protocol::{Speech, declared},
-        table::{
-            DestinationRule, Kind, KnownService, KnownServices, Routes, RuleSet, VirtualService,
-            read_destination_rule, read_virtual_service,
-        },
+        table::{KnownService, Routes},
     },
     snapshot::{Endpoint, Pod, Port, Service, Snapshot, SplitPort},
     split::{Served, served},
@@ -70,22 +68,22 @@ pub struct Plan {
     pub reports: Vec<Report>,
 }
 
-enum Good {
-    VirtualService(Arc<VirtualService>),
-    DestinationRule(Arc<DestinationRule>),
-}
-
-/// Remembers the last good form of each object: one that fails later never takes effect in part, nor is it lost.
+/// Remembers what counts of each object, and what was decided of it last.
 #[derive(Default)]
 pub struct Planner {
     mesh: Mesh,
-    seen: BTreeMap<(RuleKind, ObjectName), Arc<Value>>,
-    good: BTreeMap<(RuleKind, ObjectName), (Good, Arc<Value>)>,
-    messages: BTreeMap<(RuleKind, ObjectName), Vec<Message>>,
+    forms: Forms,
     decided: Option<Decided>,
 }
 
 impl Planner {
+    /// Begins with what counted for an earlier agent, as the last snapshot has it: an object that is broken when the agent
+    /// starts has its last good form from there.
+    pub fn restore(&mut self, last: Snapshot) {
+        self.forms.restore(RuleKind::VirtualService, last.virtual_services, &self.mesh);
+        self.forms.restore(RuleKind::DestinationRule, last.destination_rules, &self.mesh);
+    }
+
     /// Plans for what `store` holds, as far as `place` says where clients dial. What [`Self::forget`] has not been said of
     /// since is not decided again.
     pub fn plan(&mut self, store: &Store, place: &Place<'_>) -> Plan {
@@ -122,34 +120,6 @@ impl Planner {
         Plan { snapshot, reports: decided.reports.clone(), redirected, splits }
     }
 
-    /// Reads the objects that are new or different.
-    fn read(&mut self, store: &Store) {
-        let objects = store.rules().objects();
-        self.seen.retain(|key, _| objects.contains_key(key));
-        self.good.retain(|key, _| objects.contains_key(key));
-        self.messages.retain(|key, _| objects.contains_key(key));
-        for (key, object) in objects {
-            if self.seen.get(key).is_some_and(|seen| Arc::ptr_eq(seen, object)) {
-                continue;
-            }
-            let (good, messages) = match key.0 {
-                RuleKind::VirtualService => {
-                    let read = read_virtual_service(object, &self.mesh);
-                    (read.value.map(Good::VirtualService), read.messages)
-                }
-                RuleKind::DestinationRule => {
-                    let read = read_destination_rule(object, &self.mesh);
-                    (read.value.map(Good::DestinationRule), read.messages)
-                }
-            };
-            if let Some(good) = good {
-                self.good.insert(key.clone(), (good, Arc::clone(object)));
-            }
-            self.messages.insert(key.clone(), messages);
-            self.seen.insert(key.clone(), Arc::clone(object));
-        }
-    }
-
     fn host(&self, service: &ObjectName) -> String {
         self.mesh.resolve(&service.name, &service.namespace)
     }
@@ -158,42 +128,6 @@ impl Planner {
         let ports = service.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port);
         let known = KnownService { namespace: service.name.namespace.clone(), ports: ports.collect() };
         (self.host(&service.name), known)
-    }
-
-    fn rule_set(&self) -> RuleSet {
-        let (mut virtual_services, mut destination_rules) = (Vec::new(), Vec::new());
-        for (good, _) in self.good.values() {
-            match good {
-                Good::VirtualService(value) => virtual_services.push(Arc::clone(value)),
-                Good::DestinationRule(value) => destination_rules.push(Arc::clone(value)),
-            }
-        }
-        RuleSet::new(self.mesh.clone(), virtual_services, destination_rules)
-    }
-
-    fn raw(&self, kind: RuleKind) -> impl Iterator<Item = &Value> {
-        self.good.iter().filter(move |((of, _), _)| *of == kind).map(|(_, (_, raw))| &**raw)
-    }
-
-    fn reports(&self, set: &RuleSet, known: &KnownServices) -> Vec<Report> {
-        let mut findings = set.report(known);
-        let report = |((kind, name), own): (&(RuleKind, ObjectName), &Vec<Message>)| {
-            let of = match kind {
-                RuleKind::VirtualService => Kind::VirtualService,
-                RuleKind::DestinationRule => Kind::DestinationRule,
-            };
-            let mut messages = own.clone();
-            messages.extend(findings.remove(&(of, name.clone())).unwrap_or_default());
-            let rejected = own.iter().any(|message| message.severity == Severity::Error);
-            let superseded = *kind == RuleKind::VirtualService && set.superseded_by(name).is_some();
-            let state = match (rejected, superseded) {
-                (true, _) => "rejected",
-                (false, true) => "superseded",
-                (false, false) => "accepted",
-            };
-            Report { kind: *kind, name: name.clone(), state, messages }
-        };
-        self.messages.iter().map(report).collect()
     }
 
     fn snapshot(
@@ -244,8 +178,8 @@ impl Planner {
             domain: self.mesh.domain.clone(),
             zone: store.node().zone.clone(),
             pods: pods.collect(),
-            virtual_services: self.raw(RuleKind::VirtualService).cloned().collect(),
-            destination_rules: self.raw(RuleKind::DestinationRule).cloned().collect(),
+            virtual_services: self.forms.raw(RuleKind::VirtualService).cloned().collect(),
+            destination_rules: self.forms.raw(RuleKind::DestinationRule).cloned().collect(),
             services,
             splits: Vec::new(),
         }

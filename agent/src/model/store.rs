@@ -96,7 +96,11 @@ impl Store {
                 self.service_cidrs.remove(&name);
                 self.service_cidrs.extend(networks.map(|networks| (name, networks)));
             }
-            Change::Partial(partial) => self.partial = partial,
+            Change::Partial(partial) => {
+                // What could not be read may have been rules.
+                self.l7_news.objects |= self.partial != partial;
+                self.partial = partial;
+            }
             Change::Node(node) => {
                 self.node_looked_up = true;
                 let leaving = self.node.leaving;

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     compile,
     health::Shared,
+    l7::snapshot::Snapshot,
     loader::{self, Loaded},
     maps::{Tables, bpf::BpfMaps},
     model::{Change, Node, ObjectName, OptOut, Store},
@@ -108,13 +109,14 @@ pub fn spawn(
     );
     let sweeper = sweeper::spawn(loaded.pins().clone(), loaded.cgroup().to_owned(), Arc::clone(&shared))?;
     let opt_outs = opt_outs::spawn(loaded.pins().clone(), loaded.cgroup().to_owned(), Arc::clone(&shared))?;
-    let splits = feed.last().map(|snapshot| snapshot.splits()).unwrap_or_default();
+    let last = feed.last();
+    let splits = last.as_ref().map(Snapshot::splits).unwrap_or_default();
     let mut programmer = Programmer {
         sweeper,
         opt_outs,
         flows: flows::spawn(loaded.pins().clone(), Arc::clone(&shared))?,
         need_pods,
-        steering: Steering::new(feed),
+        steering: Steering::new(feed, last),
         devices: Devices::new(&loaded, options)?,
         names: names::Names::open(&loaded)?,
         pod_askers: BTreeSet::new(),

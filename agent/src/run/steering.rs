@@ -63,15 +63,21 @@ pub struct Steering {
     marked: bool,
     /// What is planned hangs on something that has changed.
     replan: bool,
+    /// The file has an earlier agent's snapshot.
+    is_stale: bool,
 }
 
 impl Steering {
-    /// No rules.
-    pub fn new(feed: Arc<Feed>) -> Self {
-        let pods = feed.last().map(|snapshot| snapshot.pods).unwrap_or_default();
+    /// Begins with what an earlier agent published last, if there was one.
+    pub fn new(feed: Arc<Feed>, last: Option<Snapshot>) -> Self {
+        let is_stale = last.is_some();
+        let mut last = last.unwrap_or_default();
+        let pods = std::mem::take(&mut last.pods);
         let answered = pods.into_iter().flat_map(|pod| pod.answers_at).collect();
+        let mut planner = Planner::default();
+        planner.restore(last);
         Self {
-            planner: Planner::default(),
+            planner,
             feed,
             snapshot: Snapshot::default(),
             wanted: BTreeSet::new(),
@@ -86,6 +92,7 @@ impl Steering {
             answered,
             marked: false,
             replan: false,
+            is_stale,
         }
     }
 
@@ -190,7 +197,7 @@ impl Steering {
         let stays: BTreeSet<_> =
             plan.redirected.iter().filter(|(name, port)| store.is_redirected(name, *port)).cloned().collect();
         let snapshot = Snapshot { version: self.snapshot.version, ..plan.snapshot };
-        if snapshot != self.snapshot {
+        if snapshot != self.snapshot || std::mem::take(&mut self.is_stale) {
             // Versions rise over restarts of the agent too.
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let version = (snapshot.version + 1).max(now.as_micros() as u64);

@@ -39,13 +39,13 @@ impl Decided {
 
 impl Planner {
     pub(super) fn decide(&mut self, store: &Store, lingering: &Ports) -> Decided {
-        self.read(store);
+        self.forms.read(store, &self.mesh);
         let asks = store.services().any(|service| service.per_request);
-        if self.seen.is_empty() && !asks && lingering.is_empty() {
+        if self.forms.is_empty() && !asks && lingering.is_empty() {
             return Decided::default();
         }
         let known: KnownServices = store.services().map(|service| self.known(service)).collect();
-        let set = self.rule_set();
+        let set = self.forms.rule_set(&self.mesh);
         let hosts =
             store.services().map(|service| (self.host(&service.name), service.name.clone())).collect();
         let (mut redirected, mut splits) = (BTreeSet::new(), BTreeMap::new());
@@ -66,7 +66,7 @@ impl Planner {
         Decided {
             aliases: services.values().flatten().cloned().collect(),
             services,
-            reports: self.reports(&set, &known),
+            reports: self.forms.reports(&set, &known),
             redirected,
             splits,
             has_rules: true,
@@ -82,7 +82,7 @@ impl Planner {
         hosts: &BTreeMap<String, ObjectName>,
     ) -> BTreeMap<ObjectName, Option<ObjectName>> {
         let mut named = BTreeSet::new();
-        for object in self.raw(RuleKind::VirtualService) {
+        for object in self.forms.raw(RuleKind::VirtualService) {
             let namespace = object
                 .pointer("/metadata/namespace")
                 .and_then(serde_json::Value::as_str)

@@ -1,6 +1,6 @@
 //! What is not planned anew is what a plan made anew would be.
 
-use std::{cell::Cell, net::Ipv4Addr};
+use std::{cell::Cell, net::Ipv4Addr, sync::Arc};
 
 use serde_json::json;
 

@@ -1,0 +1,45 @@
+//! Which form of an object counts.
+
+use serde_json::json;
+
+use super::*;
+use crate::model::{Change, Node};
+
+/// The VirtualService shop/cart with this timeout; broken with none.
+fn object(timeout: &str) -> Value {
+    let timeout = if timeout.is_empty() { json!(7) } else { json!(timeout) };
+    json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": {"name": "cart", "namespace": "shop"},
+        "spec": {"hosts": ["cart"], "http": [{"timeout": timeout, "route": [{"destination": {"host": "cart"}}]}]}})
+}
+
+fn store(object: Option<Value>, partial: bool) -> Store {
+    let mut store = Store::new(Node { name: "here".into(), ..Node::default() });
+    store.apply(Change::Partial(partial));
+    let name = ObjectName::new("shop", "cart");
+    store.apply(Change::Rule(RuleKind::VirtualService, name, object.map(Arc::new)));
+    store
+}
+
+#[test]
+fn an_agent_that_starts_anew_keeps_what_counted_of_objects_that_are_broken_now() {
+    for (case, last, now, partial, want) in [
+        ("nothing changed", Some("1s"), Some("1s"), false, Some("1s")),
+        ("another good form", Some("1s"), Some("2s"), false, Some("2s")),
+        ("broken meanwhile", Some("1s"), Some(""), false, Some("1s")),
+        ("broken all along", None, Some(""), false, None),
+        ("broken for this version", Some(""), Some(""), false, None),
+        ("gone", Some("1s"), None, false, None),
+        ("perhaps gone", Some("1s"), None, true, Some("1s")),
+    ] {
+        let (mut forms, mesh) = (Forms::default(), Mesh::default());
+        forms.restore(RuleKind::VirtualService, last.map(object).into_iter().collect(), &mesh);
+        forms.read(&store(now.map(object), partial), &mesh);
+        let counts: Vec<_> = forms.raw(RuleKind::VirtualService).cloned().collect();
+        assert_eq!(counts, want.map(object).into_iter().collect::<Vec<_>>(), "{case}");
+        assert_eq!(forms.is_empty(), now.or(want).is_none(), "{case}");
+        // Once it was met, or all could be read, its deletion counts at once.
+        forms.read(&store(None, now.is_some()), &mesh);
+        assert!(forms.is_empty(), "{case}");
+    }
+}
