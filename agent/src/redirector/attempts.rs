@@ -16,10 +16,11 @@ use super::{
     connect::Peer,
     counters::Counter,
     deadline::Deadline,
+    head::Head,
     outliers::Event,
     replay::Replay,
     replies,
-    upstream::{Failure, Head, Line, Sent},
+    upstream::{Failure, Line, Sent},
     view::View,
     worker::Worker,
 };

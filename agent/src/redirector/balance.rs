@@ -11,6 +11,7 @@ use std::{
 use crate::l7::rules::{
     SimpleBalancer, TlsMode,
     actions::RetryPolicy,
+    protocol::Speech,
     table::{Policy, Target, TargetState},
 };
 
@@ -57,8 +58,8 @@ pub struct Candidates {
     locality: Option<Rc<Locality>>,
     /// Of the zones that `locality` tells apart: weight and endpoints.
     parts: Vec<(u32, Rc<Candidates>)>,
-    /// Whether endpoints are declared to speak HTTP/2.
-    pub speaks_http2: bool,
+    /// What endpoints are declared to speak.
+    pub speech: Option<Speech>,
 }
 
 /// What one choice has to heed.
@@ -97,7 +98,7 @@ impl Candidates {
         destination: &Destination,
         endpoints: Vec<SocketAddr>,
     ) -> Self {
-        let Destination { affinity, speaks_http2, .. } = *destination;
+        let Destination { affinity, speech, .. } = *destination;
         let hashes = endpoints.iter().map(|endpoint| hash_of(endpoint.to_string().as_bytes())).collect();
         let monitor = worker.shared.monitors.monitor(target, &endpoints);
         let warming = worker.balancer.warmth.of(target, &endpoints);
@@ -106,7 +107,7 @@ impl Candidates {
             policy.and_then(|policy| Locality::new(policy, config.zone.as_deref(), destination, &endpoints));
         let (locality, parts) = (locality.map(Rc::new), Vec::new());
         let turn = Rc::default();
-        let all = Self { endpoints, hashes, affinity, turn, monitor, warming, locality, parts, speaks_http2 };
+        let all = Self { endpoints, hashes, affinity, turn, monitor, warming, locality, parts, speech };
         all.in_parts(&[])
     }
 

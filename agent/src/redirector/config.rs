@@ -52,8 +52,8 @@ pub struct Destination {
     pub endpoints: Vec<Backend>,
     /// The name to ask DNS for, when there are no endpoints.
     pub external_name: Option<Arc<str>>,
-    /// Whether endpoints are declared to speak HTTP/2.
-    pub speaks_http2: bool,
+    /// What endpoints are declared to speak.
+    pub speech: Option<Speech>,
     /// Whether a client stays with its endpoint.
     pub affinity: bool,
 }
@@ -152,7 +152,7 @@ impl Config {
     pub fn named(&self, host: &str, port: u16) -> Option<Arc<Destination>> {
         let external_name = Some(self.names.get(host)?.clone());
         let endpoints = Vec::new();
-        Some(Arc::new(Destination { port, endpoints, external_name, speaks_http2: false, affinity: false }))
+        Some(Arc::new(Destination { port, endpoints, external_name, speech: None, affinity: false }))
     }
 
     /// The pod that has `address` for itself.
@@ -200,7 +200,7 @@ fn destination(
         port: port.port,
         endpoints: port.endpoints.iter().map(backend).collect(),
         external_name: service.external_name.as_deref().map(Arc::from),
-        speaks_http2: speech == Some(Speech::Http2),
+        speech,
         affinity: port.affinity_timeout_s > 0,
     }
 }

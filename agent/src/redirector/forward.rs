@@ -4,6 +4,7 @@ use std::{rc::Rc, time::Duration};
 
 use crate::l7::rules::{
     actions::{RetryPolicy, capped_grpc_timeout, request_deadline},
+    protocol::Speech,
     table::{Route, Selected, Target},
 };
 use http::{
@@ -24,6 +25,7 @@ use super::{
     counters::Counter,
     deadline::{Deadline, passed},
     hash::{Stick, makes_cookies},
+    head::Head,
     headers::{append_client, strip_hop, takes_trailers},
     mirror,
     outliers::Event,
@@ -31,7 +33,6 @@ use super::{
     replies::reply,
     request::Call,
     tunnel,
-    upstream::Head,
     view::View,
     worker::Worker,
 };
@@ -97,7 +98,7 @@ impl<'a> Forward<'a> {
             None => None,
         };
         // Only HTTP/1.1 can change to another protocol.
-        let http2 = call.upgrade.is_none() && (call.http2 || candidates.speaks_http2);
+        let http2 = call.upgrade.is_none() && (call.http2 || candidates.speech == Some(Speech::Http2));
         let limit = request_deadline(self.route().and_then(|route| route.timeout), &call.headers);
         let Some(head) = self.head(call, http2, limit) else {
             return reply(&call.headers, StatusCode::BAD_REQUEST, "the rewritten path is no path\n");
@@ -107,7 +108,7 @@ impl<'a> Forward<'a> {
         let mirrored = self.route().is_some_and(|route| !route.mirrors.is_empty());
         let replay = Replay::new(incoming, retries.attempts > 0 || mirrored);
         if let Some(selected) = self.selected.as_ref().filter(|_| tunnel.is_none()) {
-            mirror::start(self.worker, self.view, call.client, selected, &head, &replay);
+            mirror::start(self.worker, self.view, call, selected, &head, &replay);
         }
         let mut deadline = limit.map(|limit| Deadline::new(replay.end(), limit));
         let stick = self.stick(call, &candidates);

@@ -4,14 +4,15 @@ use std::{net::IpAddr, rc::Rc, time::Duration};
 
 use crate::l7::rules::{
     actions::RetryPolicy,
+    protocol::Speech,
     table::{Selected, Target},
 };
 use http_body_util::BodyExt;
 use tokio::{task::spawn_local, time::timeout};
 
 use super::{
-    access::Record, attempts::Attempts, circuit::What, counters::Counter, replay::Replay, upstream::Head,
-    view::View, worker::Worker,
+    access::Record, attempts::Attempts, balance::Candidates, circuit::What, counters::Counter, head::Head,
+    replay::Replay, replies::is_grpc, request::Call, view::View, worker::Worker,
 };
 
 /// Copies of one worker on their way.
@@ -43,7 +44,7 @@ impl Drop for Place {
 pub fn start(
     worker: &Rc<Worker>,
     view: &Rc<View>,
-    client: IpAddr,
+    call: &Call,
     selected: &Selected<'_>,
     head: &Head,
     replay: &Replay,
@@ -58,15 +59,29 @@ pub fn start(
             continue;
         };
         let (worker, view, target) = (worker.clone(), view.clone(), target.clone());
-        let (head, copy) = (head.clone(), replay.copy());
+        let (head, copy, http2) = (head.clone(), replay.copy(), call.http2);
+        let client = call.client;
         spawn_local(async move {
             let sent = match copy.await {
-                Some(copy) => timeout(PATIENCE, send(&worker, &view, client, &target, &head, &copy)).await,
+                Some(copy) => {
+                    let sending = send(&worker, &view, client, &target, &head, http2, &copy);
+                    timeout(PATIENCE, sending).await
+                }
                 None => Ok(false),
             };
             worker.count(if sent == Ok(true) { Counter::Mirrors } else { Counter::MirrorsSkipped });
             drop(place);
         });
+    }
+}
+
+/// Whether a copy is sent by HTTP/2: what the mirror is declared to speak counts, and not what the request's own
+/// destination does. A port that declares nothing gets what the client speaks, and gRPC has no other version.
+fn by_http2(candidates: &Candidates, client_http2: bool, head: &Head) -> bool {
+    match candidates.speech {
+        Some(Speech::Http2) => true,
+        Some(Speech::Http) => client_http2 && is_grpc(&head.headers),
+        Some(Speech::Tls | Speech::Tcp) | None => client_http2,
     }
 }
 
@@ -77,11 +92,13 @@ async fn send(
     client: IpAddr,
     target: &Target,
     head: &Head,
+    client_http2: bool,
     replay: &Replay,
 ) -> bool {
     let Some(candidates) = worker.balancer.candidates(worker, &view.config, target).await else {
         return false;
     };
+    let Some(head) = head.spoken(by_http2(&candidates, client_http2, head)) else { return false };
     let circuit = worker.shared.circuits.circuit(client, target);
     let place = circuit.as_ref().map(|circuit| circuit.enter(What::Request));
     if matches!(place, Some(None)) {
@@ -101,7 +118,7 @@ async fn send(
         hash: None,
         circuit: circuit.as_ref(),
     };
-    let Ok((response, in_flight)) = attempts.run(head, replay, &mut Record::silent(worker)).await else {
+    let Ok((response, in_flight)) = attempts.run(&head, replay, &mut Record::silent(worker)).await else {
         return false;
     };
     // Read to the end, so that the connection can be used again.

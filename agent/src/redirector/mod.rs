@@ -19,6 +19,7 @@ mod draws;
 mod explain;
 mod forward;
 mod hash;
+mod head;
 mod headers;
 mod idle;
 mod limits;

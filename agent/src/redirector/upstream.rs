@@ -3,7 +3,7 @@
 use std::{error::Error, net::SocketAddr, rc::Rc, time::Duration};
 
 use crate::l7::rules::{HttpPool, table::Policy};
-use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use http::Response;
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
@@ -15,6 +15,7 @@ use super::{
     circuit::{Circuit, Held, What},
     connect::Peer,
     counters::{Counter, OneOpen, Open},
+    head::Head,
     pool::{Key, Lease, Limits, Multiplexed, Stream},
     replay::{Outgoing, Replay},
     session::{HEADERS_MAX, Local},
@@ -23,19 +24,6 @@ use super::{
 
 /// How long the answer to a ping may take where `http2KeepAlive` does not say.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// The head of a request as endpoints get it.
-#[derive(Clone, Debug)]
-pub struct Head {
-    /// Method.
-    pub method: Method,
-    /// In origin form for HTTP/1, whole for HTTP/2.
-    pub uri: Uri,
-    /// Headers.
-    pub headers: HeaderMap,
-    /// Whether HTTP/2 is spoken.
-    pub http2: bool,
-}
 
 /// Why there is no answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,17 +87,6 @@ pub struct Line<'a> {
     pub policy: Option<&'a Policy>,
     /// Limits of the client for the destination.
     pub circuit: Option<&'a Circuit>,
-}
-
-impl Head {
-    fn request(&self, body: Outgoing) -> Request<Outgoing> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.version_mut() = if self.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
-        request.headers_mut().clone_from(&self.headers);
-        request
-    }
 }
 
 impl Line<'_> {

@@ -213,3 +213,53 @@ async fn http2_requests_have_their_authority_matched_and_rewritten() {
     let got = read(client.send_request(ask("http://other/")).await.unwrap()).await;
     assert_eq!(got.status, 404);
 }
+
+/// An endpoint that speaks one version of HTTP and closes at the other.
+async fn of_one_version(http2: bool) -> Endpoint {
+    Endpoint::speaking(http2, |request| async move {
+        let _all = http_body_util::BodyExt::collect(request.into_body()).await;
+        http::Response::new(whole("one"))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_mirror_gets_its_copy_in_the_version_that_it_speaks() {
+    for (client_http2, main_http2, shadow_http2) in
+        [(false, true, false), (false, false, true), (true, true, false), (true, false, true)]
+    {
+        let case = format!("client {client_http2}, destination {main_http2}, mirror {shadow_http2}");
+        // A client's HTTP/2 is kept towards a destination that does not ask for it.
+        let main = of_one_version(main_http2 || client_http2).await;
+        let shadow = of_one_version(shadow_http2).await;
+        let name = |http2: bool| if http2 { "http2" } else { "http" };
+        let mut setup = Setup::http(&[&main], json!([rule(json!({"mirror": {"host": "shadow"}}))]));
+        setup.port = json!({"name": name(main_http2)});
+        setup.others = json!([{
+            "namespace": "shop",
+            "name": "shadow",
+            "ports": [{"port": 80, "name": name(shadow_http2), "endpoints": [{"address": shadow.address}]}],
+        }]);
+        let world = setup.start();
+        let body = || whole("hello");
+        if client_http2 {
+            let ask = http::Request::post("http://reviews:80/x?y").body(body()).unwrap();
+            let got = read(world.http2().await.send_request(ask).await.unwrap()).await;
+            assert_eq!(got.status, 200, "{case}");
+        } else {
+            let ask = request("POST /x?y\nhost: reviews:80").body(body()).unwrap();
+            assert_eq!(world.http1().await.send(ask).await.status, 200, "{case}");
+        }
+        world.until("mirrors", 1).await;
+        let seen = shadow.last();
+        let (version, uri) = if shadow_http2 {
+            (http::Version::HTTP_2, "http://reviews:80/x?y")
+        } else {
+            (http::Version::HTTP_11, "/x?y")
+        };
+        assert_eq!((seen.version, seen.uri), (version, uri.parse().unwrap()), "{case}");
+        let host = seen.headers.get("host").map(|host| host.to_str().unwrap());
+        assert_eq!(host, (!shadow_http2).then_some("reviews:80"), "{case}");
+        assert_eq!(world.count("mirrorsSkipped"), 0, "{case}");
+    }
+}

@@ -43,6 +43,27 @@ impl Endpoint {
     where
         F: Future<Output = Response<AnyBody>> + Send + 'static,
     {
+        Self::with(None, answer).await
+    }
+
+    /// Answers with `answer`, over HTTP/2 only or over HTTP/1 only.
+    pub async fn speaking<F>(
+        http2: bool,
+        answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Response<AnyBody>> + Send + 'static,
+    {
+        Self::with(Some(http2), answer).await
+    }
+
+    async fn with<F>(
+        only_http2: Option<bool>,
+        answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Response<AnyBody>> + Send + 'static,
+    {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let answer: Answer = Arc::new(move |request| Box::pin(answer(request)));
@@ -64,6 +85,11 @@ impl Endpoint {
                         async move { Ok::<_, Infallible>(answered.await) }
                     });
                     let builder = auto::Builder::new(TokioExecutor::new());
+                    let builder = match only_http2 {
+                        Some(true) => builder.http2_only(),
+                        Some(false) => builder.http1_only(),
+                        None => builder,
+                    };
                     builder.serve_connection_with_upgrades(TokioIo::new(socket), service).await
                 });
             }
@@ -129,6 +155,8 @@ pub struct Setup<'a> {
     pub rules: Value,
     pub subsets: Value,
     pub traffic: Value,
+    /// Services besides.
+    pub others: Value,
     pub options: Options,
 }
 
@@ -140,6 +168,7 @@ impl Default for Setup<'_> {
             rules: Value::Null,
             subsets: json!([]),
             traffic: Value::Null,
+            others: json!([]),
             options: Options { seed: Some(1), ..Options::default() },
         }
     }
@@ -186,10 +215,12 @@ impl<'a> Setup<'a> {
         if !self.traffic.is_null() {
             destination["trafficPolicy"] = self.traffic.clone();
         }
+        let mut all = vec![json!({"namespace": "shop", "name": "reviews", "ports": [port]})];
+        all.extend(self.others.as_array().unwrap().iter().cloned());
         serde_json::from_value(json!({
             "version": 1,
             "domain": "cluster.local",
-            "services": [{"namespace": "shop", "name": "reviews", "ports": [port]}],
+            "services": all,
             "pods": pods,
             "virtualServices": services,
             "destinationRules": [object("DestinationRule", &destination)],
