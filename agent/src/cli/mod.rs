@@ -19,6 +19,7 @@ mod clients;
 mod connections;
 mod definitions;
 mod environment;
+mod limits;
 mod manuals;
 mod monitor;
 mod output;
@@ -246,6 +247,8 @@ struct RedirectorArgs {
     /// would make; `log` lets the kernel log them; `off` lets them be
     #[arg(long, value_enum, default_value_t = redirector::Confinement::Enforce)]
     seccomp: redirector::Confinement,
+    #[command(flatten)]
+    limits: limits::Limits,
 }
 
 /// Flags of every reading command.
@@ -320,11 +323,11 @@ fn redirect(args: RedirectorArgs) -> anyhow::Result<()> {
         bpffs: args.bpffs,
         workers: args.workers,
         confinement: args.seccomp,
-        options: redirector::Options {
+        options: args.limits.set(redirector::Options {
             access_log: args.access_log,
             source: args.upstream_source,
             ..redirector::Options::default()
-        },
+        }),
     })
 }
 

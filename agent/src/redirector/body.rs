@@ -3,13 +3,14 @@
 use std::{
     error::Error,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
-use super::{access::Record, balance::InFlight, deadline::Deadline, stream::UnderWay};
+use super::{access::Record, balance::InFlight, deadline::Deadline, limits::RequestPlace, stream::UnderWay};
 
 /// Any error that ends a body.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -24,6 +25,7 @@ pub struct Body {
     // The log line first, then the end of the request: fields are dropped in this order.
     record: Option<Record>,
     under_way: Option<UnderWay>,
+    place: Option<Rc<RequestPlace>>,
 }
 
 #[derive(Debug)]
@@ -36,19 +38,20 @@ impl Body {
     /// Made here.
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         let content = Content::Whole(bytes.into());
-        Self { content, deadline: None, _in_flight: None, record: None, under_way: None }
+        Self { content, deadline: None, _in_flight: None, record: None, under_way: None, place: None }
     }
 
     /// From an endpoint.
     pub fn stream(incoming: Incoming, deadline: Option<Deadline>, in_flight: InFlight) -> Self {
         let content = Content::Stream(incoming);
-        Self { content, deadline, _in_flight: Some(in_flight), record: None, under_way: None }
+        Self { content, deadline, _in_flight: Some(in_flight), record: None, under_way: None, place: None }
     }
 
-    /// Ends `record` and `under_way` with this body.
-    pub fn with(mut self, record: Record, under_way: UnderWay) -> Self {
+    /// Ends `record`, `under_way` and `place` with this body.
+    pub fn with(mut self, record: Record, under_way: UnderWay, place: Option<Rc<RequestPlace>>) -> Self {
         self.record = Some(record);
         self.under_way = Some(under_way);
+        self.place = place;
         self
     }
 }

@@ -159,6 +159,12 @@ impl Config {
     pub fn pod(&self, address: IpAddr) -> Option<&Arc<Pod>> {
         self.pods.get(&address)
     }
+
+    /// Who is behind `address`, as one of its addresses: a pod with two families is one client.
+    pub fn owner(&self, address: IpAddr) -> IpAddr {
+        let first = self.pod(address).and_then(|pod| pod.addresses.first());
+        first.map_or(address, IpAddr::to_canonical)
+    }
 }
 
 /// An address as it is compared: IPv4, even when it came as IPv6.

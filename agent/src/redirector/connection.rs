@@ -9,8 +9,8 @@ use crate::l7::rules::{
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
-    config::canonical, counters::Counter, proxy_protocol::Ends, session, stream::ClientStream, tcp,
-    view::View, worker::Worker,
+    config::canonical, counters::Counter, limits::Place, proxy_protocol::Ends, session, stream::ClientStream,
+    tcp, view::View, worker::Worker,
 };
 
 /// What HTTP/2 connections begin with, RFC 9113 section 3.4.
@@ -28,8 +28,8 @@ enum Look<T> {
     Late,
 }
 
-/// Serves one connection from `peer` until it ends.
-pub async fn serve(worker: Rc<Worker>, socket: TcpStream, peer: SocketAddr) {
+/// Serves one connection from `peer`, which has `place`, until it ends.
+pub async fn serve(worker: Rc<Worker>, socket: TcpStream, peer: SocketAddr, place: Rc<Place>) {
     let Ok(dialled) = socket.local_addr() else { return };
     let (dialled, peer) = (canonical(dialled), canonical(peer));
     let Some(view) = View::new(worker.config(), Ends { client: peer, dialled }) else {
@@ -50,7 +50,7 @@ pub async fn serve(worker: Rc<Worker>, socket: TcpStream, peer: SocketAddr) {
                 () = unused => Look::Ended,
             };
             match told {
-                Look::Told(http2) => session::serve(worker, stream, view, http2).await,
+                Look::Told(http2) => session::serve(worker, stream, view, place, http2).await,
                 Look::Ended => {}
                 Look::Late => worker.count(Counter::RefusedSlowHeaders),
             }

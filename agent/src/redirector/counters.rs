@@ -37,6 +37,8 @@ counters! {
     RefusedUnknownFrontend => "refusedUnknownFrontend",
     /// The client has too many connections.
     RefusedClientLimit => "refusedClientLimit",
+    /// The client has too many requests under way.
+    RefusedRequestLimit => "refusedRequestLimit",
     /// The head of a request took too long.
     RefusedSlowHeaders => "refusedSlowHeaders",
     /// The head of a request is too long.

@@ -14,7 +14,7 @@ use http::{
     },
     uri::{Authority, PathAndQuery, Scheme},
 };
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::body::Incoming;
 
 use super::{
     access::Record,
@@ -32,7 +32,7 @@ use super::{
     replay::Replay,
     replies::reply,
     request::Call,
-    tunnel,
+    tunnel::{self, Near},
     view::View,
     worker::Worker,
 };
@@ -76,7 +76,7 @@ impl<'a> Forward<'a> {
         &self,
         call: &Call,
         incoming: Incoming,
-        tunnel: Option<OnUpgrade>,
+        tunnel: Option<Near>,
         record: &mut Record,
     ) -> Response<Body> {
         if wants_tls(self.target) {
@@ -239,7 +239,7 @@ impl<'a> Forward<'a> {
         mut response: Response<Incoming>,
         in_flight: InFlight,
         deadline: Option<Deadline>,
-        tunnel: Option<OnUpgrade>,
+        tunnel: Option<Near>,
     ) -> Response<Body> {
         let status = response.status();
         let changed = response.headers().get(UPGRADE).cloned();

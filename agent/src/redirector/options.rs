@@ -20,8 +20,10 @@ pub struct Options {
     pub source: SourceAddress,
     /// Share of requests that are logged to stderr, 0 to 1; `None` is none.
     pub access_log: Option<f64>,
-    /// Open connections per client address, over all workers.
+    /// Open connections per client, over all workers; a pod is one client, and so is any other address.
     pub connections_per_client: u32,
+    /// Requests under way per client, over all workers and connections, tunnels among them.
+    pub requests_per_client: u32,
     /// How long the head of a request, or a ClientHello, may take.
     pub header_timeout: Duration,
     /// How long the first bytes of an undeclared protocol are waited for.
@@ -42,6 +44,7 @@ impl Default for Options {
             source: SourceAddress::Node,
             access_log: None,
             connections_per_client: 4096,
+            requests_per_client: 4096,
             header_timeout: Duration::from_secs(10),
             sniff_timeout: Duration::from_millis(200),
             client_idle_timeout: Duration::from_secs(3600),

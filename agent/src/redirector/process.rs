@@ -3,8 +3,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,6 +16,7 @@ use rustix::{
     thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_keep_capabilities},
     time::{ClockId, clock_gettime},
 };
+use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt as _},
     net::{UnixStream, unix::OwnedWriteHalf},
@@ -41,6 +42,8 @@ const HANGS: Duration = Duration::from_secs(3);
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// How long connections may take to end when another redirector has taken over, or when we are told to stop.
 const DRAIN: Duration = Duration::from_secs(60);
+/// Connections of all clients that wait to be taken, per listener; the kernel takes `net.core.somaxconn` where that is less.
+const BACKLOG: i32 = 4096;
 /// Larger than any snapshot: a length beyond it is not the agent's.
 const LARGEST_SNAPSHOT: u32 = 1 << 30;
 
@@ -156,9 +159,14 @@ fn raise_file_limit() {
 
 fn listen() -> Result<(TcpListener, TcpListener)> {
     // The address does not matter, but that nobody else can dial it.
-    let v4 = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
-        .context("cannot listen on 127.0.0.1")?;
-    let v6 = TcpListener::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).context("cannot listen on ::1")?;
+    let bind = |address: IpAddr| {
+        let socket = Socket::new(Domain::for_address((address, 0).into()), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(address, 0).into())?;
+        socket.listen(BACKLOG)?;
+        Ok::<_, io::Error>(TcpListener::from(socket))
+    };
+    let v4 = bind(Ipv4Addr::LOCALHOST.into()).context("cannot listen on 127.0.0.1")?;
+    let v6 = bind(Ipv6Addr::LOCALHOST.into()).context("cannot listen on ::1")?;
     Ok((v4, v6))
 }
 

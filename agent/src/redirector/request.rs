@@ -11,7 +11,7 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{CONNECTION, CONTENT_TYPE, LOCATION},
 };
-use hyper::{body::Incoming, ext::Protocol, upgrade::OnUpgrade};
+use hyper::{body::Incoming, ext::Protocol};
 
 use super::{
     access::Record,
@@ -22,7 +22,7 @@ use super::{
     headers::wanted_upgrade,
     replies::{abort, reply},
     session::Session,
-    tunnel::Switched,
+    tunnel::{Near, Switched},
     view::View,
     worker::Worker,
 };
@@ -47,7 +47,7 @@ pub struct Call {
     /// Whether it wants that by a CONNECT of HTTP/2, RFC 8441; to rules and endpoints it is a GET, as to Envoy's.
     pub extended: bool,
     /// The rest of the client's connection, for upgrades and CONNECT.
-    pub tunnel: Option<OnUpgrade>,
+    pub tunnel: Option<Near>,
 }
 
 impl Call {
@@ -87,13 +87,22 @@ pub async fn handle(session: Rc<Session>, mut received: Request<Incoming>) -> Re
         None => wanted_upgrade(received.headers()).filter(|_| received.version() == Version::HTTP_11),
     };
     let tunnels = upgrade.is_some() || received.method() == Method::CONNECT;
-    let tunnel = tunnels.then(|| hyper::upgrade::on(&mut received));
+    let place = session.request_place();
+    let tunnel = tunnels.then(|| hyper::upgrade::on(&mut received)).zip(place.clone());
     let (mut parts, incoming) = received.into_parts();
     if extended {
         parts.method = Method::GET;
     }
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
     let response = match checks::authority(&parts) {
+        Ok(_) if place.is_none() => {
+            record.request(parts.method.as_str(), "", path);
+            reply(
+                &parts.headers,
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the client has too many requests under way\n",
+            )
+        }
         Ok(authority) => {
             record.request(parts.method.as_str(), &authority, path);
             let call = Call {
@@ -105,7 +114,7 @@ pub async fn handle(session: Rc<Session>, mut received: Request<Incoming>) -> Re
                 http2: session.http2,
                 upgrade,
                 extended,
-                tunnel,
+                tunnel: tunnel.map(|(socket, place)| Near { socket, place }),
             };
             decide(&session, call, incoming, &mut record).await
         }
@@ -123,7 +132,7 @@ pub async fn handle(session: Rc<Session>, mut received: Request<Incoming>) -> Re
         response
     };
     record.status(response.status());
-    response.map(|body| body.with(record, under_way))
+    response.map(|body| body.with(record, under_way, place))
 }
 
 /// The same answer, after which the connection ends.

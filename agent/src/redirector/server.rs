@@ -4,13 +4,15 @@ use std::{
     collections::BTreeMap,
     io,
     net::{SocketAddr, TcpListener as StdListener},
+    pin::pin,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt, future, stream::FuturesUnordered};
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
@@ -35,6 +37,9 @@ use super::{
 
 /// Pause after `accept` failed: without file descriptors it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections taken of one listener before others have their turn.
+const ACCEPT_TURN: u32 = 64;
 
 /// What stands for a deadline beyond all clocks.
 const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -184,27 +189,35 @@ fn run(
 ) {
     LocalSet::new().block_on(runtime, async move {
         let worker = Rc::new(Worker::new(shared, counters, index));
-        let accepting: Vec<_> =
-            listeners.into_iter().map(|listener| spawn_local(accept(worker.clone(), listener))).collect();
+        let accepting: FuturesUnordered<_> =
+            listeners.into_iter().map(|listener| accept(worker.clone(), listener)).collect();
         spawn_local(worker.clone().sweep());
         spawn_local(async move { pulse.beat().await });
-        for listener in accepting {
-            let _ended = listener.await;
-        }
+        // Not tasks like those of connections: this has its turn after some of them, and not after all. Who waits in a
+        // listener's queue would wait behind each request of a client that sends thousands, and the queue would overflow.
+        accepting.for_each(|()| future::ready(())).await;
         worker.drained().await;
     });
 }
 
-/// Takes connections one at a time, so that listeners of one worker get their turns, until draining begins.
+/// Takes connections until draining begins, some at a time: another listener's and those that are open have their turns.
 async fn accept(worker: Rc<Worker>, listener: TcpListener) {
+    let mut draining = pin!(worker.draining());
+    let mut taken = 0_u32;
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = worker.draining() => break,
+            _ = draining.as_mut() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => begin(&worker, stream, peer),
+            Ok((stream, peer)) => {
+                begin(&worker, stream, peer);
+                taken = taken.wrapping_add(1);
+                if taken.is_multiple_of(ACCEPT_TURN) {
+                    tokio::task::yield_now().await;
+                }
+            }
             Err(_) => {
                 worker.count(Counter::AcceptErrors);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -219,11 +232,15 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
 
 fn begin(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     worker.count(Counter::Accepted);
-    if let Some(open) = worker.admit(peer.ip().to_canonical()) {
-        let worker = worker.clone();
-        spawn_local(async move {
-            connection::serve(worker, stream, peer).await;
-            drop(open);
-        });
-    }
+    let Some(place) = worker.admit(peer.ip().to_canonical()) else {
+        // A reset: a flood of connections would leave as many behind that wait for their last packets.
+        let _set = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        return;
+    };
+    let open = worker.keep();
+    let worker = worker.clone();
+    spawn_local(async move {
+        connection::serve(worker, stream, peer, place).await;
+        drop(open);
+    });
 }

@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::{
     counters::Counter,
+    limits::{Place, RequestPlace},
     proxy_protocol::Ends,
     request,
     stream::{ClientStream, Pace, UnderWay},
@@ -44,6 +45,7 @@ pub struct Session {
     ends: Ends,
     view: RefCell<Option<Rc<View>>>,
     pace: Arc<Pace>,
+    place: Rc<Place>,
 }
 
 /// Runs hyper's tasks on this thread.
@@ -74,17 +76,26 @@ impl Session {
     pub fn begin(&self) -> UnderWay {
         self.pace.begin()
     }
+
+    /// A place for the request; `None`, counted, when the client has too many under way.
+    pub fn request_place(&self) -> Option<Rc<RequestPlace>> {
+        let place = self.place.request(self.worker.options().requests_per_client);
+        if place.is_none() {
+            self.worker.count(Counter::RefusedRequestLimit);
+        }
+        place.map(Rc::new)
+    }
 }
 
 /// Serves HTTP on `stream` until it ends.
-pub async fn serve(worker: Rc<Worker>, mut stream: ClientStream, view: View, http2: bool) {
+pub async fn serve(worker: Rc<Worker>, mut stream: ClientStream, view: View, place: Rc<Place>, http2: bool) {
     let (ends, client) = (view.ends, view.ends.client.ip());
     let pace = Pace::new(worker.options().header_timeout);
     if !http2 {
         stream.set_pace(pace.clone());
     }
     let view = RefCell::new(Some(Rc::new(view)));
-    let session = Rc::new(Session { worker: worker.clone(), client, http2, ends, view, pace });
+    let session = Rc::new(Session { worker: worker.clone(), client, http2, ends, view, pace, place });
     let service = service_fn(move |received: Request<Incoming>| {
         let session = session.clone();
         async move { Ok::<_, Infallible>(request::handle(session, received).await) }

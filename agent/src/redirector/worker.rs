@@ -71,7 +71,6 @@ pub struct Worker {
 #[derive(Debug)]
 pub struct Open {
     worker: Rc<Worker>,
-    _place: Option<Place>,
     _counted: OneOpen,
 }
 
@@ -107,24 +106,21 @@ impl Worker {
         self.counters.count(counter);
     }
 
-    /// A place for a connection of `client`; `None`, counted, when it has too many.
-    pub fn admit(self: &Rc<Self>, client: IpAddr) -> Option<Open> {
-        let Some(place) = self.shared.clients.enter(client, self.options().connections_per_client) else {
+    /// A place for a connection from `address`; `None`, counted, when its client has too many.
+    pub fn admit(self: &Rc<Self>, address: IpAddr) -> Option<Rc<Place>> {
+        let client = self.shared.config.borrow().owner(address);
+        let place = self.shared.clients.enter(client, self.options().connections_per_client);
+        if place.is_none() {
             self.count(Counter::RefusedClientLimit);
-            return None;
-        };
-        self.open.set(self.open.get() + 1);
-        Some(Open { worker: self.clone(), _place: Some(place), _counted: self.one_client() })
+        }
+        place.map(Rc::new)
     }
 
-    /// Keeps the worker alive for a tunnel, which outlives the connection that it began on.
+    /// Keeps the worker alive for a connection, or for a tunnel, which outlives the connection that it began on.
     pub fn keep(self: &Rc<Self>) -> Open {
         self.open.set(self.open.get() + 1);
-        Open { worker: self.clone(), _place: None, _counted: self.one_client() }
-    }
-
-    fn one_client(&self) -> OneOpen {
-        OneOpen::new(&self.counters, counters::Open::Clients)
+        let counted = OneOpen::new(&self.counters, counters::Open::Clients);
+        Open { worker: self.clone(), _counted: counted }
     }
 
     /// Returns once draining has begun.

@@ -6,6 +6,7 @@ mod actions;
 mod balancing;
 mod clients;
 mod endpoints;
+mod flood;
 mod hostile;
 mod life;
 mod limits;

@@ -75,7 +75,7 @@ async fn grpc_streams_both_ways_and_its_trailers_pass() {
 }
 
 /// The answer that makes a tunnel of it, whose end sends four bytes back the other way round.
-fn reversing_tunnel(request: &mut Request<Incoming>) -> Response<AnyBody> {
+pub fn reversing_tunnel(request: &mut Request<Incoming>) -> Response<AnyBody> {
     let upgraded = hyper::upgrade::on(request);
     tokio::spawn(async move {
         let mut socket = TokioIo::new(upgraded.await.unwrap());

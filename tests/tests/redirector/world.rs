@@ -155,6 +155,8 @@ pub struct Setup<'a> {
     pub rules: Value,
     pub subsets: Value,
     pub traffic: Value,
+    /// Pods besides.
+    pub pods: Value,
     /// Services besides.
     pub others: Value,
     pub options: Options,
@@ -168,6 +170,7 @@ impl Default for Setup<'_> {
             rules: Value::Null,
             subsets: json!([]),
             traffic: Value::Null,
+            pods: json!([]),
             others: json!([]),
             options: Options { seed: Some(1), ..Options::default() },
         }
@@ -188,11 +191,12 @@ impl<'a> Setup<'a> {
                 |(i, (endpoint, _))| json!({"address": endpoint.address, "pod": format!("shop/reviews-{i}")}),
             )
             .collect();
-        let pods: Vec<_> = numbered()
+        let mut pods: Vec<_> = numbered()
             .map(|(i, (_, labels))| {
                 json!({"namespace": "shop", "name": format!("reviews-{i}"), "labels": labels})
             })
             .collect();
+        pods.extend(self.pods.as_array().unwrap().iter().cloned());
         let mut port = self.port.clone();
         port["port"] = json!(80);
         port["frontends"] = json!([front]);
