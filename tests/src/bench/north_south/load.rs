@@ -40,7 +40,8 @@ fn nft(way: &Way, words: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn counted(way: &Way) -> Result<u64> {
+/// Datagrams that came to the backend so far.
+pub fn counted(way: &Way) -> Result<u64> {
     let text = nft(way, &["list", "table", "netdev", "sink"])?;
     let mut words = text.split_whitespace().skip_while(|word| *word != "packets");
     Ok(words.nth(1).context("nft shows no counter")?.parse()?)

@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 
 use super::{Results, median, one_cpu};
 
+mod assembled;
 mod empty;
+mod frames;
 mod load;
 mod targets;
 mod ways;
@@ -47,10 +49,11 @@ impl Series {
     }
 }
 
-/// Everything measured, round by round: ns of CPU for a datagram, connections per second of CPU, µs of their slowest.
+/// Everything measured, round by round: ns of CPU for a datagram of a socket and for one as a driver's frame, connections per second of CPU, µs of their slowest.
 #[derive(Default)]
 struct Measures {
     datagrams: Series,
+    frames: Series,
     connections: Series,
     latencies: Series,
 }
@@ -58,16 +61,18 @@ struct Measures {
 impl Measures {
     /// The node's part of a datagram in each round, ns.
     fn node_ns(&self, case: Case) -> Option<Vec<f64>> {
-        let base = self.datagrams.0.get(&(BASE, Destination::Pod, case.2))?;
-        Some(self.datagrams.0.get(&case)?.iter().zip(base).map(|(total, base)| total - base).collect())
+        less_the_sender(&self.datagrams, case)
     }
 
-    /// The same without what a veth adds for XDP: the difference between plain routing with and without an empty program.
+    /// The same of datagrams that come as a driver's frames.
     fn node_ns_of_frames(&self, case: Case) -> Option<Vec<f64>> {
-        let at = |way| self.node_ns((way, Destination::Pod, case.2));
-        let added = at("empty-xdp")?.into_iter().zip(at("plain")?).map(|(with, without)| with - without);
-        Some(self.node_ns(case)?.into_iter().zip(added).map(|(all, added)| all - added).collect())
+        less_the_sender(&self.frames, case)
     }
+}
+
+fn less_the_sender(series: &Series, case: Case) -> Option<Vec<f64>> {
+    let base = series.0.get(&(BASE, Destination::Pod, case.2))?;
+    Some(series.0.get(&case)?.iter().zip(base).map(|(total, base)| total - base).collect())
 }
 
 /// How many times as many packets `ours` lets pass as `others`, of costs round by round: what drifts from one round to
@@ -102,6 +107,9 @@ pub fn north_south(names: &[String], mut say: impl FnMut(&str)) -> Result<Result
             way.grow_to(services)?;
             for destination in way.destinations() {
                 load::prove(way, *destination)?;
+                if way.kind != Kind::Base {
+                    frames::prove(way, *destination)?;
+                }
             }
         }
         for _ in 0..ROUNDS {
@@ -120,6 +128,7 @@ fn round(way: &mut Way, services: u16, measures: &mut Measures) -> Result<()> {
     for destination in way.destinations() {
         let case = (way.name, *destination, services);
         measures.datagrams.add(case, load::datagram_ns(way, *destination)?);
+        measures.frames.add(case, frames::frame_ns(way, *destination)?);
         if way.kind != Kind::Base {
             let measured = load::connections(way, *destination)?;
             measures.connections.add(case, measured.per_cpu_second);
@@ -134,17 +143,19 @@ fn report(way: &Way, services: u16, measures: &Measures, results: &mut Results) 
         let case = (way.name, *destination, services);
         let total = measures.datagrams.median(case).unwrap_or_default();
         let node = measures.node_ns(case).filter(|_| way.kind != Kind::Base).map(median);
+        let frames = measures.node_ns_of_frames(case).filter(|_| way.kind != Kind::Base).map(median);
         let (connections, p99) = (measures.connections.median(case), measures.latencies.median(case));
         results.runs.push(json!({
             "services": services, "way": way.name, "destination": destination.name(),
             "datagramNs": measures.datagrams.spread(case), "nodeNs": node, "nodePacketsPerSecond": node.map(|ns| 1e9 / ns),
+            "frameNs": measures.frames.spread(case), "nodeNsOfFrames": frames,
             "connectionsPerCpuSecond": measures.connections.spread(case), "p99Us": p99,
         }));
         let mut line = format!("    {:<13} {:<13} {total:>6.0} ns", way.name, destination.name());
-        if let (Some(node), Some(connections), Some(p99)) = (node, connections, p99) {
+        if let (Some(node), Some(frames), Some(connections), Some(p99)) = (node, frames, connections, p99) {
             let per_second = 1e3 / node;
             line += &format!(
-                ", the node's {node:>5.0} ns ({per_second:.2} M/s); {connections:>6.0} connections/s (p99 {p99:.0} µs)"
+                ", the node's {node:>5.0} ns ({per_second:.2} M/s), of frames {frames:>5.0} ns; {connections:>6.0} connections/s (p99 {p99:.0} µs)"
             );
         }
         eprintln!("{line}");

@@ -21,9 +21,9 @@ fn against_iptables(way: &'static str, wanted: f64, measures: &Measures, results
         if let Some(value) = times_as_many(measures.node_ns(case), iptables.clone()) {
             results.at_least(&label("packets / iptables"), value, wanted, "ratio");
         }
-        let frames = if way == "xdp" { measures.node_ns_of_frames(case) } else { None };
-        if let Some(value) = times_as_many(frames, iptables) {
-            results.at_least(&label("the same, less veth's copy"), value, wanted, "ratio");
+        let frames = |case| measures.node_ns_of_frames(case);
+        if let Some(value) = times_as_many(frames(case), frames(("iptables", to, services))) {
+            results.at_least(&label("frames / iptables"), value, wanted, "ratio");
         }
     }
 }
@@ -54,6 +54,11 @@ fn not_ours(way: &'static str, measures: &Measures, results: &mut Results) {
                 let name = format!("{way}, {services} Services: not ours, packets / {other}");
                 results.at_least(&name, value, 0.95, "ratio");
             }
+        }
+        let frames = |way| measures.node_ns_of_frames((way, Destination::Pod, services));
+        if let Some(value) = times_as_many(frames(way), frames("plain")) {
+            let name = format!("{way}, {services} Services: not ours, frames / plain");
+            results.at_least(&name, value, 0.95, "ratio");
         }
     }
 }
