@@ -1,9 +1,10 @@
 //! Load for a while, by programs that we did not write, and what they say of it: wrk for HTTP/1.1, h2load for HTTP/2.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::Speech;
 use crate::world::{Pod, tool_path};
 
 const SECONDS: u32 = 3;
@@ -21,6 +22,8 @@ pub struct Load {
     pub p50_us: f64,
     /// And of a hundred, 99.
     pub p99_us: f64,
+    /// And of a thousand, 999; wrk does not tell.
+    pub p999_us: f64,
 }
 
 /// Loads `url` with wrk.
@@ -51,21 +54,29 @@ pub fn wrk(pod: &Pod, url: &str, connections: u32) -> Result<Load> {
     Ok(load)
 }
 
+/// How h2load asks.
+#[derive(Clone, Copy)]
+pub enum Pace {
+    /// HTTP/2, as fast as answers come.
+    Full,
+    /// By this protocol, so many requests in a second altogether.
+    Of(Speech, f64),
+}
+
 /// Loads `url` with h2load, which writes each request's time into a file; `place` is a folder for that.
-pub fn h2load(pod: &Pod, url: &str, connections: u32, place: &std::path::Path) -> Result<Load> {
+pub fn h2load(pod: &Pod, url: &str, connections: u32, pace: Pace, place: &Path) -> Result<Load> {
     let times = place.join("h2load.times");
     let _not_there = fs::remove_file(&times);
     let mut command = pod.command(&tool_path("h2load"));
-    command.args([
-        "-t",
-        "1",
-        "-c",
-        &connections.to_string(),
-        "-m",
-        &STREAMS.to_string(),
-        "-D",
-        &SECONDS.to_string(),
-    ]);
+    let duration = SECONDS.to_string();
+    command.args(["-t", "1", "-c", &connections.to_string(), "-D", &duration]);
+    match pace {
+        Pace::Of(Speech::Http1, _) => drop(command.args(["--h1", "-m", "1"])),
+        Pace::Of(Speech::Http2, _) | Pace::Full => drop(command.args(["-m", &STREAMS.to_string()])),
+    }
+    if let Pace::Of(_, per_second) = pace {
+        command.arg(format!("--rps={:.1}", per_second / f64::from(connections)));
+    }
     let output = command.arg("--log-file").arg(&times).arg(url).output().context("h2load does not start")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_default();
@@ -83,9 +94,15 @@ pub fn h2load(pod: &Pod, url: &str, connections: u32, place: &std::path::Path) -
     let mut took: Vec<f64> =
         lines.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse().ok()).collect();
     took.sort_by(f64::total_cmp);
-    let at = |percent: usize| took.get(took.len() * percent / 100).copied().unwrap_or(0.0);
+    let at = |per_mille: usize| took.get(took.len() * per_mille / 1000).copied().unwrap_or(0.0);
     let requests = before(requests, " succeeded,");
-    Ok(Load { requests, per_second: requests / f64::from(SECONDS), p50_us: at(50), p99_us: at(99) })
+    Ok(Load {
+        requests,
+        per_second: requests / f64::from(SECONDS),
+        p50_us: at(500),
+        p99_us: at(990),
+        p999_us: at(999),
+    })
 }
 
 /// `87.00us`, `1.20ms` or `1.2s` in µs.

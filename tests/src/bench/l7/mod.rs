@@ -9,14 +9,10 @@ use std::{
     process::{Child, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
-use serde_json::json;
+use anyhow::{Context as _, Result, bail, ensure};
 
-use self::{
-    load::{Load, h2load, wrk},
-    process::{cpu_s, pid_of, resident_mb},
-};
-use super::{Results, choice, median};
+use self::process::{pid_of, resident_mb};
+use super::{Results, choice};
 use crate::{
     http::{Nginx, curl, nginx},
     manifest, wait,
@@ -27,10 +23,10 @@ mod envoy;
 mod load;
 mod memory;
 mod process;
+mod speed;
 
 pub use memory::hold;
 
-const ROUNDS: usize = 5;
 const CONNECTIONS: u32 = 10;
 
 /// A proxy that is measured.
@@ -90,11 +86,14 @@ pub fn l7(ways: &[String], mut say: impl FnMut(&str)) -> Result<Results> {
         let node = Node::start(rules, &envoy)?;
         for speech in speeches.iter().copied() {
             say(&format!("{rules} rules: {}, interleaved rounds", speech.name()));
-            let cpu_us = measure(&node, rules, speech, &mut results)?;
+            let full = speed::full(&node, rules, speech, &mut results)?;
+            speed::half(&node, rules, speech, &full, &mut results)?;
             if speech == Speech::Http1 {
-                cost.insert(rules, cpu_us);
+                cost.insert(rules, full.cpu_us);
             }
         }
+        say(&format!("{rules} rules: a Service that has none"));
+        speed::beside(&node, rules, &mut results)?;
         memory_after(&node, rules, &mut results)?;
     }
     if let (Some(one), Some(many)) = (cost.get(&1), cost.get(&500)) {
@@ -108,6 +107,8 @@ struct Node {
     clients: Vec<Pod>,
     /// By HTTP/1.1, by HTTP/2.
     direct: [String; 2],
+    /// A Service that no rule names, by HTTP/1.1.
+    without_rules: String,
     proxies: [Proxy; 2],
     _server: Nginx,
     envoy: Child,
@@ -129,10 +130,9 @@ impl Node {
         let nginx = nginx(&world, &server, 8080);
         let address = server.v4.to_string();
         let service = manifest::service("web", &["10.96.0.1"], &["http:80:8080", "http2:81:8081"]);
-        world.apply(
-            "shop",
-            &(service + &manifest::pod("server", "web", &[&address]) + &virtual_service(rules)),
-        );
+        let plain = manifest::service("plain", &["10.96.0.2"], &["http:80:8080"]);
+        let pods = ["web", "plain"].map(|name| manifest::pod(&format!("{name}-server"), name, &[&address]));
+        world.apply("shop", &(service + &plain + &pods.concat() + &virtual_service(rules)));
         let agent = world.agent();
         for to in ["10.96.0.1:80", "10.96.0.1:81"] {
             wait::until("rules hold", || {
@@ -182,7 +182,11 @@ impl Node {
             },
         ];
         let direct = [8080, 8081].map(|port| format!("http://{address}:{port}/kb"));
-        Ok(Self { clients: clients.into(), direct, proxies, _server: nginx, envoy, _agent: agent, world })
+        let without_rules = "http://10.96.0.2/kb".to_owned();
+        let kernel = world.json(&["explain", "10.96.0.2:80"]);
+        ensure!(kernel["path"] == "kernel", "the Service without rules is not left to the kernel: {kernel}");
+        let clients = clients.into();
+        Ok(Self { clients, direct, without_rules, proxies, _server: nginx, envoy, _agent: agent, world })
     }
 }
 
@@ -198,48 +202,6 @@ fn virtual_service(rules: usize) -> String {
         );
     }
     text + "  - route: [{destination: {host: web}}]\n"
-}
-
-/// Measures all ways; returns the redirector's CPU time per request, µs.
-fn measure(node: &Node, rules: usize, speech: Speech, results: &mut Results) -> Result<f64> {
-    let mut rates: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    let mut latencies: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    let mut costs: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    let load = |urls: &[String; 2]| -> Result<Load> {
-        match speech {
-            Speech::Http1 => wrk(&node.clients[0], &urls[0], CONNECTIONS),
-            Speech::Http2 => h2load(&node.clients[0], &urls[1], CONNECTIONS, node.world.folder()),
-        }
-    };
-    for _ in 0..ROUNDS {
-        let direct = load(&node.direct)?;
-        rates.entry("direct").or_default().push(direct.per_second);
-        for proxy in &node.proxies {
-            let before = cpu_s(proxy.pid)?;
-            let load = load(&proxy.urls)?;
-            let cpu_us = (cpu_s(proxy.pid)? - before) * 1e6 / load.requests;
-            rates.entry(proxy.name).or_default().push(load.per_second);
-            latencies.entry(proxy.name).or_default().push(load.p99_us);
-            costs.entry(proxy.name).or_default().push(cpu_us);
-            results.runs.push(json!({"rules": rules, "protocol": speech.name(), "way": proxy.name, "perSecond": load.per_second,
-                "cpuUsPerRequest": cpu_us, "p50Us": load.p50_us, "p99Us": load.p99_us}));
-        }
-    }
-    let middle =
-        |values: &BTreeMap<&str, Vec<f64>>, name: &str| median(values.get(name).cloned().unwrap_or_default());
-    let [ours, theirs] = ["redirector", "envoy"].map(|name| middle(&costs, name));
-    let label = |what: &str| format!("{rules} rules, {}: {what}", speech.name());
-    results.at_least(&label("requests per CPU second / Envoy's"), theirs / ours, 1.5, "ratio");
-    let [p99, envoy_p99] = ["redirector", "envoy"].map(|name| middle(&latencies, name));
-    results.at_most(&label("p99 at full load / Envoy's"), p99 / envoy_p99, 1.0, "ratio");
-    eprintln!(
-        "    direct {:.0}/s; redirector {:.0}/s, {ours:.1} µs CPU, p99 {p99:.0} µs; envoy {:.0}/s, {theirs:.1} µs CPU, p99 \
-         {envoy_p99:.0} µs",
-        middle(&rates, "direct"),
-        middle(&rates, "redirector"),
-        middle(&rates, "envoy"),
-    );
-    Ok(ours)
 }
 
 fn memory_after(node: &Node, rules: usize, results: &mut Results) -> Result<()> {

@@ -19,12 +19,33 @@ pub fn pid_of(pod: &Pod, word: &str) -> Option<u32> {
     pids.lines().find(has)?.parse().ok()
 }
 
-/// CPU time that the process has used, seconds.
-pub fn cpu_s(pid: u32) -> Result<f64> {
+/// CPU time that a process has used, seconds.
+#[derive(Clone, Copy, Default)]
+pub struct Cpu {
+    /// In its own code.
+    pub user_s: f64,
+    /// In the kernel, on its behalf.
+    pub system_s: f64,
+}
+
+impl Cpu {
+    /// Both.
+    pub fn sum_s(self) -> f64 {
+        self.user_s + self.system_s
+    }
+
+    /// What was used since `before`.
+    pub fn since(self, before: Self) -> Self {
+        Self { user_s: self.user_s - before.user_s, system_s: self.system_s - before.system_s }
+    }
+}
+
+/// What the process has used until now.
+pub fn cpu(pid: u32) -> Result<Cpu> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok());
-    Ok((ticks(11).context("utime")? + ticks(12).context("stime")?) / TICKS)
+    Ok(Cpu { user_s: ticks(11).context("utime")? / TICKS, system_s: ticks(12).context("stime")? / TICKS })
 }
 
 /// Memory that the process has in use, MB.
