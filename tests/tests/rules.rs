@@ -292,3 +292,81 @@ fn an_address_that_another_service_has_cannot_be_taken_with_a_rule() {
         assert_eq!(canary.get(&[url]).seen("by"), "v1", "{url}");
     }
 }
+
+/// A DestinationRule of reviews with one more subset, of v2's pods.
+fn late(subset: &str) -> String {
+    SUBSETS.split("  subsets:").next().unwrap().replace("name: reviews", &format!("name: {subset}"))
+        + &format!("  subsets:\n  - {{name: {subset}, labels: {{version: v2}}}}\n")
+}
+
+#[test]
+fn a_rule_that_comes_before_its_subset_waits_for_it_and_nobody_gets_503() {
+    let canary = Canary::start(&to("v1"));
+    let row = || {
+        let rows = canary.world.json(&["config"]);
+        let named = |row: &&serde_json::Value| row["kind"] == "VirtualService" && row["name"] == "reviews";
+        rows.as_array().unwrap().iter().find(named).cloned().unwrap()
+    };
+    // On a busy machine the second may be over before the subset is there: then another one is tried.
+    let in_time = (1..=10).any(|round| {
+        let subset = format!("late-{round}");
+        let start = std::time::Instant::now();
+        let mut answers = Vec::new();
+        canary.world.apply("rules", &rules(&to(&subset)));
+        wait::until("it waits, or has", || {
+            let response = canary.get(&[VIP]);
+            let (status, row) = (response.status, row());
+            answers.push(response);
+            let waits = row["messages"].to_string().contains("what held before holds on");
+            if waits || status == 503 { Ok(()) } else { Err(row) }
+        });
+        canary.world.apply(&subset, &late(&subset));
+        wait::until("the new rule", || {
+            let response = canary.get(&[VIP]);
+            let done = response.status == 200 && response.seen("by") == "v2";
+            answers.push(response.clone());
+            if done { Ok(()) } else { Err(response) }
+        });
+        let in_time = start.elapsed() < std::time::Duration::from_secs(1);
+        let refused: Vec<_> = answers.iter().filter(|response| response.status != 200).collect();
+        assert!(!in_time || refused.is_empty(), "{refused:?}");
+        canary.change(&to("v1"), |canary| {
+            let response = canary.get(&[VIP]);
+            if response.seen("by") == "v1" { Ok(()) } else { Err(response) }
+        });
+        in_time
+    });
+    assert!(in_time, "the machine was too slow ten times");
+    assert_eq!((&row()["state"], &row()["messages"]), (&"accepted".into(), &serde_json::json!([])));
+}
+
+#[test]
+fn a_subset_that_does_not_come_is_answered_503_after_a_second() {
+    let canary = Canary::start(&to("v1"));
+    let plain = rules(&to("never")).replace("name: reviews", "name: plain").replace("[reviews]", "[plain]");
+    for (case, name, text, subset, url) in [
+        ("another form", "rules", rules(&to("absent")), "absent", VIP),
+        ("a first rule", "plain", plain, "never", "http://10.96.0.2"),
+    ] {
+        let start = std::time::Instant::now();
+        canary.world.apply(name, &text);
+        wait::until(case, || {
+            let response = canary.get(&[url]);
+            match response.status {
+                503 => Ok(()),
+                status => {
+                    assert_eq!(status, 200, "{case}: {response:?}");
+                    Err(response)
+                }
+            }
+        });
+        let waited = start.elapsed();
+        assert!(waited >= std::time::Duration::from_secs(1), "{case}: {waited:?}");
+        // It holds as it is from then on, and the subset may still come.
+        canary.world.apply(name, &(text + &late(subset)));
+        wait::until(case, || {
+            let response = canary.get(&[url]);
+            if response.status == 200 && response.seen("by") == "v2" { Ok(()) } else { Err(response) }
+        });
+    }
+}

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    time::Instant,
 };
 
 use serde_json::Value;
@@ -11,6 +12,7 @@ mod decided;
 mod forms;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use decided::Decided;
 use forms::Forms;
@@ -84,11 +86,12 @@ impl Planner {
         self.forms.restore(RuleKind::DestinationRule, last.destination_rules, &self.mesh);
     }
 
-    /// Plans for what `store` holds, as far as `place` says where clients dial. What [`Self::forget`] has not been said of
-    /// since is not decided again.
-    pub fn plan(&mut self, store: &Store, place: &Place<'_>) -> Plan {
-        let last = self.decided.take().filter(|decided| decided.is_for(place.lingering));
-        let decided = last.unwrap_or_else(|| self.decide(store, place.lingering));
+    /// Plans for what `store` holds at `now`, as far as `place` says where clients dial. What [`Self::forget`] has not been
+    /// said of since is not decided again.
+    pub fn plan(&mut self, store: &Store, place: &Place<'_>, now: Instant) -> Plan {
+        let is_due = self.is_due(now);
+        let last = self.decided.take().filter(|decided| decided.is_for(place.lingering) && !is_due);
+        let decided = last.unwrap_or_else(|| self.decide(store, place.lingering, now));
         let plan = if decided.has_rules { self.assemble(store, &decided, place) } else { Plan::default() };
         self.decided = Some(decided);
         plan
@@ -99,9 +102,20 @@ impl Planner {
         self.decided = None;
     }
 
-    /// Whether a plan made now could differ from the last one.
-    pub fn is_concerned(&self, news: &L7News) -> bool {
-        news.objects || self.decided.as_ref().is_none_or(|decided| decided.is_concerned(news))
+    /// When a plan could differ from the last one though nothing changes.
+    pub fn wake(&self) -> Option<Instant> {
+        self.forms.wake()
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.wake().is_some_and(|at| at <= now)
+    }
+
+    /// Whether a plan made at `now` could differ from the last one.
+    pub fn is_concerned(&self, news: &L7News, now: Instant) -> bool {
+        news.objects
+            || self.is_due(now)
+            || self.decided.as_ref().is_none_or(|decided| decided.is_concerned(news))
     }
 
     fn assemble(&self, store: &Store, decided: &Decided, place: &Place<'_>) -> Plan {

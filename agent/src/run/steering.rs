@@ -111,7 +111,8 @@ impl Steering {
     pub fn wake(&self) -> Option<Instant> {
         let waiting = self.waiting.map(|since| since + WORD);
         let check = self.checked.filter(|_| !self.wanted.is_empty()).map(|at| at + CHECK_EVERY);
-        waiting.into_iter().chain(check).chain(self.lingering.values().min().copied()).min()
+        let others = [self.planner.wake(), self.lingering.values().min().copied()];
+        [waiting, check].into_iter().chain(others).flatten().min()
     }
 
     /// Plans again if anything changed, and marks in `store` what the redirector serves from now on. `reconciler` knows
@@ -141,7 +142,7 @@ impl Steering {
             self.planner.forget();
         }
         let replan = std::mem::take(&mut self.replan) || moved || before != self.lingering.len();
-        if replan || self.planner.is_concerned(&news) {
+        if replan || self.planner.is_concerned(&news, now) {
             self.plan(store, reconciler.tables(), shared);
         }
         let waited = self.waiting.is_some_and(|since| self.is_known() || since.elapsed() >= WORD);
@@ -175,7 +176,7 @@ impl Steering {
         let mut planner = std::mem::take(&mut self.planner);
         let answers = |address| self.answers(address, &refusals);
         let place = Place { node: &self.node, owns: &owns, lingering: &lingering, answers: &answers };
-        let plan = planner.plan(store, &place);
+        let plan = planner.plan(store, &place, Instant::now());
         self.planner = planner;
         if plan.snapshot.needs_redirector() && self.lending.is_some() && !self.marked && self.mark(shared) {
             return self.plan(store, tables, shared);

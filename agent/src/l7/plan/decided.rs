@@ -1,6 +1,9 @@
 //! What hangs on rules and Services alone, and not on endpoints: those change a hundred times as often.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use super::{Planner, Report, collect_hosts, served_by};
 use crate::{
@@ -38,8 +41,8 @@ impl Decided {
 }
 
 impl Planner {
-    pub(super) fn decide(&mut self, store: &Store, lingering: &Ports) -> Decided {
-        self.forms.read(store, &self.mesh);
+    pub(super) fn decide(&mut self, store: &Store, lingering: &Ports, now: Instant) -> Decided {
+        self.forms.read(store, &self.mesh, now);
         let asks = store.services().any(|service| service.per_request);
         if self.forms.is_empty() && !asks && lingering.is_empty() {
             return Decided::default();

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Instant,
 };
 
 use serde_json::Value;
@@ -18,6 +19,7 @@ use super::{
         },
     },
     Report,
+    waiting::Waiting,
 };
 use crate::model::{ObjectName, RuleKind, Store};
 
@@ -28,12 +30,22 @@ enum Form {
     DestinationRule(Arc<DestinationRule>),
 }
 
+impl Form {
+    fn destination_rule(&self) -> Option<Arc<DestinationRule>> {
+        match self {
+            Self::VirtualService(_) => None,
+            Self::DestinationRule(rule) => Some(Arc::clone(rule)),
+        }
+    }
+}
+
 /// What was read of each object, and what counts of it.
 #[derive(Default)]
 pub(super) struct Forms {
     seen: BTreeMap<Key, Arc<Value>>,
     good: BTreeMap<Key, (Form, Arc<Value>)>,
     messages: BTreeMap<Key, Vec<Message>>,
+    waiting: Waiting,
     /// Good forms of an earlier agent whose objects were not met yet: whoever cannot read all does not know that they are
     /// gone.
     unmet: BTreeSet<Key>,
@@ -51,25 +63,51 @@ impl Forms {
         }
     }
 
-    /// Reads the objects that are new or different, and forgets those that are gone.
-    pub fn read(&mut self, store: &Store, mesh: &Mesh) {
+    /// Reads the objects that are new or different at `now`, and forgets those that are gone.
+    pub fn read(&mut self, store: &Store, mesh: &Mesh, now: Instant) {
         let objects = store.rules().objects();
         let is_partial = store.is_partial();
         self.unmet.retain(|key| is_partial && !objects.contains_key(key));
         self.seen.retain(|key, _| objects.contains_key(key));
         self.good.retain(|key, _| objects.contains_key(key) || self.unmet.contains(key));
         self.messages.retain(|key, _| objects.contains_key(key));
+        self.waiting.retain(|name| objects.contains_key(&(RuleKind::VirtualService, name.clone())));
         for (key, object) in objects {
             if self.seen.get(key).is_some_and(|seen| Arc::ptr_eq(seen, object)) {
                 continue;
             }
             let (_, form, messages) = read(key.0, object, mesh);
-            if let Some(form) = form {
-                self.good.insert(key.clone(), (form, Arc::clone(object)));
+            let counts = self.good.get(key).is_some_and(|(_, raw)| raw == object);
+            match form {
+                Some(Form::VirtualService(form)) if !counts => {
+                    self.waiting.add(key.1.clone(), form, Arc::clone(object));
+                }
+                Some(form) => {
+                    if key.0 == RuleKind::VirtualService {
+                        self.waiting.remove(&key.1);
+                    }
+                    self.good.insert(key.clone(), (form, Arc::clone(object)));
+                }
+                None => {}
             }
             self.messages.insert(key.clone(), messages);
             self.seen.insert(key.clone(), Arc::clone(object));
         }
+        self.settle(now);
+    }
+
+    /// Lets count what waits no longer.
+    fn settle(&mut self, now: Instant) {
+        let rules: Vec<_> = self.good.values().filter_map(|(form, _)| form.destination_rule()).collect();
+        for (name, form) in self.waiting.settle(&rules, now) {
+            let counts = (Form::VirtualService(form.object), form.raw);
+            self.good.insert((RuleKind::VirtualService, name), counts);
+        }
+    }
+
+    /// When something that waits counts, though nothing changes.
+    pub fn wake(&self) -> Option<Instant> {
+        self.waiting.until()
     }
 
     /// Whether there is no object at all.
@@ -104,6 +142,9 @@ impl Forms {
             };
             let mut messages = own.clone();
             messages.extend(findings.remove(&(of, name.clone())).unwrap_or_default());
+            if *kind == RuleKind::VirtualService {
+                messages.extend(self.waiting.why(name).cloned());
+            }
             let rejected = own.iter().any(|message| message.severity == Severity::Error);
             let superseded = *kind == RuleKind::VirtualService && set.superseded_by(name).is_some();
             let state = match (rejected, superseded) {

@@ -109,7 +109,7 @@ fn a_plan_that_is_kept_is_what_a_new_one_would_be() {
     store.apply(Change::AllPods(Vec::new()));
     let lingering = [BTreeSet::new(), [(ObjectName::new("shop", "shop"), 80)].into()];
     let (mut kept, mut kept_plan, mut spared) = (Planner::default(), Plan::default(), 0);
-    let mut lingers = 0;
+    let (mut lingers, now) = (0, Instant::now());
     for step in 0..3_000 {
         if roll(50) == 0 {
             lingers = 1 - lingers;
@@ -121,12 +121,12 @@ fn a_plan_that_is_kept_is_what_a_new_one_would_be() {
             kept.forget();
         }
         let other = kept.decided.as_ref().is_some_and(|decided| !decided.is_for(place.lingering));
-        if kept.is_concerned(&news) || other {
-            kept_plan = kept.plan(&store, &place);
+        if kept.is_concerned(&news, now) || other {
+            kept_plan = kept.plan(&store, &place, now);
         } else {
             spared += 1;
         }
-        let new = Planner::default().plan(&store, &place);
+        let new = Planner::default().plan(&store, &place, now);
         assert_eq!(format!("{kept_plan:?}"), format!("{new:?}"), "step {step}, after {news:?}");
         store.apply(change(roll));
     }

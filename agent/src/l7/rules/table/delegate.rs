@@ -48,7 +48,7 @@ pub(super) fn orphans(
 }
 
 /// The object that `delegate` names; its namespace is the root's by default.
-fn name_of(delegate: &Delegate, root: &VirtualService) -> ObjectName {
+pub(super) fn name_of(delegate: &Delegate, root: &VirtualService) -> ObjectName {
     let named = delegate.namespace.as_deref().filter(|text| !text.is_empty());
     ObjectName::new(named.unwrap_or(&root.meta.name.namespace), &delegate.name)
 }

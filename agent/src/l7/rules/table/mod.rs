@@ -7,6 +7,7 @@ mod explain;
 mod index;
 mod locality_checks;
 mod matches;
+mod missing;
 mod policy;
 mod policy_checks;
 mod report;
