@@ -152,6 +152,17 @@ pub struct Report {
     pub routes: Vec<(RouteName, RouteCounts)>,
 }
 
+/// Bytes of the largest report: a length beyond it is not the redirector's.
+pub const LARGEST_REPORT: u32 = 1 << 20;
+
+/// In place of a snapshot's length: another redirector has taken over. Only one that has shown its token hears this, and
+/// only for another one that has.
+pub const REPLACED: u32 = 0;
+
+/// In place of a snapshot's length: this is not the token. A redirector that had the token of a folder that is gone starts
+/// anew then, and reads this one's.
+pub const REFUSED: u32 = u32::MAX;
+
 /// The user that the redirector becomes once it has its listeners: `nobody`, on every distribution.
 pub const USER: u32 = 65_534;
 

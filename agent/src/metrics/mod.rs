@@ -6,7 +6,7 @@ mod histogram;
 mod routes;
 
 pub use histogram::Histogram;
-pub use routes::{RouteCounts, RouteName};
+pub use routes::{RouteCounts, RouteName, shortened};
 
 /// A page of metrics.
 #[derive(Default)]

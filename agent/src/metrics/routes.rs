@@ -18,7 +18,21 @@ pub struct RouteName {
     pub destination: String,
 }
 
+/// `text`, cut to [`RouteName::LONGEST`] bytes: what comes from objects may be as long as anyone likes.
+pub fn shortened(text: &str) -> &str {
+    if text.len() <= RouteName::LONGEST {
+        return text;
+    }
+    let end = (0..=RouteName::LONGEST).rev().find(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or(0)]
+}
+
 impl RouteName {
+    /// Names that metrics and logs tell apart; what comes later is counted together.
+    pub const MOST: usize = 500;
+    /// Bytes of a rule's, host's or subset's name that metrics and logs keep: as many as an object's name may have.
+    pub const LONGEST: usize = 253;
+
     /// What stands for all those for which there was no room.
     pub fn others() -> Self {
         let other = || "other".to_owned();
@@ -52,5 +66,25 @@ impl RouteCounts {
             *self.answers.entry(class.clone()).or_default() += count;
         }
         self.took.add(&other.took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_are_cut_between_characters() {
+        let umlauts = "ä".repeat(127);
+        for (case, text, want) in [
+            ("nothing", String::new(), 0),
+            ("short", "http[0]".to_owned(), 7),
+            ("as long as it may be", "x".repeat(253), 253),
+            ("longer", "x".repeat(1 << 20), 253),
+            ("in the middle of a character", umlauts, 252),
+        ] {
+            let cut = shortened(&text);
+            assert!(text.starts_with(cut) && cut.len() == want, "{case}: {cut}");
+        }
     }
 }

@@ -7,13 +7,16 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use crate::l7::rules::table::{Selected, Target};
+use crate::{
+    l7::rules::table::{Selected, Target},
+    metrics::shortened,
+};
 use http::StatusCode;
 use serde::Serialize;
 
 use super::{
     counters::{Counter, OneOpen, Open},
-    requests::Way,
+    requests::{Way, whole_name},
     worker::Worker,
 };
 
@@ -101,8 +104,8 @@ impl Record {
             way.rule(selected);
         }
         if let Some(line) = &mut self.line {
-            line.virtual_service = Some(selected.rule().virtual_service.to_string());
-            line.rule = Some(selected.label());
+            line.virtual_service = Some(whole_name(&selected.rule().virtual_service));
+            line.rule = Some(shortened(&selected.label()).to_owned());
         }
     }
 
@@ -112,8 +115,9 @@ impl Record {
             way.destination(target);
         }
         if let Some(line) = &mut self.line {
-            let subset = target.subset.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
-            line.destination = Some(format!("{}:{}{subset}", target.host, target.port));
+            let subset =
+                target.subset.as_deref().map(|name| format!(" {}", shortened(name))).unwrap_or_default();
+            line.destination = Some(format!("{}:{}{subset}", shortened(&target.host), target.port));
         }
     }
 

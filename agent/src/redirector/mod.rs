@@ -23,6 +23,7 @@ mod head;
 mod headers;
 mod idle;
 mod limits;
+mod link;
 mod locality;
 mod mirror;
 mod monitors;

@@ -9,7 +9,18 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use super::{
+    Confinement, Options, Redirector, SourceAddress, confine,
+    link::{self, Ended, Link},
+};
+use crate::{
+    capabilities::Capabilities,
+    l7::snapshot::{Snapshot, USER, agent_socket, snapshot_file, token_file},
+    maps::{Pins, bpf::Listeners},
+    signals,
+    sys::SharedNumber,
+};
+use anyhow::{Context as _, Result};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
@@ -17,25 +28,9 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 use socket2::{Domain, Socket, Type};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt as _},
-    net::{UnixStream, unix::OwnedWriteHalf},
-    sync::mpsc,
-};
-
-use super::{Confinement, Options, Redirector, SourceAddress, confine};
-use crate::{
-    capabilities::Capabilities,
-    l7::snapshot::{Report, Snapshot, USER, agent_socket, snapshot_file, token_file},
-    maps::{Pins, bpf::Listeners},
-    metrics::{RouteCounts, RouteName},
-    signals,
-    sys::SharedNumber,
-};
 
 const BEAT: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(200);
-const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// A worker that has not come to its tasks for so long is not well. The kernel notices three seconds later.
 const HANGS: Duration = Duration::from_secs(3);
 /// And after so long it will not be any more.
@@ -44,8 +39,6 @@ const GIVE_UP: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(60);
 /// Connections of all clients that wait to be taken, per listener; the kernel takes `net.core.somaxconn` where that is less.
 const BACKLOG: i32 = 4096;
-/// Larger than any snapshot: a length beyond it is not the agent's.
-const LARGEST_SNAPSHOT: u32 = 1 << 30;
 
 /// What the command line says.
 #[derive(Debug)]
@@ -83,7 +76,7 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         let socket = agent_socket(&options.run_dir);
         let first = match last_snapshot(&options.run_dir) {
             Some(snapshot) => snapshot,
-            None => first_snapshot(&socket, &options.run_dir).await?,
+            None => link::first_snapshot(&socket, || token(&options.run_dir)).await?,
         };
         let token = token(&options.run_dir)?;
         // Compiled before anything is steered here: a connection that waits meanwhile is served, and not closed.
@@ -107,7 +100,10 @@ pub fn run(options: ProcessOptions) -> Result<()> {
                 tracing::error!("a worker has hung for {GIVE_UP:?}: this process ends");
                 std::process::exit(1);
             }
-            () = link.follow() => tracing::info!("another redirector takes over"),
+            ended = link.follow() => match ended {
+                Ended::Replaced => tracing::info!("another redirector takes over"),
+                Ended::Refused => tracing::warn!("the agent's folder has another token than ours: another redirector reads it"),
+            },
             result = signals::stop() => {
                 // From now on new connections are balanced without us, or refused, as the agent was told.
                 heartbeat.set(0);
@@ -233,115 +229,5 @@ async fn beat(heartbeat: &SharedNumber, redirector: &Redirector) {
         } else {
             return;
         }
-    }
-}
-
-/// One frame; `None` when another redirector takes over.
-async fn read(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<Option<Snapshot>> {
-    let length = stream.read_u32().await?;
-    if length == 0 {
-        return Ok(None);
-    }
-    ensure!(length <= LARGEST_SNAPSHOT, "a snapshot of {length} bytes");
-    let mut bytes = vec![0; length as usize];
-    stream.read_exact(&mut bytes).await?;
-    serde_json::from_slice(&bytes).map(Some).context("the agent's snapshot is not one of this version")
-}
-
-/// The first snapshot that an agent gives; it gives it again to the next connection.
-async fn first_snapshot(socket: &Path, run_dir: &Path) -> Result<Snapshot> {
-    loop {
-        // Another agent may have made another one.
-        let hello = Report { token: token(run_dir)?, ..Report::default() };
-        if let Ok(stream) = UnixStream::connect(socket).await {
-            let (mut reader, mut writer) = stream.into_split();
-            // An epoch of 0: we do not serve yet, and take nobody's place.
-            if write(&mut writer, &hello).await.is_ok()
-                && let Ok(Some(snapshot)) = read(&mut reader).await
-            {
-                return Ok(snapshot);
-            }
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
-}
-
-async fn write(writer: &mut OwnedWriteHalf, report: &Report) -> Result<()> {
-    let bytes = serde_json::to_vec(report)?;
-    let frame = [&(bytes.len() as u32).to_be_bytes(), bytes.as_slice()].concat();
-    Ok(writer.write_all(&frame).await?)
-}
-
-/// The connection to the agent.
-struct Link<'r> {
-    socket: PathBuf,
-    redirector: &'r Redirector,
-    /// What shows that we are one.
-    token: String,
-    /// When our listeners came into the map, ns of `CLOCK_MONOTONIC`: of two redirectors the later one serves.
-    epoch: u64,
-    version: u64,
-    /// What the agent is to warn of.
-    notes: Vec<String>,
-    /// Requests as the agent knows them.
-    told: BTreeMap<RouteName, RouteCounts>,
-}
-
-impl Link<'_> {
-    /// Takes snapshots and reports, over one connection after the other, until another redirector takes over.
-    async fn follow(&mut self) {
-        loop {
-            match self.connection().await {
-                Ok(()) => return,
-                Err(error) => tracing::debug!("the agent is away: {error:#}"),
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-    }
-
-    async fn connection(&mut self) -> Result<()> {
-        let (mut reader, mut writer) = UnixStream::connect(&self.socket).await?.into_split();
-        self.told.clear();
-        self.report(&mut writer, self.token.clone()).await?;
-        let (sender, mut snapshots) = mpsc::channel(1);
-        // Apart from the reports: a frame that is read in part must not be let go.
-        let reading = async move {
-            loop {
-                let snapshot = read(&mut reader).await?;
-                sender.send(snapshot).await?;
-            }
-        };
-        let mut reading = std::pin::pin!(reading);
-        let mut ticks = tokio::time::interval(REPORT_EVERY);
-        loop {
-            tokio::select! {
-                ended = &mut reading => return ended,
-                Some(snapshot) = snapshots.recv() => match snapshot {
-                    None => return Ok(()),
-                    Some(snapshot) => {
-                        self.version = snapshot.version;
-                        apply(self.redirector, snapshot);
-                    }
-                },
-                _ = ticks.tick() => {}
-            }
-            self.report(&mut writer, String::new()).await?;
-        }
-    }
-
-    async fn report(&mut self, writer: &mut OwnedWriteHalf, token: String) -> Result<()> {
-        let (counters, open) = (self.redirector.counters(), self.redirector.open());
-        let requests = self.redirector.requests();
-        let news = requests.iter().filter(|(name, counts)| self.told.get(*name) != Some(counts));
-        let routes = news.map(|(name, counts)| (name.clone(), counts.clone())).collect();
-        self.told = requests;
-        let (epoch, version, notes) = (self.epoch, self.version, self.notes.clone());
-        write(writer, &Report { token, epoch, version, counters, notes, open, routes }).await
-    }
-}
-
-fn apply(redirector: &Redirector, snapshot: Snapshot) {
-    for left_out in redirector.apply(snapshot) {
-        tracing::warn!("left out of the snapshot: {left_out}");
     }
 }

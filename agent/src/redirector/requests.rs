@@ -1,7 +1,7 @@
 //! Requests by rule and destination, for metrics. One for each worker; sums are made when someone asks.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -10,12 +10,12 @@ use http::StatusCode;
 
 use crate::{
     l7::rules::table::{Selected, Target},
-    metrics::{Histogram, RouteCounts, RouteName},
+    metrics::{Histogram, RouteCounts, RouteName, shortened},
     model::ObjectName,
 };
 
 /// Rows of a worker; what comes later is counted together. Rules come and go, and nobody forgets them here.
-const MOST_ROWS: usize = 500;
+const MOST_ROWS: usize = RouteName::MOST;
 /// Classes of answers, 1xx first, and none at all.
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 
@@ -30,23 +30,34 @@ impl Way {
     /// The rule that took it.
     pub fn rule(&mut self, selected: &Selected<'_>) {
         let rule = selected.rule();
-        self.rule = Some((rule.virtual_service.clone(), rule.name.clone()));
+        self.rule = Some((rule.virtual_service.clone(), short(&rule.name)));
     }
 
     /// Where it is sent.
     pub fn destination(&mut self, target: &Target) {
-        self.destination = Some((target.host.clone(), target.port, target.subset.clone()));
+        let subset = target.subset.as_ref().map(short);
+        self.destination = Some((short(&target.host), target.port, subset));
     }
 
     fn name(&self) -> RouteName {
         let (virtual_service, rule) =
-            self.rule.as_ref().map(|(owner, rule)| (owner.to_string(), rule.to_string())).unwrap_or_default();
+            self.rule.as_ref().map(|(owner, rule)| (whole_name(owner), rule.to_string())).unwrap_or_default();
         let destination = self.destination.as_ref().map(|(host, port, subset)| {
             let subset = subset.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
             format!("{host}:{port}{subset}")
         });
         RouteName { virtual_service, rule, destination: destination.unwrap_or_default() }
     }
+}
+
+/// `namespace/name`, as metrics and logs tell it.
+pub fn whole_name(object: &ObjectName) -> String {
+    format!("{}/{}", shortened(&object.namespace), shortened(&object.name))
+}
+
+/// The same text, unless it is too long to be kept.
+fn short(text: &Arc<str>) -> Arc<str> {
+    if text.len() > RouteName::LONGEST { shortened(text).into() } else { text.clone() }
 }
 
 #[derive(Default, Debug)]
@@ -85,6 +96,24 @@ impl Requests {
                 sums.entry(name).or_default().add(&RouteCounts { answers, took: row.took.clone() });
             }
         }
+    }
+}
+
+/// The rows that all workers have together: as many as one may have, and who is among them stays.
+#[derive(Default, Debug)]
+pub struct Rows(BTreeSet<RouteName>);
+
+impl Rows {
+    /// Counts together what there is no room for.
+    pub fn bound(&mut self, sums: BTreeMap<RouteName, RouteCounts>) -> BTreeMap<RouteName, RouteCounts> {
+        let mut bounded: BTreeMap<RouteName, RouteCounts> = BTreeMap::new();
+        for (name, counts) in sums {
+            let is_one = self.0.contains(&name) || self.0.len() < MOST_ROWS;
+            let name = if is_one { name } else { RouteName::others() };
+            self.0.insert(name.clone());
+            bounded.entry(name).or_default().add(&counts);
+        }
+        bounded
     }
 }
 
@@ -128,5 +157,39 @@ mod tests {
         assert_eq!(sums.len(), MOST_ROWS + 1);
         assert_eq!(sums[&RouteName::others()].answers["2xx"], 7);
         assert_eq!(sums[&way(0).name()].answers["2xx"], 2);
+    }
+
+    #[test]
+    fn all_workers_together_have_no_more_rows_than_one_and_keep_those_they_had() {
+        let workers = [Requests::default(), Requests::default()];
+        let sums = || {
+            let mut sums = BTreeMap::new();
+            workers.iter().for_each(|requests| requests.add_to(&mut sums));
+            sums
+        };
+        let count = |worker: usize, rules: std::ops::Range<usize>| {
+            rules.for_each(|rule| workers[worker].count(way(rule), Some(StatusCode::OK), Duration::ZERO));
+        };
+        let mut rows = Rows::default();
+        count(0, 100..MOST_ROWS);
+        let first = rows.bound(sums());
+        assert_eq!(first.len(), MOST_ROWS - 100);
+        count(1, 0..MOST_ROWS);
+        count(1, 1_000..1_007);
+        count(0, 2_000..2_003);
+        let second = rows.bound(sums());
+        assert!(first.keys().all(|name| second.contains_key(name)), "one that was told of goes on");
+        assert!(second.len() <= MOST_ROWS + 1, "{}", second.len());
+        let all: u64 = second.values().map(|counts| counts.answers["2xx"]).sum();
+        assert_eq!(all, (MOST_ROWS - 100 + MOST_ROWS + 7 + 3) as u64, "and nothing is left out");
+        assert_eq!(rows.bound(sums()), second);
+    }
+
+    #[test]
+    fn a_name_without_end_is_kept_in_part() {
+        let long: Arc<str> = "x".repeat(1 << 20).into();
+        assert_eq!(short(&long).len(), RouteName::LONGEST);
+        let right: Arc<str> = "http[0]".into();
+        assert!(Arc::ptr_eq(&short(&right), &right), "not copied");
     }
 }

@@ -31,6 +31,7 @@ use super::{
     monitors::Monitors,
     options::Options,
     pulse::Pulse,
+    requests::Rows,
     snapshot::Snapshot,
     worker::{Phase, Shared, Worker},
 };
@@ -51,6 +52,7 @@ pub struct Redirector {
     counters: Vec<Arc<Counters>>,
     pulses: Vec<Arc<Pulse>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    rows: Mutex<Rows>,
 }
 
 /// A snapshot that is ready for use.
@@ -97,6 +99,7 @@ impl Redirector {
             counters: Vec::new(),
             pulses: Vec::new(),
             threads: Mutex::default(),
+            rows: Mutex::default(),
         };
         for (index, listeners) in (0_u64..).zip(listeners_per_worker) {
             let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -151,11 +154,11 @@ impl Redirector {
         sums
     }
 
-    /// Requests since the start by where they went, over all workers.
+    /// Requests since the start by where they went, over all workers; of bounded number.
     pub fn requests(&self) -> BTreeMap<RouteName, RouteCounts> {
         let mut sums = BTreeMap::new();
         self.counters.iter().for_each(|counters| counters.requests.add_to(&mut sums));
-        sums
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner).bound(sums)
     }
 
     /// Takes no more connections, lets requests finish, and returns when all have or after `deadline`.

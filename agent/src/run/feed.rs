@@ -1,10 +1,11 @@
 //! Gives the redirector complete snapshots over a Unix socket, and leaves the last one in a file beside it, for a
 //! redirector that starts without an agent and for the command line.
 //!
-//! A frame is a length in four bytes, network byte order, and that much JSON: snapshots one way, reports the other. A
-//! length of zero tells the redirector that another one has taken over.
+//! A frame is a length in four bytes, network byte order, and that much JSON: snapshots one way, reports the other. Two
+//! lengths that no snapshot has tell the redirector that another one has taken over, or that it has not the token.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Write as _,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
@@ -17,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
@@ -27,12 +28,12 @@ use tokio::{
 use super::token;
 use crate::{
     health::Shared,
-    l7::snapshot::{Report, Snapshot, USER, agent_socket, snapshot_file, token_file},
+    l7::snapshot::{
+        LARGEST_REPORT, REFUSED, REPLACED, Report, Snapshot, USER, agent_socket, snapshot_file, token_file,
+    },
+    metrics::{RouteCounts, RouteName},
     model::Change,
 };
-
-/// Larger than any report: a length beyond it is not the redirector's.
-const LARGEST_REPORT: u32 = 1 << 20;
 
 /// Who may read: root, and the user that the redirector becomes; both must know the token.
 const READERS: [u32; 2] = [0, USER];
@@ -126,29 +127,38 @@ impl Feed {
         }
     }
 
-    /// Serves a process that knows the token; it speaks first. Any other is told to go: a redirector that had the token of
-    /// a folder that is gone starts anew then, and reads this one's.
+    /// Serves a process that knows the token; it speaks first. Who says what cannot be read is told nothing at all: it may
+    /// be a redirector all the same.
     async fn admit(&self, mut stream: UnixStream, token: &str) -> Result<()> {
         let peer = stream.peer_cred()?;
-        let hello = if READERS.contains(&peer.uid()) {
-            let hello = tokio::time::timeout(HELLO, read(&mut stream)).await;
-            hello.ok().and_then(Result::ok).filter(|hello| token::is_same(&hello.token, token))
-        } else {
-            None
-        };
-        if let Some(hello) = hello {
-            return self.feed(stream, hello).await;
-        }
         let pid = peer.pid().map_or_else(|| "?".to_owned(), |pid| pid.to_string());
+        let who = format!("process {pid} of user {}", peer.uid());
+        if READERS.contains(&peer.uid()) {
+            let hello = tokio::time::timeout(HELLO, read(&mut stream)).await;
+            match hello.unwrap_or_else(|_| bail!("nothing for {HELLO:?}")) {
+                Ok(hello) if token::is_same(&hello.token, token) => return self.feed(stream, hello).await,
+                Ok(_) => {}
+                Err(error) => {
+                    self.refuse(
+                        "feed/unreadable",
+                        format!("{who} said to the redirector's socket: {error:#}"),
+                    );
+                    return Ok(());
+                }
+            }
+        }
         let text = format!(
-            "process {pid} of user {} asked for the redirector's snapshots without its token, and was refused; the token is in {}",
-            peer.uid(),
+            "{who} asked for the redirector's snapshots without its token, and was refused; the token is in {}",
             token_file(&self.folder).display()
         );
+        self.refuse("feed/refused", text);
+        Ok(stream.write_u32(REFUSED).await?)
+    }
+
+    fn refuse(&self, topic: &str, text: String) {
         tracing::warn!("{text}");
-        self.shared.warn("feed/refused", text);
+        self.shared.warn(topic, text);
         self.shared.update(|state| state.feed_refused += 1);
-        Ok(stream.write_u32(0).await?)
     }
 
     /// Serves one redirector, which has said who it is.
@@ -180,7 +190,7 @@ impl Feed {
                 changed = latest.changed() => {
                     changed?;
                     if *latest.borrow_and_update() > hello_epoch {
-                        return Ok(writer.write_u32(0).await?);
+                        return Ok(writer.write_u32(REPLACED).await?);
                     }
                 }
                 changed = current.changed() => {
@@ -207,7 +217,7 @@ impl Feed {
             }
             state.redirector = report.counters;
             state.redirector_open = report.open;
-            state.routes.extend(report.routes);
+            add_rows(&mut state.routes, report.routes);
         });
         if self.acked.swap(report.version, Ordering::Relaxed) != report.version {
             self.wake();
@@ -216,6 +226,15 @@ impl Feed {
 
     fn wake(&self) {
         let _agent_ends = self.programmer.send(Vec::new());
+    }
+}
+
+/// Notes what a redirector says of its rows: no more of them than one has.
+fn add_rows(known: &mut BTreeMap<RouteName, RouteCounts>, rows: Vec<(RouteName, RouteCounts)>) {
+    for (name, counts) in rows {
+        if known.len() <= RouteName::MOST || known.contains_key(&name) {
+            known.insert(name, counts);
+        }
     }
 }
 
@@ -245,8 +264,31 @@ async fn write(writer: &mut (impl AsyncWriteExt + Unpin), snapshot: Option<&Vec<
 
 async fn read(reader: &mut (impl AsyncReadExt + Unpin)) -> Result<Report> {
     let length = reader.read_u32().await?;
-    ensure!(length <= LARGEST_REPORT, "a report of {length} bytes");
+    ensure!(length <= LARGEST_REPORT, "a report of {length} bytes, more than {LARGEST_REPORT}");
     let mut bytes = vec![0; length as usize];
     reader.read_exact(&mut bytes).await?;
-    Ok(serde_json::from_slice(&bytes)?)
+    serde_json::from_slice(&bytes).context("a report that is none")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_bounded_whatever_a_redirector_says() {
+        let mut known = BTreeMap::new();
+        let row = |rule: usize| {
+            (RouteName { rule: rule.to_string(), ..RouteName::default() }, RouteCounts::default())
+        };
+        add_rows(&mut known, (0..3 * RouteName::MOST).map(row).collect());
+        assert_eq!(known.len(), RouteName::MOST + 1, "and what stands for all others");
+        let (name, mut counts) = row(0);
+        counts.answers.insert("2xx".to_owned(), 7);
+        add_rows(&mut known, vec![(name.clone(), counts.clone()), row(9_999)]);
+        assert_eq!(
+            (&known[&name], known.len()),
+            (&counts, RouteName::MOST + 1),
+            "those that are known go on"
+        );
+    }
 }

@@ -78,7 +78,7 @@ fn of_programming(page: &mut Page, state: &State) {
 }
 
 fn of_redirector(page: &mut Page, state: &State) {
-    let text = "Processes that asked for the redirector's snapshots without its token.";
+    let text = "Processes that asked for the redirector's snapshots without its token or unreadably.";
     page.one(Counter, "sluice_feed_refused_total", text, state.feed_refused);
     let text = "What happened in the redirector since its start.";
     let mut events = page.metric(Counter, "sluice_redirector_total", text);

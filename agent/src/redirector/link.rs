@@ -1,0 +1,227 @@
+//! The connection to the agent: snapshots come, reports go. What the frames are is told in `run/feed.rs`.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt as _},
+    net::{UnixStream, unix::OwnedWriteHalf},
+    sync::mpsc,
+};
+
+use super::Redirector;
+use crate::{
+    l7::snapshot::{LARGEST_REPORT, REFUSED, REPLACED, Report, Snapshot},
+    metrics::{RouteCounts, RouteName},
+};
+
+const AGAIN: Duration = Duration::from_millis(200);
+const REPORT_EVERY: Duration = Duration::from_secs(2);
+/// Larger than any snapshot: a length beyond it is not the agent's.
+const LARGEST_SNAPSHOT: u32 = 1 << 30;
+/// Bytes of rows in one report: what else is in it is far less than the rest of what there is room for.
+const ROWS_MAX: usize = LARGEST_REPORT as usize / 2;
+
+/// What the agent says.
+#[derive(Debug)]
+enum Word {
+    Snapshot(Snapshot),
+    /// Another redirector has taken over.
+    Replaced,
+    /// Our token is not that of the agent's folder.
+    Refused,
+}
+
+/// How following the agent ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// Another redirector has taken over.
+    Replaced,
+    /// This agent will never have us: its folder is not the one that our token is from.
+    Refused,
+}
+
+/// The connection to the agent.
+pub struct Link<'r> {
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// What snapshots are for.
+    pub redirector: &'r Redirector,
+    /// What shows that we are one.
+    pub token: String,
+    /// When our listeners came into the map, ns of `CLOCK_MONOTONIC`: of two redirectors the later one serves.
+    pub epoch: u64,
+    /// The version in effect.
+    pub version: u64,
+    /// What the agent is to warn of.
+    pub notes: Vec<String>,
+    /// Requests as the agent knows them.
+    pub told: BTreeMap<RouteName, RouteCounts>,
+}
+
+impl Link<'_> {
+    /// Takes snapshots and reports, over one connection after the other, until the agent says that we go.
+    pub async fn follow(&mut self) -> Ended {
+        loop {
+            match self.connection().await {
+                Ok(ended) => return ended,
+                Err(error) => tracing::debug!("the agent is away: {error:#}"),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn connection(&mut self) -> Result<Ended> {
+        let (mut reader, mut writer) = UnixStream::connect(&self.socket).await?.into_split();
+        self.told.clear();
+        self.report(&mut writer, self.token.clone()).await?;
+        let (sender, mut words) = mpsc::channel(1);
+        // Apart from the reports: a frame that is read in part must not be let go.
+        let reading = async move {
+            loop {
+                let word = read(&mut reader).await?;
+                sender.send(word).await?;
+            }
+        };
+        let mut reading = std::pin::pin!(reading);
+        let mut ticks = tokio::time::interval(REPORT_EVERY);
+        loop {
+            tokio::select! {
+                ended = &mut reading => return ended,
+                Some(word) = words.recv() => match word {
+                    Word::Replaced => return Ok(Ended::Replaced),
+                    Word::Refused => return Ok(Ended::Refused),
+                    Word::Snapshot(snapshot) => {
+                        self.version = snapshot.version;
+                        apply(self.redirector, snapshot);
+                    }
+                },
+                _ = ticks.tick() => {}
+            }
+            self.report(&mut writer, String::new()).await?;
+        }
+    }
+
+    async fn report(&mut self, writer: &mut OwnedWriteHalf, token: String) -> Result<()> {
+        let requests = self.redirector.requests();
+        let news = requests.iter().filter(|(name, counts)| self.told.get(*name) != Some(counts));
+        let rows = news.map(|(name, counts)| (name.clone(), counts.clone())).collect();
+        self.told = requests;
+        let report = Report {
+            token,
+            epoch: self.epoch,
+            version: self.version,
+            counters: self.redirector.counters(),
+            notes: self.notes.clone(),
+            open: self.redirector.open(),
+            routes: Vec::new(),
+        };
+        for report in parts(&report, rows)? {
+            write(writer, &report).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The report with these rows, in as many as it takes for each to fit into a frame. Only the first has the token.
+fn parts(report: &Report, rows: Vec<(RouteName, RouteCounts)>) -> Result<Vec<Report>> {
+    let (mut parts, mut bytes) = (vec![report.clone()], 0);
+    for row in rows {
+        let length = serde_json::to_vec(&row)?.len();
+        if bytes + length > ROWS_MAX {
+            parts.push(Report { token: String::new(), ..report.clone() });
+            bytes = 0;
+        }
+        bytes += length + 1;
+        parts.last_mut().context("there is always one")?.routes.push(row);
+    }
+    Ok(parts)
+}
+
+fn apply(redirector: &Redirector, snapshot: Snapshot) {
+    for left_out in redirector.apply(snapshot) {
+        tracing::warn!("left out of the snapshot: {left_out}");
+    }
+}
+
+/// The first snapshot that an agent gives; it gives it again to the next connection.
+///
+/// # Errors
+/// There is no token.
+pub async fn first_snapshot(
+    socket: &std::path::Path,
+    token: impl Fn() -> Result<String>,
+) -> Result<Snapshot> {
+    loop {
+        // Another agent may have made another one.
+        let hello = Report { token: token()?, ..Report::default() };
+        if let Ok(stream) = UnixStream::connect(socket).await {
+            let (mut reader, mut writer) = stream.into_split();
+            // An epoch of 0: we do not serve yet, and take nobody's place.
+            if write(&mut writer, &hello).await.is_ok()
+                && let Ok(Word::Snapshot(snapshot)) = read(&mut reader).await
+            {
+                return Ok(snapshot);
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// One frame.
+async fn read(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<Word> {
+    let length = match stream.read_u32().await? {
+        REPLACED => return Ok(Word::Replaced),
+        REFUSED => return Ok(Word::Refused),
+        length => length,
+    };
+    ensure!(length <= LARGEST_SNAPSHOT, "a snapshot of {length} bytes");
+    let mut bytes = vec![0; length as usize];
+    stream.read_exact(&mut bytes).await?;
+    serde_json::from_slice(&bytes)
+        .map(Word::Snapshot)
+        .context("the agent's snapshot is not one of this version")
+}
+
+async fn write(writer: &mut OwnedWriteHalf, report: &Report) -> Result<()> {
+    let bytes = serde_json::to_vec(report)?;
+    if bytes.len() > LARGEST_REPORT as usize {
+        bail!("a report of {} bytes, and the agent reads {LARGEST_REPORT} at most", bytes.len());
+    }
+    let frame = [&(bytes.len() as u32).to_be_bytes(), bytes.as_slice()].concat();
+    Ok(writer.write_all(&frame).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_of_any_rows_is_cut_into_frames_that_fit() {
+        let longest = "\u{1}".repeat(RouteName::LONGEST);
+        let row = |rule: usize| {
+            let virtual_service = format!("{longest}/{longest}");
+            let destination = format!("{longest}:65535 {longest}");
+            let took = crate::metrics::Histogram::default();
+            let answers = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
+            let answers = answers.map(|class| (class.to_owned(), u64::MAX)).into();
+            let rule = format!("{rule}{longest}")[..RouteName::LONGEST].to_owned();
+            (RouteName { virtual_service, rule, destination }, RouteCounts { answers, took })
+        };
+        for (case, count, several) in
+            [("none", 0, false), ("few", 3, false), ("all", RouteName::MOST + 1, true)]
+        {
+            let report = Report { token: "word".repeat(16), epoch: 7, version: 9, ..Report::default() };
+            let rows: Vec<_> = (0..count).map(row).collect();
+            let parts = parts(&report, rows.clone()).unwrap();
+            assert_eq!(parts.len() > 1, several, "{case}: {} parts", parts.len());
+            for (index, part) in parts.iter().enumerate() {
+                let bytes = serde_json::to_vec(part).unwrap().len();
+                assert!(bytes <= LARGEST_REPORT as usize, "{case}: {bytes}");
+                assert_eq!((part.epoch, part.version, part.token.is_empty()), (7, 9, index > 0), "{case}");
+            }
+            let told: Vec<_> = parts.into_iter().flat_map(|part| part.routes).collect();
+            assert!(told == rows, "{case}: each row once");
+        }
+    }
+}
