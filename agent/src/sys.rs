@@ -211,7 +211,7 @@ pub fn netns_cookie() -> io::Result<u64> {
 /// A number in a map that can be written without a system call.
 pub struct SharedNumber(NonNull<u64>);
 
-// SAFETY: the mapping is not tied to a thread, and it is only ever written to with atomic stores.
+// SAFETY: the mapping is not tied to a thread, and it is only ever accessed atomically.
 unsafe impl Send for SharedNumber {}
 
 impl SharedNumber {
@@ -234,8 +234,17 @@ impl SharedNumber {
 
     /// Sets it.
     pub fn set(&self, value: u64) {
-        // SAFETY: the mapping is never taken back, is page-aligned, and readers are in the kernel.
-        unsafe { AtomicU64::from_ptr(self.0.as_ptr()) }.store(value, Ordering::Relaxed);
+        self.number().store(value, Ordering::Relaxed);
+    }
+
+    /// Sets it if it is `current`; whether it was.
+    pub fn replace(&self, current: u64, value: u64) -> bool {
+        self.number().compare_exchange(current, value, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    fn number(&self) -> &AtomicU64 {
+        // SAFETY: the mapping is never taken back, is page-aligned, and is only ever accessed atomically.
+        unsafe { AtomicU64::from_ptr(self.0.as_ptr()) }
     }
 }
 

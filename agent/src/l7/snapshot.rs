@@ -142,6 +142,8 @@ pub struct Report {
     pub epoch: u64,
     /// The version that is in effect.
     pub version: u64,
+    /// It has been told to go, and serves until another one does.
+    pub going: bool,
     /// What happened how often since its start.
     pub counters: BTreeMap<String, u64>,
     /// What is worth a warning of the agent's.

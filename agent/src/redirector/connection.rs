@@ -9,15 +9,19 @@ use crate::l7::rules::{
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
-    config::canonical, counters::Counter, limits::Place, proxy_protocol::Ends, session, stream::ClientStream,
-    tcp, view::View, worker::Worker,
+    config::canonical,
+    counters::Counter,
+    limits::Place,
+    proxy_protocol::Ends,
+    session,
+    stream::ClientStream,
+    tcp,
+    view::View,
+    worker::{DRAIN_GRACE, Worker},
 };
 
 /// What HTTP/2 connections begin with, RFC 9113 section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// How long a connection without a request is kept when draining begins: its request may be on its way.
-const DRAIN_GRACE: Duration = Duration::from_millis(200);
 
 /// What a look at the first bytes told.
 enum Look<T> {

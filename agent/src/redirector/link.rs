@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt as _},
     net::{UnixStream, unix::OwnedWriteHalf},
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 
 use super::Redirector;
@@ -26,18 +26,15 @@ const ROWS_MAX: usize = LARGEST_REPORT as usize / 2;
 #[derive(Debug)]
 enum Word {
     Snapshot(Snapshot),
-    /// Another redirector has taken over.
-    Replaced,
-    /// Our token is not that of the agent's folder.
-    Refused,
+    Ended(Ended),
 }
 
-/// How following the agent ended.
+/// Why it says nothing more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ended {
+enum Ended {
     /// Another redirector has taken over.
     Replaced,
-    /// This agent will never have us: its folder is not the one that our token is from.
+    /// Our token is not that of its folder.
     Refused,
 }
 
@@ -57,14 +54,21 @@ pub struct Link<'r> {
     pub notes: Vec<String>,
     /// Requests as the agent knows them.
     pub told: BTreeMap<RouteName, RouteCounts>,
+    /// Whether we go; set too when this agent will never have us.
+    pub going: &'r watch::Sender<bool>,
 }
 
 impl Link<'_> {
-    /// Takes snapshots and reports, over one connection after the other, until the agent says that we go.
-    pub async fn follow(&mut self) -> Ended {
+    /// Takes snapshots and reports, over one connection after the other, until another redirector takes over.
+    pub async fn follow(&mut self) {
         loop {
             match self.connection().await {
-                Ok(ended) => return ended,
+                Ok(Ended::Replaced) => return,
+                Ok(Ended::Refused) => {
+                    tracing::warn!("the agent's folder has another token than ours: this process goes");
+                    self.going.send_replace(true);
+                    return std::future::pending().await;
+                }
                 Err(error) => tracing::debug!("the agent is away: {error:#}"),
             }
             tokio::time::sleep(AGAIN).await;
@@ -74,13 +78,17 @@ impl Link<'_> {
     async fn connection(&mut self) -> Result<Ended> {
         let (mut reader, mut writer) = UnixStream::connect(&self.socket).await?.into_split();
         self.told.clear();
+        let mut going = self.going.subscribe();
         self.report(&mut writer, self.token.clone()).await?;
-        let (sender, mut words) = mpsc::channel(1);
-        // Apart from the reports: a frame that is read in part must not be let go.
+        let (sender, mut snapshots) = mpsc::channel(1);
+        // Apart from the reports: a frame that is read in part must not be let go. What ends the connection is told by its
+        // end, for the agent closes it at once, and that must not be seen before the word.
         let reading = async move {
             loop {
-                let word = read(&mut reader).await?;
-                sender.send(word).await?;
+                match read(&mut reader).await? {
+                    Word::Snapshot(snapshot) => sender.send(snapshot).await?,
+                    Word::Ended(ended) => return Ok(ended),
+                }
             }
         };
         let mut reading = std::pin::pin!(reading);
@@ -88,15 +96,13 @@ impl Link<'_> {
         loop {
             tokio::select! {
                 ended = &mut reading => return ended,
-                Some(word) = words.recv() => match word {
-                    Word::Replaced => return Ok(Ended::Replaced),
-                    Word::Refused => return Ok(Ended::Refused),
-                    Word::Snapshot(snapshot) => {
-                        self.version = snapshot.version;
-                        apply(self.redirector, snapshot);
-                    }
-                },
+                Some(snapshot) = snapshots.recv() => {
+                    self.version = snapshot.version;
+                    apply(self.redirector, snapshot);
+                }
                 _ = ticks.tick() => {}
+                // The sender is ours.
+                _never_closed = going.changed() => {}
             }
             self.report(&mut writer, String::new()).await?;
         }
@@ -114,6 +120,7 @@ impl Link<'_> {
             counters: self.redirector.counters(),
             notes: self.notes.clone(),
             open: self.redirector.open(),
+            going: *self.going.borrow(),
             routes: Vec::new(),
         };
         for report in parts(&report, rows)? {
@@ -171,8 +178,8 @@ pub async fn first_snapshot(
 /// One frame.
 async fn read(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<Word> {
     let length = match stream.read_u32().await? {
-        REPLACED => return Ok(Word::Replaced),
-        REFUSED => return Ok(Word::Refused),
+        REPLACED => return Ok(Word::Ended(Ended::Replaced)),
+        REFUSED => return Ok(Word::Ended(Ended::Refused)),
         length => length,
     };
     ensure!(length <= LARGEST_SNAPSHOT, "a snapshot of {length} bytes");

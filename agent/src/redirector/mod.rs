@@ -18,6 +18,7 @@ mod deadline;
 mod draws;
 mod explain;
 mod forward;
+mod handover;
 mod hash;
 mod head;
 mod headers;

@@ -11,13 +11,13 @@ use std::{
 
 use super::{
     Confinement, Options, Redirector, SourceAddress, confine,
-    link::{self, Ended, Link},
+    handover::{self, Heart, Life, leave},
+    link::{self, Link},
 };
 use crate::{
     capabilities::Capabilities,
     l7::snapshot::{Snapshot, USER, agent_socket, snapshot_file, token_file},
     maps::{Pins, bpf::Listeners},
-    signals,
     sys::SharedNumber,
 };
 use anyhow::{Context as _, Result};
@@ -25,16 +25,11 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
     thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_keep_capabilities},
-    time::{ClockId, clock_gettime},
 };
 use socket2::{Domain, Socket, Type};
+use tokio::sync::watch;
 
-const BEAT: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(200);
-/// A worker that has not come to its tasks for so long is not well. The kernel notices three seconds later.
-const HANGS: Duration = Duration::from_secs(3);
-/// And after so long it will not be any more.
-const GIVE_UP: Duration = Duration::from_secs(10);
 /// How long connections may take to end when another redirector has taken over, or when we are told to stop.
 const DRAIN: Duration = Duration::from_secs(60);
 /// Connections of all clients that wait to be taken, per listener; the kernel takes `net.core.somaxconn` where that is less.
@@ -55,7 +50,7 @@ pub struct ProcessOptions {
     pub options: Options,
 }
 
-/// Runs until SIGTERM, SIGINT, or until another redirector takes over.
+/// Runs until another redirector takes over; after SIGTERM or SIGINT it waits a while for one.
 ///
 /// # Errors
 /// What keeps it from starting.
@@ -70,7 +65,7 @@ pub fn run(options: ProcessOptions) -> Result<()> {
     wait_for(&token_file(&options.run_dir))?;
     let mut maps = Listeners::open(&Pins::at(&options.bpffs))?;
     let listeners = (0..workers).map(|_| listen()).collect::<Result<Vec<_>>>()?;
-    let heartbeat = SharedNumber::map(maps.heartbeat()).context("cannot map HEARTBEAT")?;
+    let heart = Heart::new(SharedNumber::map(maps.heartbeat()).context("cannot map HEARTBEAT")?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let socket = agent_socket(&options.run_dir);
@@ -84,7 +79,7 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         let compiled = Redirector::compile(first);
         maps.steer(&listeners)?;
         drop(maps);
-        let epoch = now_ns();
+        let epoch = handover::now_ns();
         let mut settings = options.options;
         let mut notes = Vec::from_iter(give_privileges_up(&mut settings.source)?.map(str::to_owned));
         // Last of all that only this thread does; those that serve are started under the filter.
@@ -93,20 +88,23 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         let redirector = Redirector::start_with(sets, settings, compiled)?;
         tracing::info!(workers, version, "the redirector is up");
         let told = BTreeMap::new();
-        let mut link = Link { socket, redirector: &redirector, token, epoch, version, notes, told };
+        let going = watch::Sender::new(false);
+        let mut link =
+            Link { socket, redirector: &redirector, token, epoch, version, notes, told, going: &going };
         tokio::select! {
-            () = beat(&heartbeat, &redirector) => {
-                // Its connections are lost in any case; whoever started us starts another.
-                tracing::error!("a worker has hung for {GIVE_UP:?}: this process ends");
-                std::process::exit(1);
-            }
-            ended = link.follow() => match ended {
-                Ended::Replaced => tracing::info!("another redirector takes over"),
-                Ended::Refused => tracing::warn!("the agent's folder has another token than ours: another redirector reads it"),
+            ended = heart.beat(&redirector, &going) => match ended {
+                Life::Replaced => tracing::info!("another redirector has taken over"),
+                Life::Hung => {
+                    // Its connections are lost in any case; whoever started us starts another.
+                    tracing::error!("a worker has hung for too long: this process ends");
+                    std::process::exit(1);
+                }
             },
-            result = signals::stop() => {
+            () = link.follow() => tracing::info!("another redirector takes over"),
+            result = leave(&going) => {
                 // From now on new connections are balanced without us, or refused, as the agent was told.
-                heartbeat.set(0);
+                heart.stop();
+                tracing::info!("no other redirector has come");
                 result?;
             }
         }
@@ -137,11 +135,6 @@ fn token(run_dir: &Path) -> Result<String> {
     let file = token_file(run_dir);
     fs::read_to_string(&file)
         .with_context(|| format!("cannot read {}; start the redirector as root", file.display()))
-}
-
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 
 /// A connection takes two descriptors: as many as we may have.
@@ -210,24 +203,4 @@ fn confined(how: Confinement) -> Option<String> {
     let text = format!("the redirector can make every system call of its user's: {error:#}");
     tracing::warn!("{text}");
     Some(text)
-}
-
-/// Says that we are well for as long as this thread runs and all workers come to their tasks. Returns when one does not
-/// any more.
-async fn beat(heartbeat: &SharedNumber, redirector: &Redirector) {
-    let mut ticks = tokio::time::interval(BEAT);
-    loop {
-        ticks.tick().await;
-        let silence = redirector.silence();
-        if silence < HANGS {
-            heartbeat.set(now_ns());
-        } else if silence < GIVE_UP {
-            tracing::warn!(
-                ?silence,
-                "a worker hangs: connections are balanced without us meanwhile, or refused"
-            );
-        } else {
-            return;
-        }
-    }
 }

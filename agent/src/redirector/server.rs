@@ -42,6 +42,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections taken of one listener before others have their turn.
 const ACCEPT_TURN: u32 = 64;
 
+/// How long connections are still taken when draining begins, where nobody is led here any more: their handshakes had begun.
+const LATE: Duration = Duration::from_secs(2);
+
 /// What stands for a deadline beyond all clocks.
 const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -161,7 +164,8 @@ impl Redirector {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner).bound(sums)
     }
 
-    /// Takes no more connections, lets requests finish, and returns when all have or after `deadline`.
+    /// Takes no more connections but those that come at once, lets requests finish, and returns when all have or after
+    /// `deadline`.
     ///
     /// Blocks. Connections that wait in a listener's queue are still served.
     pub fn drain(&self, deadline: Duration) {
@@ -203,14 +207,14 @@ fn run(
     });
 }
 
-/// Takes connections until draining begins, some at a time: another listener's and those that are open have their turns.
+/// Takes connections until draining has begun, some at a time: another listener's and those that are open have their turns.
 async fn accept(worker: Rc<Worker>, listener: TcpListener) {
     let mut draining = pin!(worker.draining());
     let mut taken = 0_u32;
-    loop {
+    let late = loop {
         let accepted = tokio::select! {
             biased;
-            _ = draining.as_mut() => break,
+            end = draining.as_mut() => break end.min(Instant::now() + LATE),
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -225,6 +229,12 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
                 worker.count(Counter::AcceptErrors);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+        }
+    };
+    while let Ok(accepted) = tokio::time::timeout_at(late, listener.accept()).await {
+        match accepted {
+            Ok((stream, peer)) => begin(&worker, stream, peer),
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
     // Closing the listener would reset what waits in its queue.

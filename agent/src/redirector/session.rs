@@ -13,6 +13,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
 
 use super::{
     counters::Counter,
@@ -21,7 +22,7 @@ use super::{
     request,
     stream::{ClientStream, Pace, UnderWay},
     view::View,
-    worker::Worker,
+    worker::{DRAIN_GRACE, Worker},
 };
 
 /// Names and values of all headers of a message, bytes.
@@ -95,7 +96,8 @@ pub async fn serve(worker: Rc<Worker>, mut stream: ClientStream, view: View, pla
         stream.set_pace(pace.clone());
     }
     let view = RefCell::new(Some(Rc::new(view)));
-    let session = Rc::new(Session { worker: worker.clone(), client, http2, ends, view, pace, place });
+    let session = Session { worker: worker.clone(), client, http2, ends, view, pace: pace.clone(), place };
+    let session = Rc::new(session);
     let service = service_fn(move |received: Request<Incoming>| {
         let session = session.clone();
         async move { Ok::<_, Infallible>(request::handle(session, received).await) }
@@ -130,7 +132,7 @@ pub async fn serve(worker: Rc<Worker>, mut stream: ClientStream, view: View, pla
         let mut connection = pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => ended,
-            _ = worker.draining() => {
+            () = last_request(&worker, &pace) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -139,6 +141,14 @@ pub async fn serve(worker: Rc<Worker>, mut stream: ClientStream, view: View, pla
     if let Err(error) = ended {
         worker.count(reason(&error));
     }
+}
+
+/// Returns when draining has begun and a request is under way, whose answer then says that it is the last one; or when none
+/// has come for a moment. hyper would close a connection without one at once, and what the client has just sent were lost.
+async fn last_request(worker: &Worker, pace: &Pace) {
+    let end = worker.draining().await.min(Instant::now() + DRAIN_GRACE);
+    // An error is the end of that moment.
+    let _elapsed = tokio::time::timeout_at(end, pace.is_under_way()).await;
 }
 
 /// What an error of hyper is counted as.

@@ -15,6 +15,7 @@ use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::Notify,
     time::Sleep,
 };
 
@@ -38,6 +39,7 @@ pub struct Pace {
     begun: AtomicU64,
     ended: AtomicU64,
     limit: Duration,
+    begins: Notify,
 }
 
 /// A request that is under way until this is dropped.
@@ -47,13 +49,21 @@ pub struct UnderWay(Arc<Pace>);
 impl Pace {
     /// No request yet; `limit` is how long the head of one may take from its first byte.
     pub fn new(limit: Duration) -> Arc<Self> {
-        Arc::new(Self { begun: AtomicU64::new(0), ended: AtomicU64::new(0), limit })
+        Arc::new(Self { begun: AtomicU64::new(0), ended: AtomicU64::new(0), limit, begins: Notify::new() })
     }
 
     /// The head of a request is complete.
     pub fn begin(self: &Arc<Self>) -> UnderWay {
         self.begun.fetch_add(1, Ordering::Relaxed);
+        self.begins.notify_one();
         UnderWay(self.clone())
+    }
+
+    /// Returns once a request is under way.
+    pub async fn is_under_way(&self) {
+        while self.begun.load(Ordering::Relaxed) == self.ended.load(Ordering::Relaxed) {
+            self.begins.notified().await;
+        }
     }
 }
 

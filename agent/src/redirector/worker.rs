@@ -20,6 +20,9 @@ use super::{
     pool::Pool,
 };
 
+/// How long a connection without a request is kept when draining begins: its request may be on its way.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
 /// Where the redirector is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
         mpsc,
     },
     time::Duration,
@@ -45,7 +45,7 @@ pub struct Feed {
     folder: PathBuf,
     current: watch::Sender<Option<Arc<Vec<u8>>>>,
     acked: AtomicU64,
-    readers: AtomicUsize,
+    readers: watch::Sender<Readers>,
     /// The latest redirector's epoch: earlier ones are told to go, for their listeners are in no map any more.
     latest: watch::Sender<u64>,
     /// Woken by sending no change at all.
@@ -56,7 +56,7 @@ pub struct Feed {
 impl Feed {
     /// Nothing to read yet.
     pub fn new(folder: &Path, programmer: mpsc::Sender<Vec<Change>>, shared: Arc<Shared>) -> Self {
-        let (acked, readers) = (AtomicU64::new(0), AtomicUsize::new(0));
+        let (acked, readers) = (AtomicU64::new(0), watch::Sender::default());
         let (current, latest) = (watch::channel(None).0, watch::channel(0).0);
         Self { folder: folder.to_owned(), current, acked, readers, latest, programmer, shared }
     }
@@ -90,9 +90,18 @@ impl Feed {
         self.acked.load(Ordering::Relaxed)
     }
 
-    /// Whether a redirector reads.
-    pub fn is_read(&self) -> bool {
-        self.readers.load(Ordering::Relaxed) > 0
+    /// Waits until a redirector reads that does not go.
+    pub async fn is_read(&self) {
+        let mut readers = self.readers.subscribe();
+        // The sender lives as long as we do.
+        let _never_closed = readers.wait_for(|readers| readers.staying > 0).await;
+    }
+
+    /// Waits until none does; whether the last one had said so before.
+    pub async fn is_left(&self) -> bool {
+        let mut readers = self.readers.subscribe();
+        let left = readers.wait_for(|readers| readers.staying == 0).await;
+        left.is_ok_and(|readers| readers.had_said)
     }
 
     /// Waits until there is something to read.
@@ -175,12 +184,20 @@ impl Feed {
             .send_if_modified(|latest| std::mem::replace(latest, (*latest).max(hello_epoch)) < hello_epoch);
         let mut latest = self.latest.subscribe();
         latest.mark_changed();
-        let _reader = Reader::new(&self.readers);
-        self.hear(hello);
+        let mut staying = Some(Reader::new(&self.readers));
+        let mut hear = |report: Report| {
+            if report.going
+                && let Some(reader) = staying.take()
+            {
+                reader.goes();
+            }
+            self.hear(report);
+        };
+        hear(hello);
         // Apart from the rest: a report that is read in part must not be let go.
         let hearing = async {
             loop {
-                self.hear(read(&mut reader).await?);
+                hear(read(&mut reader).await?);
             }
         };
         let mut hearing = std::pin::pin!(hearing);
@@ -238,19 +255,39 @@ fn add_rows(known: &mut BTreeMap<RouteName, RouteCounts>, rows: Vec<(RouteName, 
     }
 }
 
-/// Counts a redirector for as long as it is fed.
-struct Reader<'c>(&'c AtomicUsize);
+/// Who reads.
+#[derive(Clone, Copy, Default, Debug)]
+struct Readers {
+    /// Redirectors that have not said that they go.
+    staying: usize,
+    /// The last that went had said so.
+    had_said: bool,
+}
+
+/// Counts a redirector for as long as it is fed and stays.
+struct Reader<'c> {
+    readers: &'c watch::Sender<Readers>,
+    has_said: bool,
+}
 
 impl<'c> Reader<'c> {
-    fn new(count: &'c AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+    fn new(readers: &'c watch::Sender<Readers>) -> Self {
+        readers.send_modify(|readers| readers.staying += 1);
+        Self { readers, has_said: false }
+    }
+
+    /// It says that it goes.
+    fn goes(mut self) {
+        self.has_said = true;
     }
 }
 
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.readers.send_modify(|readers| {
+            readers.staying -= 1;
+            readers.had_said = self.has_said;
+        });
     }
 }
 

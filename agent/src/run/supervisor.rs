@@ -1,10 +1,17 @@
-//! Starts a redirector where nobody else does, once something needs one, and again when it ends. It outlives the agent,
-//! so that an agent's restart breaks no connection: the next agent finds it at its socket.
+//! Starts a redirector where nobody else does, once something needs one, and another one as soon as it says that it goes, or
+//! when it ends: the first serves until the next one does. It outlives the agent, so that an agent's restart breaks no
+//! connection: the next agent finds it at its socket.
 
-use std::{os::unix::process::ExitStatusExt as _, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::feed::Feed;
 
@@ -28,28 +35,46 @@ pub async fn supervise(feed: Arc<Feed>, run_dir: PathBuf, bpffs: PathBuf, keep_c
     tokio::time::sleep(EARLIER).await;
     let mut wait = AGAIN_FIRST;
     loop {
-        while feed.is_read() {
-            tokio::time::sleep(AGAIN_FIRST).await;
-        }
-        let started = std::time::Instant::now();
-        let mut command = Command::new(&binary);
-        command.arg("redirector").arg("--run-dir").arg(&run_dir).arg("--bpffs").arg(&bpffs);
-        command.args(["--upstream-source", if keep_clients { "pod" } else { "node" }]);
-        match command.stdin(Stdio::null()).stdout(Stdio::null()).spawn() {
-            Ok(mut child) => {
+        feed.is_left().await;
+        let started = Instant::now();
+        let mut had_said = false;
+        match command(&binary, &run_dir, &bpffs, keep_clients).spawn() {
+            Ok(child) => {
                 tracing::info!(pid = child.id(), "started a redirector");
-                let ended = child.wait().await;
-                match ended {
-                    Ok(status) if status.signal() == Some(SIGSYS) => tracing::error!(
-                        "the kernel ended the redirector at a system call that only an intruder would make; which one is in \
-                         the kernel's log (type=1326)"
-                    ),
-                    ended => tracing::warn!(?ended, "the redirector ended"),
+                // On its own: when another one has taken over, it may take a minute to end.
+                let ended = tokio::spawn(end(child));
+                tokio::select! {
+                    _ended = ended => {}
+                    () = feed.is_read() => had_said = feed.is_left().await,
                 }
             }
             Err(error) => tracing::error!(%error, "cannot start a redirector"),
         }
         wait = if started.elapsed() > GOOD { AGAIN_FIRST } else { (wait * 2).min(AGAIN_LAST) };
-        tokio::time::sleep(wait).await;
+        // One that has been told to go waits for the next one.
+        if !had_said {
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+fn command(binary: &Path, run_dir: &Path, bpffs: &Path, keep_clients: bool) -> Command {
+    let mut command = Command::new(binary);
+    command.arg("redirector").arg("--run-dir").arg(run_dir).arg("--bpffs").arg(bpffs);
+    command.args(["--upstream-source", if keep_clients { "pod" } else { "node" }]);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+async fn end(mut child: Child) {
+    let pid = child.id();
+    match child.wait().await {
+        Ok(status) if status.signal() == Some(SIGSYS) => tracing::error!(
+            pid,
+            "the kernel ended the redirector at a system call that only an intruder would make; which one is in \
+             the kernel's log (type=1326)"
+        ),
+        Ok(status) if status.success() => tracing::info!(pid, "a redirector has gone"),
+        ended => tracing::warn!(pid, ?ended, "the redirector ended"),
     }
 }
