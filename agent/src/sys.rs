@@ -232,6 +232,11 @@ impl SharedNumber {
         NonNull::new(start.cast()).map(Self).ok_or_else(|| io::Error::other("mapped at nowhere"))
     }
 
+    /// What it is.
+    pub fn get(&self) -> u64 {
+        self.number().load(Ordering::Relaxed)
+    }
+
     /// Sets it.
     pub fn set(&self, value: u64) {
         self.number().store(value, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Containers of the DaemonSet in `deploy/base`, as a node's runtime starts them, by crun: capabilities, a read-only root,
+//! Containers of the DaemonSets in `deploy/base`, as a node's runtime starts them, by crun: capabilities, a read-only root,
 //! mounts with their propagation, the ConfigMap as environment. Left out is what only a kubelet does: probes, and seccomp's
 //! `RuntimeDefault`, whose list is the runtime's own.
 
@@ -63,14 +63,19 @@ pub struct Container<'n> {
 }
 
 impl<'n> Container<'n> {
-    /// The container `name` of the DaemonSet; its folders are the world's.
+    /// The container `name` of the DaemonSets; its folders are the world's.
     ///
     /// # Panics
     /// There is none.
     pub fn new(node: &'n Node, name: &str, root: Root) -> Self {
-        let pod = read("base/daemonset.yaml")["spec"]["template"]["spec"].clone();
-        let all = pod["containers"].as_array().expect("containers");
-        let spec = all.iter().find(|one| one["name"] == name).expect("a container of that name").clone();
+        let pods = ["base/daemonset.yaml", "base/redirector.yaml"]
+            .map(|file| read(file)["spec"]["template"]["spec"].clone());
+        let of = |pod: &Value| {
+            let all = pod["containers"].as_array().expect("containers");
+            all.iter().find(|one| one["name"] == name).cloned()
+        };
+        let found = pods.into_iter().find_map(|pod| of(&pod).map(|spec| (pod, spec)));
+        let (pod, spec) = found.expect("a container of that name");
         let literals = read("base/kustomization.yaml")["configMapGenerator"][0]["literals"].clone();
         let literals = literals.as_array().expect("literals");
         let mut environment: Vec<String> =

@@ -10,7 +10,7 @@ use std::{
 use sluice_tests::{
     http::{Nginx, curl, nginx},
     manifest, wait,
-    world::{Agent, Pod, World, kill, sluice_binary, text, tool_path},
+    world::{Agent, Pod, World, kill, text, tool_path},
 };
 
 const KB: &str = "http://10.96.0.1/kb";
@@ -47,7 +47,7 @@ impl Shop {
         let agent = world.spawn_agent(&[&["--manifests", &manifests], whose, flags].concat());
         let mut shop = Self { world, client, external: Vec::new(), _servers: servers, _agent: agent };
         if external {
-            shop.another();
+            shop.another(&[]);
         }
         wait::until("rules hold", || {
             let found = shop.ask("--http1.1", KB);
@@ -69,12 +69,8 @@ impl Shop {
     }
 
     /// Starts one more redirector, which is ours.
-    fn another(&mut self) {
-        let mut command = self.world.node().command(&sluice_binary().display().to_string());
-        command.arg("redirector").arg("--run-dir").arg(self.world.folder().join("run"));
-        let log = File::options().create(true).append(true).open(self.world.folder().join("agent.log"));
-        command.arg("--bpffs").arg(self.world.bpffs()).stderr(log.unwrap());
-        self.external.push(command.spawn().unwrap());
+    fn another(&mut self, flags: &[&str]) {
+        self.external.push(self.world.spawn_redirector(flags));
     }
 
     fn redirectors(&self) -> Vec<String> {
@@ -166,7 +162,7 @@ fn two_redirectors_at_once_lose_nothing() {
     command.args(["--h1", "-D", "12", "-c", "4", KB]).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut load = command.spawn().unwrap();
     for round in ["the second", "the third"] {
-        shop.another();
+        shop.another(&[]);
         let count = shop.external.len();
         wait::until(round, || {
             shop.ruled(round);
@@ -197,7 +193,7 @@ fn without_a_successor_or_an_agent_it_serves_on_for_a_while_and_then_says_so() {
         wait::until_within(wait::DEADLINE * 2, "it ends", || first.try_wait().unwrap().ok_or("it runs"));
     assert!(status.success());
     assert_eq!(shop.ask("--http1.1", KB), 200, "balanced by the kernel, without a rule");
-    shop.another();
+    shop.another(&[]);
     wait::until("rules hold again", || match shop.ask("--http1.1", KB) {
         418 => Ok(()),
         other => Err(other),
@@ -212,7 +208,7 @@ fn without_a_successor_or_an_agent_it_serves_on_for_a_while_and_then_says_so() {
     wait::until("the agent ends", || agent.ended().ok_or("it runs"));
     let mut second = shop.external.pop().unwrap();
     let log = shop.world.log().len();
-    shop.another();
+    shop.another(&[]);
     wait::until("the third is up", || {
         match shop.world.log()[log..].matches("the redirector is up").count() {
             1 => Ok(()),
@@ -226,4 +222,36 @@ fn without_a_successor_or_an_agent_it_serves_on_for_a_while_and_then_says_so() {
     });
     assert!(shop.world.log()[log..].contains("another redirector has taken over"));
     shop.ruled("no agent");
+}
+
+#[test]
+fn one_that_waits_once_replaced_ends_when_it_is_told_or_when_the_other_has_gone() {
+    let mut shop = Shop::start(&[], true);
+    for (case, is_told) in [("told", true), ("the other is killed", false)] {
+        let log = shop.world.log().len();
+        let logged = |shop: &Shop, text: &str| {
+            wait::until(text, || {
+                let log = shop.world.log()[log..].to_owned();
+                if log.contains(text) { Ok(()) } else { Err(log) }
+            });
+        };
+        shop.another(&["--once-replaced", "wait"]);
+        logged(&shop, "another redirector takes over");
+        shop.another(&["--once-replaced", "wait"]);
+        logged(&shop, "this process waits for its end");
+        let (mut next, mut waits) = (shop.external.pop().unwrap(), shop.external.pop().unwrap());
+        assert!(waits.try_wait().unwrap().is_none(), "{case}: nothing would start it again");
+        shop.ruled(case);
+        if is_told {
+            shop.terminate(&waits.id().to_string());
+        } else {
+            kill(&mut next);
+        }
+        let status = wait::until(case, || waits.try_wait().unwrap().ok_or("it runs"));
+        assert!(status.success(), "{case}");
+        if is_told {
+            shop.ruled(case);
+            shop.external.push(next);
+        }
+    }
 }

@@ -12,6 +12,7 @@ use k8s_openapi::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+use sluice::redirector::LONGEST_END;
 use sluice_tests::kustomize::{OVERLAYS, render};
 
 /// Whether `object` is all of a `T` and nothing else: what `T` does not know is lost on the way through it, what it wants
@@ -72,10 +73,9 @@ fn every_overlay_is_of_the_kubernetes_api_and_fits_together() {
     for overlay in OVERLAYS {
         let objects = render(overlay);
         objects.iter().for_each(check);
-        let (daemon, config) = (one(&objects, "DaemonSet"), one(&objects, "ConfigMap"));
-        let spec = &daemon["spec"]["template"]["spec"];
-        let labels = &daemon["spec"]["template"]["metadata"]["labels"];
-        assert_eq!(&daemon["spec"]["selector"]["matchLabels"], labels);
+        let config = one(&objects, "ConfigMap");
+        let (agent, redirector) = (daemon(&objects, "sluice"), daemon(&objects, "sluice-redirector"));
+        let spec = &agent["spec"]["template"]["spec"];
         let account = one(&objects, "ServiceAccount");
         assert_eq!(spec["serviceAccountName"], account["metadata"]["name"]);
         let subject = &one(&objects, "ClusterRoleBinding")["subjects"][0];
@@ -83,16 +83,65 @@ fn every_overlay_is_of_the_kubernetes_api_and_fits_together() {
             [&subject["name"], &subject["namespace"]],
             ["name", "namespace"].map(|key| &account["metadata"][key])
         );
-        let volumes: Vec<_> = list(&spec["volumes"]).iter().map(|volume| &volume["name"]).collect();
-        for container in list(&spec["containers"]) {
-            for mount in list(&container["volumeMounts"]) {
-                assert!(volumes.contains(&&mount["name"]), "{overlay}: {mount}");
-            }
-            assert_eq!(container["envFrom"][0]["configMapRef"]["name"], config["metadata"]["name"]);
-            assert_eq!(container["image"], format!("localhost/sluice:{}", env!("CARGO_PKG_VERSION")));
-        }
         ports_fit(&spec["containers"][0], &config["data"]);
-        operable(daemon);
+        for daemon in [agent, redirector] {
+            fits(daemon, config);
+            operable(daemon);
+        }
+        let rolling = |daemon: &Value| daemon["spec"]["updateStrategy"]["rollingUpdate"].clone();
+        assert_eq!(rolling(agent), json!({"maxUnavailable": 1, "maxSurge": 0}));
+        next_comes_first(redirector, agent, &config["data"]);
+        assert_eq!(objects.iter().filter(|object| object["kind"] == "DaemonSet").count(), 2);
+    }
+}
+
+fn daemon<'o>(objects: &'o [Value], name: &str) -> &'o Value {
+    let mut found = objects.iter().filter(|object| object["kind"] == "DaemonSet");
+    found.find(|object| object["metadata"]["name"] == name).unwrap_or_else(|| panic!("no {name}"))
+}
+
+/// It selects its own pods, mounts what there is, and has the settings and the image.
+fn fits(daemon: &Value, config: &Value) {
+    let (spec, name) = (&daemon["spec"]["template"]["spec"], &daemon["metadata"]["name"]);
+    let labels = &daemon["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(&daemon["spec"]["selector"]["matchLabels"], labels);
+    assert_eq!(&labels["app.kubernetes.io/name"], name, "of two DaemonSets neither has the other's pods");
+    let volumes: Vec<_> = list(&spec["volumes"]).iter().map(|volume| &volume["name"]).collect();
+    for container in list(&spec["containers"]) {
+        for mount in list(&container["volumeMounts"]) {
+            assert!(volumes.contains(&&mount["name"]), "{name}: {mount}");
+        }
+        assert_eq!(container["envFrom"][0]["configMapRef"]["name"], config["metadata"]["name"]);
+        assert_eq!(container["image"], format!("localhost/sluice:{}", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+/// What lets the next redirector take over before the last one is told to go.
+fn next_comes_first(redirector: &Value, agent: &Value, config: &Value) {
+    let spec = &redirector["spec"]["template"]["spec"];
+    let rolling = &redirector["spec"]["updateStrategy"]["rollingUpdate"];
+    assert_eq!(rolling, &json!({"maxUnavailable": 0, "maxSurge": 1}));
+    let containers = list(&spec["containers"]);
+    assert_eq!(containers.len(), 1);
+    // On the node's network a port that is named is taken: the second pod would find no node.
+    for what in ["ports", "readinessProbe", "livenessProbe", "startupProbe"] {
+        assert!(containers[0].get(what).is_none(), "{what}");
+    }
+    // A container that ends is started again, and would take its place back.
+    assert_eq!(
+        (&config["SLUICE_ONCE_REPLACED"], &config["SLUICE_REDIRECTOR"]),
+        (&json!("wait"), &json!("external"))
+    );
+    let grace = spec["terminationGracePeriodSeconds"].as_u64().unwrap();
+    assert!(grace > LONGEST_END.as_secs(), "{grace}");
+    assert_eq!(spec["automountServiceAccountToken"], false);
+    assert!(spec["hostPID"] != true, "it needs to see nobody");
+    let shared = |of: &Value, name: &str| {
+        let volumes = list(&of["spec"]["template"]["spec"]["volumes"]);
+        volumes.iter().find(|volume| volume["name"] == name).unwrap()["hostPath"]["path"].clone()
+    };
+    for name in ["bpffs", "run"] {
+        assert_eq!(shared(redirector, name), shared(agent, name), "{name}");
     }
 }
 
@@ -119,10 +168,6 @@ fn ports_fit(agent: &Value, config: &Value) {
 /// What keeps a cluster whole while this rolls.
 fn operable(daemon: &Value) {
     let spec = &daemon["spec"]["template"]["spec"];
-    assert_eq!(
-        daemon["spec"]["updateStrategy"]["rollingUpdate"],
-        json!({"maxUnavailable": 1, "maxSurge": 0})
-    );
     assert_eq!(spec["tolerations"], json!([{"operator": "Exists"}]));
     assert_eq!(spec["priorityClassName"], "system-node-critical");
     assert_eq!((&spec["hostNetwork"], &spec["dnsPolicy"]), (&json!(true), &json!("Default")));
@@ -158,7 +203,8 @@ fn definitions_and_the_pod_monitor_stand_apart() {
     // The Prometheus operator's kind is not of the Kubernetes API: its few fields are looked at by hand.
     let objects = render("monitoring");
     let monitor = one(&objects, "PodMonitor");
-    let daemon = one(&render("base"), "DaemonSet").clone();
+    let objects = render("base");
+    let daemon = daemon(&objects, "sluice");
     assert_eq!(monitor["spec"]["selector"]["matchLabels"], daemon["spec"]["selector"]["matchLabels"]);
     let port = &monitor["spec"]["podMetricsEndpoints"][0]["port"];
     let ports = &daemon["spec"]["template"]["spec"]["containers"][0]["ports"];
@@ -167,7 +213,7 @@ fn definitions_and_the_pod_monitor_stand_apart() {
 
 #[test]
 fn the_validator_refuses_what_the_api_does_not_know() {
-    let daemon = one(&render("base"), "DaemonSet").clone();
+    let daemon = daemon(&render("base"), "sluice").clone();
     for (path, value) in [
         ("/spec/template/spec/hostNetwrk", json!(true)),
         ("/spec/template/spec/containers/0/securityContext/capabilites", json!({})),

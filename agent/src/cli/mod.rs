@@ -243,6 +243,10 @@ struct RedirectorArgs {
     /// back, for which CAP_NET_RAW is kept; or this node's
     #[arg(long, value_enum, default_value_t = redirector::SourceAddress::Client)]
     upstream_source: redirector::SourceAddress,
+    /// When another redirector has taken over and nothing is open any more, `end`, or `wait` to be told so, for whoever would
+    /// only start it again
+    #[arg(long, value_enum, default_value_t = redirector::OnceReplaced::End)]
+    once_replaced: redirector::OnceReplaced,
     /// System calls that the redirector does not need: `enforce` refuses them, and ends it at those that only an intruder
     /// would make; `log` lets the kernel log them; `off` lets them be
     #[arg(long, value_enum, default_value_t = redirector::Confinement::Enforce)]
@@ -322,6 +326,7 @@ fn redirect(args: RedirectorArgs) -> anyhow::Result<()> {
         run_dir: args.run_dir,
         bpffs: args.bpffs,
         workers: args.workers,
+        once_replaced: args.once_replaced,
         confinement: args.seccomp,
         options: args.limits.set(redirector::Options {
             access_log: args.access_log,

@@ -5,6 +5,7 @@ use std::{cell::Cell, time::Duration};
 
 use anyhow::Result;
 use rustix::time::{ClockId, clock_gettime};
+use sluice_common::layout::HEARTBEAT_NS;
 use tokio::sync::watch;
 
 use super::Redirector;
@@ -17,7 +18,7 @@ const HANGS: Duration = Duration::from_secs(3);
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// How long we serve on for another redirector to come, once we are told to go. The agent starts one as soon as it hears of
 /// it; in a cluster the next one is there before.
-const SUCCESSOR: Duration = Duration::from_secs(10);
+pub const SUCCESSOR: Duration = Duration::from_secs(10);
 
 /// How a heart stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +27,16 @@ pub enum Life {
     Hung,
     /// We were going, and another redirector beats.
     Replaced,
+}
+
+/// What a redirector does when another one has its place, and all that was open has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum OnceReplaced {
+    /// It ends.
+    End,
+    /// It waits to be told so: who would only start it again, and have two take each other's place for ever, ends it later.
+    /// Should the other one go first, it ends all the same, to be started again.
+    Wait,
 }
 
 /// What tells the kernel that we are well.
@@ -67,7 +78,8 @@ impl Heart {
     fn once(&self, goes: bool) -> bool {
         let (last, now) = (self.last_ns.get(), now_ns());
         if goes && last != 0 {
-            if !self.number.replace(last, now) {
+            // The kernel makes it 0 where it finds no listener; nobody else does.
+            if !self.number.replace(last, now) && !self.number.replace(0, now) {
                 return false;
             }
         } else {
@@ -75,6 +87,15 @@ impl Heart {
         }
         self.last_ns.set(now);
         true
+    }
+
+    /// Waits until nobody beats any more, as the kernel sees it.
+    async fn is_still(&self) {
+        let mut ticks = tokio::time::interval(BEAT);
+        let is_alive = |beat_ns: u64| beat_ns != 0 && now_ns().saturating_sub(beat_ns) < HEARTBEAT_NS;
+        while is_alive(self.number.get()) {
+            ticks.tick().await;
+        }
     }
 
     /// Says that we are not there any more, unless somebody else is.
@@ -101,6 +122,19 @@ pub async fn leave(going: &watch::Sender<bool>) -> Result<()> {
     tokio::select! {
         told = signals::stop() => told?,
         () = tokio::time::sleep(SUCCESSOR) => {}
+    }
+    Ok(())
+}
+
+/// Waits, when another redirector has our place, until we are told to end or the other one has gone.
+///
+/// # Errors
+/// The kernel does not let us handle signals.
+pub async fn outlive(heart: &Heart) -> Result<()> {
+    tracing::info!("nothing is open any more; this process waits for its end");
+    tokio::select! {
+        told = signals::stop() => told?,
+        () = heart.is_still() => tracing::warn!("the redirector that had taken over has gone: this process ends"),
     }
     Ok(())
 }

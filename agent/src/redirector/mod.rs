@@ -52,7 +52,8 @@ mod worker;
 
 pub use confinement::{Confinement, confine};
 pub use explain::{Answer, Question, explain};
+pub use handover::OnceReplaced;
 pub use options::{Options, SourceAddress};
-pub use process::{ProcessOptions, run};
+pub use process::{LONGEST_END, ProcessOptions, run};
 pub use server::Redirector;
 pub use snapshot::{Endpoint, Pod, Port, Service, Snapshot};

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Confinement, Options, Redirector, SourceAddress, confine,
-    handover::{self, Heart, Life, leave},
+    handover::{self, Heart, Life, OnceReplaced, leave, outlive},
     link::{self, Link},
 };
 use crate::{
@@ -34,6 +34,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 const DRAIN: Duration = Duration::from_secs(60);
 /// Connections of all clients that wait to be taken, per listener; the kernel takes `net.core.somaxconn` where that is less.
 const BACKLOG: i32 = 4096;
+/// How long it takes to end at most, once it is told to: what whoever would kill it later must allow.
+pub const LONGEST_END: Duration = DRAIN.saturating_add(handover::SUCCESSOR);
 
 /// What the command line says.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub struct ProcessOptions {
     pub bpffs: PathBuf,
     /// Threads; one for each CPU without it.
     pub workers: Option<u32>,
+    /// What follows when another one has taken over.
+    pub once_replaced: OnceReplaced,
     /// What becomes of system calls that are not ours.
     pub confinement: Confinement,
     /// Settings of the data plane.
@@ -91,6 +95,7 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         let going = watch::Sender::new(false);
         let mut link =
             Link { socket, redirector: &redirector, token, epoch, version, notes, told, going: &going };
+        let mut is_replaced = true;
         tokio::select! {
             ended = heart.beat(&redirector, &going) => match ended {
                 Life::Replaced => tracing::info!("another redirector has taken over"),
@@ -104,11 +109,15 @@ pub fn run(options: ProcessOptions) -> Result<()> {
             result = leave(&going) => {
                 // From now on new connections are balanced without us, or refused, as the agent was told.
                 heart.stop();
+                is_replaced = false;
                 tracing::info!("no other redirector has come");
                 result?;
             }
         }
         redirector.drain(DRAIN);
+        if is_replaced && options.once_replaced == OnceReplaced::Wait && !*going.borrow() {
+            outlive(&heart).await?;
+        }
         Ok(())
     })
 }

@@ -70,6 +70,15 @@ impl Node {
         Agent { child: child.expect("sluice starts") }
     }
 
+    /// Starts a redirector that is not the agent's, with these flags besides. Its log is the agent's.
+    pub fn spawn_redirector(&self, flags: &[&str]) -> Child {
+        let log = File::options().create(true).append(true).open(self.folder().join("agent.log"));
+        let mut command = self.host.command(&sluice_binary().display().to_string());
+        command.arg("redirector").arg("--run-dir").arg(self.folder().join("run"));
+        command.arg("--bpffs").arg(self.bpffs()).args(flags).stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(log.expect("a log file")).spawn().expect("sluice starts")
+    }
+
     /// Waits until `sluice status` says healthy.
     pub fn wait_healthy(&self) {
         self.wait_other_healthy(&sluice_binary());
