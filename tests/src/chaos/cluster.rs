@@ -1,4 +1,9 @@
-//! What chaos comes over: two nodes on an API server, a Service reached from everywhere, one reached by rules.
+//! What chaos comes over: two nodes on an API server, a Service reached from everywhere, two reached by rules.
+
+use std::{
+    fs,
+    process::{Child, Stdio},
+};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -9,11 +14,13 @@ use crate::{
     outside::{self, SERVED},
     peer::Peer,
     wait,
-    world::{Agent, Pod, TwoNodes},
+    world::{Agent, Pod, TwoNodes, kill, tool_path},
 };
 
 /// Where the Service with rules is dialled.
 pub const RULED: &str = "10.96.0.2:80";
+/// Where the one is dialled whose server switches protocols.
+pub const UPGRADED: &str = "10.96.0.3:80";
 
 const WEB: &str = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec:\n  clusterIP: 10.96.0.2\n  \
     clusterIPs: [10.96.0.2]\n  ports: [{name: http2-web, port: 80, targetPort: 8081, protocol: TCP}]\n\
@@ -32,8 +39,17 @@ pub struct Cluster {
     pub pods: Vec<Pod>,
     /// A pod of node-1 that dials.
     pub inside: Pod,
+    /// Redirectors of node-1 that no agent has started.
+    pub redirectors: Vec<Child>,
     _servers: Vec<Peer>,
     _web: Nginx,
+    chat: Child,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.redirectors.iter_mut().chain([&mut self.chat]).for_each(kill);
+    }
 }
 
 impl Cluster {
@@ -49,6 +65,7 @@ impl Cluster {
         let web = world.pod(1, "web");
         let inside = world.pod(1, "inside");
         let nginx = nginx_http2(world.node(1).folder(), &web, 8081);
+        let chat = switching(&world, &web)?;
         let api = ApiServer::start(world.node(1));
         for number in [1, 2] {
             let host = &world.node(number).host;
@@ -64,8 +81,29 @@ impl Cluster {
             &[("node-1", web.addresses()[0].clone())],
             &[("http2-web", "TCP", 8081)],
         ));
-        let mut cluster =
-            Self { world, api, agents: [None, None], pods, inside, _servers: servers, _web: nginx };
+        api.apply(
+            &WEB.replace("web", "chat")
+                .replace("http2-chat", "http-chat")
+                .replace("10.96.0.2", "10.96.0.3")
+                .replace("8081", "8092"),
+        );
+        api.put(slice(
+            "chat",
+            "IPv4",
+            &[("node-1", web.addresses()[0].clone())],
+            &[("http-chat", "TCP", 8092)],
+        ));
+        let mut cluster = Self {
+            world,
+            api,
+            agents: [None, None],
+            pods,
+            inside,
+            redirectors: Vec::new(),
+            _servers: servers,
+            _web: nginx,
+            chat,
+        };
         cluster.endpoints(&["near", "far"]);
         for number in [1, 2] {
             cluster.agent(number, None, &[]);
@@ -111,6 +149,17 @@ impl Cluster {
             if found == Some(count) { Ok(()) } else { Err(explained) }
         });
     }
+}
+
+/// A server that switches from HTTP/1.1 to one that gives back what it gets.
+fn switching(world: &TwoNodes, pod: &Pod) -> Result<Child> {
+    let script = world.node(1).folder().join("switch.sh");
+    let text = "while read -r line && [ \"$line\" != \"$(printf '\\r')\" ]; do :; done\n\
+        printf 'HTTP/1.1 101 Switching Protocols\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\n\\r\\n'\nexec cat\n";
+    fs::write(&script, text)?;
+    let mut command = pod.command(&tool_path("socat"));
+    command.args(["TCP-LISTEN:8092,fork,reuseaddr", &format!("EXEC:sh {}", script.display())]);
+    Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
 }
 
 fn slice(service: &str, family: &str, endpoints: &[(&str, String)], ports: &[(&str, &str, u16)]) -> Value {

@@ -1,19 +1,24 @@
 //! What happens to nodes.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::Cluster;
+use super::{Cluster, Kill, Shared};
 use crate::wait;
+
+/// How long a redirector that goes may take.
+const LONGEST_END: Duration = sluice::redirector::LONGEST_END;
 
 /// Something that happens. Between its parts it lets sessions go on.
 pub struct Event {
     /// In words.
     pub name: &'static str,
-    /// Requests that a redirector held may be lost.
-    pub kills_redirector: bool,
     /// Does it.
     pub happen: Happening,
 }
@@ -25,15 +30,15 @@ fn event(
     name: &'static str,
     happen: impl FnOnce(&mut Cluster, &mut dyn FnMut()) -> Result<()> + 'static,
 ) -> Event {
-    Event { name, kills_redirector: false, happen: Box::new(happen) }
+    Event { name, happen: Box::new(happen) }
 }
 
 /// Maps of other sizes are made anew beside the old ones, and switched to in one step: as for another layout.
 const OTHER_SIZES: [&str; 4] = ["--max-services", "32768", "--max-slots", "131072"];
 
 /// All of them, in order.
-pub fn all(other: Option<PathBuf>) -> Vec<Event> {
-    let upgrade = other.clone();
+pub fn all(other: Option<PathBuf>, shared: &Arc<Shared>) -> Vec<Event> {
+    let (upgrade, shared) = (other, Arc::clone(shared));
     vec![
         event("node-1's agent is killed, stays away, and another one comes", |cluster, go_on| {
             killed(cluster, 1, go_on);
@@ -52,15 +57,13 @@ pub fn all(other: Option<PathBuf>) -> Vec<Event> {
         event("downgrade of both nodes", |cluster, go_on| {
             [1, 2].into_iter().try_for_each(|number| replaced(cluster, number, None, &[], go_on))
         }),
-        event("the redirector is told to end, and another one comes", |cluster, _| {
-            redirector_gone(cluster, Signal::TERM)
+        event("the redirector is told to end, and another one comes", |cluster, go_on| {
+            redirector_leaves(cluster, go_on)
         }),
-        Event {
-            kills_redirector: true,
-            ..event("the redirector is killed, and another one comes", |cluster, _| {
-                redirector_gone(cluster, Signal::KILL)
-            })
-        },
+        event("another redirector takes over, and the first is told to end", redirector_taken_over),
+        event("the redirector is killed, and another one comes", move |cluster, _| {
+            redirector_killed(cluster, &shared)
+        }),
         event("the API server goes for a while; an endpoint comes meanwhile", |cluster, go_on| {
             cluster.api.down();
             go_on();
@@ -116,24 +119,88 @@ fn replaced(
     Ok(())
 }
 
-/// Ends the redirector of node-1, and waits for the next one to be well.
-fn redirector_gone(cluster: &Cluster, how: Signal) -> Result<()> {
-    let find = || {
-        let name = cluster.world.node(1).folder().join("run").display().to_string();
-        let processes = std::fs::read_dir("/proc").ok()?.flatten();
-        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        pids.find(|pid| {
+/// The redirectors of node-1 that run, the latest last.
+fn redirectors(cluster: &Cluster) -> Vec<i32> {
+    let name = cluster.world.node(1).folder().join("run").display().to_string();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let mut found: Vec<(u64, i32)> = pids
+        .filter(|pid| {
             let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             words.contains("\0redirector\0") && words.contains(&name)
         })
-    };
-    let old = find().context("no redirector runs on node-1")?;
-    signal(old, how)?;
-    wait::until_within(Duration::from_secs(40), "another redirector", || match find() {
-        Some(new) if new != old => Ok(()),
-        other => Err(format!("{other:?}")),
+        .filter_map(|pid| Some((started(pid)?, pid)))
+        .collect();
+    found.sort_unstable();
+    found.into_iter().map(|(_, pid)| pid).collect()
+}
+
+/// When a process was started, in ticks since the machine was; `None` once it has ended.
+fn started(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Fields from the third on, behind the name, which may hold anything.
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    if matches!(fields.first(), Some(&("Z" | "X"))) { None } else { fields.get(19)?.parse().ok() }
+}
+
+/// The one that runs, once those before it have ended.
+fn redirector(cluster: &Cluster) -> i32 {
+    wait::until_within(LONGEST_END, "one redirector", || match *redirectors(cluster) {
+        [one] => Ok(one),
+        ref others => Err(others.to_vec()),
+    })
+}
+
+/// Waits until another redirector serves.
+fn wait_another(cluster: &Cluster, old: i32) {
+    wait::until_within(Duration::from_secs(40), "another redirector", || {
+        let now = redirectors(cluster);
+        if now.last().is_some_and(|latest| *latest != old) { Ok(()) } else { Err(now) }
     });
     cluster.world.node(1).wait_healthy();
+}
+
+/// Tells the redirector of node-1 to end, and waits for the next one.
+fn redirector_leaves(cluster: &Cluster, go_on: &mut dyn FnMut()) -> Result<()> {
+    let old = redirector(cluster);
+    signal(old, Signal::TERM)?;
+    wait_another(cluster, old);
+    go_on();
+    redirector(cluster);
+    Ok(())
+}
+
+/// Another one comes first, as a DaemonSet's next pod does; then the old one is told to go.
+fn redirector_taken_over(cluster: &mut Cluster, go_on: &mut dyn FnMut()) -> Result<()> {
+    let old = redirector(cluster);
+    let node = cluster.world.node(1);
+    let log = node.log().len();
+    let child = node.spawn_redirector(&["--once-replaced", "wait"]);
+    cluster.redirectors.push(child);
+    wait_another(cluster, old);
+    wait::until("the first hears of it", || {
+        let log = cluster.world.node(1).log()[log..].to_owned();
+        if log.contains("another redirector takes over") { Ok(()) } else { Err(log) }
+    });
+    go_on();
+    if started(old).is_some() {
+        signal(old, Signal::TERM)?;
+    }
+    go_on();
+    redirector(cluster);
+    Ok(())
+}
+
+/// Kills it. What was sent before it was gone may be lost.
+fn redirector_killed(cluster: &Cluster, shared: &Shared) -> Result<()> {
+    let old = redirector(cluster);
+    shared.kill(Kill::Now);
+    signal(old, Signal::KILL)?;
+    while started(old).is_some() {
+        std::thread::yield_now();
+    }
+    shared.kill(Kill::At(Instant::now()));
+    wait_another(cluster, old);
     Ok(())
 }
 

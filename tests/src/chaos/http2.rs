@@ -4,8 +4,8 @@
 use std::{
     net::SocketAddr,
     os::fd::AsFd as _,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use http_body_util::{BodyExt as _, Empty};
@@ -46,13 +46,10 @@ impl Client {
         let running = self.running.take().unwrap_or_else(|| enter(&self.netns));
         let mut lost = Vec::new();
         for _ in 0..REQUESTS {
+            let sent = Instant::now();
             if let Err(error) = running.block_on(self.ask()) {
                 self.sender = None;
-                if shared.excused.load(Ordering::Relaxed) {
-                    shared.in_flight.fetch_add(1, Ordering::Relaxed);
-                } else {
-                    lost.push(error);
-                }
+                lost.extend(shared.judge(sent, error));
             }
         }
         self.running = Some(running);
@@ -98,10 +95,15 @@ impl Client {
     }
 }
 
-/// A runtime on this thread, which is in the pod's network from now on.
-fn enter(netns: &str) -> Runtime {
+/// This thread is in the pod's network from now on.
+pub fn move_into(netns: &str) {
     let file = std::fs::File::open(netns).expect("the pod's namespace");
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("setns");
+}
+
+/// A runtime on this thread, which is in the pod's network from now on.
+fn enter(netns: &str) -> Runtime {
+    move_into(netns);
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 

@@ -1,14 +1,14 @@
 //! Long sessions of every kind through everything that happens to a node: `cargo xtask chaos`. A session that ends, is led
-//! elsewhere or stays unanswered is lost, and none may be; but requests that a redirector held when it was killed.
+//! elsewhere or stays unanswered is lost, and none may be; but requests that had been sent when a redirector was killed.
 
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -18,6 +18,7 @@ mod cluster;
 mod events;
 mod http2;
 mod sockets;
+mod upgraded;
 
 use crate::wait;
 pub use cluster::Cluster;
@@ -30,10 +31,41 @@ const DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 struct Shared {
     over: AtomicBool,
-    /// A redirector is being killed: requests under way may be lost.
-    excused: AtomicBool,
+    killed: Mutex<Kill>,
     lost: AtomicUsize,
     in_flight: AtomicUsize,
+}
+
+/// When a redirector was killed.
+#[derive(Clone, Copy, Debug, Default)]
+enum Kill {
+    #[default]
+    Never,
+    /// It is being killed.
+    Now,
+    /// It was gone, with all of its sockets.
+    At(Instant),
+}
+
+impl Shared {
+    fn kill(&self, kill: Kill) {
+        *self.killed.lock().unwrap_or_else(PoisonError::into_inner) = kill;
+    }
+
+    /// A request has failed: the loss, unless a redirector was killed after it was sent.
+    fn judge(&self, sent: Instant, error: String) -> Option<String> {
+        let killed = *self.killed.lock().unwrap_or_else(PoisonError::into_inner);
+        let excused = match killed {
+            Kill::Never => false,
+            Kill::Now => true,
+            Kill::At(gone) => sent < gone,
+        };
+        if excused {
+            self.in_flight.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(error)
+    }
 }
 
 /// One thread of sessions.
@@ -84,7 +116,7 @@ impl Report {
     pub fn text(&self) -> String {
         let Self { sessions, lost, in_flight, events } = self;
         format!(
-            "{sessions} sessions through {} events: {lost} lost; {in_flight} requests in flight in redirectors that were killed\n",
+            "{sessions} sessions through {} events: {lost} lost; {in_flight} requests in flight when a redirector was killed\n",
             events.len()
         )
     }
@@ -107,20 +139,19 @@ pub fn run(other: Option<PathBuf>, mut say: impl FnMut(&str)) -> Result<Report> 
     let shared = Arc::new(Shared::default());
     let mut runners = sockets::start(&cluster, &shared);
     runners.extend(http2::start(&cluster, &shared));
+    runners.extend(upgraded::start(&cluster, &shared));
     let mut report = Report {
         sessions: runners.iter().map(|runner| runner.sessions).sum(),
         lost: 0,
         in_flight: 0,
         events: Vec::new(),
     };
-    for event in events::all(other) {
+    for event in events::all(other, &shared) {
         say(event.name);
         go_on(&runners);
         let before = shared.lost.load(Ordering::Relaxed);
-        shared.excused.store(event.kills_redirector, Ordering::Relaxed);
         (event.happen)(&mut cluster, &mut || go_on(&runners))?;
         go_on(&runners);
-        shared.excused.store(false, Ordering::Relaxed);
         let lost = shared.lost.load(Ordering::Relaxed) - before;
         report.events.push(json!({"name": event.name, "lost": lost}));
     }
