@@ -68,7 +68,7 @@ fn switch(to: SocketAddr) -> Result<TcpStream, String> {
     let request =
         format!("GET /chat HTTP/1.1\r\nHost: {to}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(|error| format!("a request: {error}"))?;
-    let (mut head, mut byte) = (Vec::new(), [0]);
+    let (mut head, mut byte) = (Vec::<u8>::new(), [0_u8]);
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte).map_err(|error| format!("its answer: {error}"))?;
         head.extend(byte);
