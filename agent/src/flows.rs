@@ -41,6 +41,38 @@ impl Removal {
     }
 }
 
+/// Whether it is the entry of what a connection's client sends: each connection has one.
+pub const fn is_of_client(flow: &FlowValue) -> bool {
+    flow.flags & (FLOW_REPLY | FLOW_CUT) == 0
+}
+
+/// Counts the connections that the kernel forgot for new ones, which it does when `FLOWS` is full and says nothing of: those
+/// that began, less those that are there and those that the agent removed.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Connections that began before the first look, and those that were there then.
+    start: Option<(u64, u64)>,
+    removed: u64,
+    forgotten: u64,
+}
+
+impl Ledger {
+    /// At a look that found `live` connections. `begun` is how many ever began, read before and after it: what began in
+    /// between may have been found or not, and is given the benefit of the doubt. Returns how many were forgotten since the
+    /// first look; never less than before.
+    pub fn look(&mut self, begun: (u64, u64), live: u64) -> u64 {
+        let (start_begun, start_live) = *self.start.get_or_insert((begun.1, live));
+        let expected = start_live + begun.0.saturating_sub(start_begun);
+        self.forgotten = self.forgotten.max(expected.saturating_sub(live + self.removed));
+        self.forgotten
+    }
+
+    /// The agent removed a connection after the last look.
+    pub const fn remove(&mut self) {
+        self.removed += 1;
+    }
+}
+
 /// Who serves what UDP clients dial. An endpoint that policy or topology excludes serves all the same, for those that it
 /// serves already.
 #[derive(Debug)]
@@ -198,6 +230,25 @@ mod tests {
             assert_eq!(removal(&key, &reply, &serving, NOW_NS), only_time, "{case}: its reply");
             let tcp = FlowKey { protocol: TCP, ..key };
             assert_eq!(removal(&tcp, &value, &serving, NOW_NS), None, "{case}: TCP");
+        }
+    }
+
+    #[test]
+    fn connections_that_nobody_removed_and_that_are_gone_were_forgotten() {
+        let mut ledger = Ledger::default();
+        let rows: [(&str, (u64, u64), u64, u32, u64); 8] = [
+            ("the first look", (90, 100), 40, 0, 0),
+            ("nothing happened", (100, 100), 40, 3, 0),
+            ("three were removed", (100, 100), 37, 0, 0),
+            ("five began, and are there", (105, 105), 42, 0, 0),
+            ("nine began while it was looked", (105, 114), 51, 0, 0),
+            ("ten more, of which six are there", (124, 124), 57, 2, 4),
+            ("two were removed, one forgotten", (124, 124), 54, 0, 5),
+            ("found while it was looked again", (124, 130), 60, 0, 5),
+        ];
+        for (case, begun, live, removed, want) in rows {
+            assert_eq!(ledger.look(begun, live), want, "{case}");
+            (0..removed).for_each(|_| ledger.remove());
         }
     }
 

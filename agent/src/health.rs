@@ -138,6 +138,9 @@ pub struct State {
     /// Connections of the packet path that were forgotten, by why, since the start.
     #[serde(default)]
     pub flows_removed: BTreeMap<String, u64>,
+    /// Connections of the packet path that the kernel forgot for new ones, since the start.
+    #[serde(default)]
+    pub flows_forgotten: u64,
     /// How many entries maps hold, as far as it was counted.
     #[serde(default)]
     pub map_entries: BTreeMap<String, u64>,

@@ -108,6 +108,9 @@ reasons! {
     /// An IPv4 packet without DF that is too big for the link was left to the node's stack, which cuts it up; counted besides
     /// the translation.
     LeftToStack = 39, "left_to_stack";
+    /// One more connection of the packet path is remembered, and took no older one's place by its ends; counted besides the
+    /// translation.
+    FlowBegun = 40, "flow_begun";
 }
 
 impl Reason {
@@ -132,6 +135,7 @@ impl Reason {
             | Self::TunnelSent
             | Self::LeftToStack
             | Self::TunnelReceived
+            | Self::FlowBegun
             | Self::EventLost => false,
             Self::ConnectTranslated
             | Self::SendTranslated

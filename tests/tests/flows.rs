@@ -237,6 +237,55 @@ fn when_a_service_goes_its_datagrams_end_and_its_tcp_connections_live_on() {
     }
 }
 
+fn metrics(outside: &Outside) -> String {
+    let script = "exec 3<>/dev/tcp/127.0.0.1/10249; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
+    let host = &outside.world.node(1).host;
+    let output = host.command("bash").args(["-c", script]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_full_table_forgets_connections_and_says_how_many() {
+    const MOST: u64 = 64;
+    const BEGUN: u64 = 400;
+    let mut outside = Outside::new(&[1], &["--max-flows", &MOST.to_string()]);
+    let node_port = format!("{}:30053", outside.world.node(1).host.v4);
+    let told = |outside: &Outside| {
+        let metrics = metrics(outside);
+        let count = metrics.lines().find_map(|line| line.strip_prefix("sluice_flows_forgotten_total "));
+        count.unwrap_or_else(|| panic!("{metrics}")).parse::<u64>().unwrap()
+    };
+    assert_eq!(told(&outside), 0);
+    let warned = |outside: &Outside| {
+        let warnings = outside.world.node(1).json(&["status"])["warnings"].clone();
+        let all: Vec<String> =
+            warnings.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect();
+        all.into_iter().find(|text| text.contains("were forgotten for new ones"))
+    };
+    assert_eq!(warned(&outside), None);
+    for _ in 0..BEGUN {
+        // A socket each, and so a port. Whether an answer finds its way back is not the question here.
+        let _answered = outside.client.udp(&node_port);
+    }
+    let began = {
+        let reasons = rows(&outside, &["reasons"]);
+        reasons.iter().find(|row| row["name"] == "flow_begun").unwrap()["count"].as_u64().unwrap()
+    };
+    assert!(began >= BEGUN, "{began}");
+    // Each takes two entries. The thread looks each half minute.
+    let forgotten = wait::until_within(Duration::from_secs(60), "told", || {
+        let now = told(&outside);
+        if now >= BEGUN - MOST / 2 { Ok(now) } else { Err(now) }
+    });
+    let live = rows(&outside, &["conntrack"]).len() as u64;
+    assert!(live <= MOST / 2 && forgotten <= began, "{live} {forgotten} of {began}");
+    let text = warned(&outside).expect("a warning");
+    assert!(
+        text.starts_with(&format!("{forgotten} connections")) && text.ends_with("raise --max-flows"),
+        "{text}"
+    );
+}
+
 #[test]
 fn connections_that_are_over_are_forgotten() {
     let mut outside = Outside::new(&[2], &[]);
@@ -249,13 +298,7 @@ fn connections_that_are_over_are_forgotten() {
         || outside.client.tcp("203.0.113.10:80"),
         |met| *met == Err("ECONNREFUSED".to_owned()),
     );
-    let metrics = || {
-        let script =
-            "exec 3<>/dev/tcp/127.0.0.1/10249; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
-        let host = &outside.world.node(1).host;
-        let output = host.command("bash").args(["-c", script]).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
+    let metrics = || metrics(&outside);
     assert!(metrics().contains("sluice_flows_removed_total{reason=\"expired\"} 0"), "{}", metrics());
     for line in ["sluice_map_entries{map=\"SERVICES\"} 4", "sluice_map_capacity{map=\"FLOWS\"} 131072"] {
         assert!(metrics().lines().any(|other| other == line), "{line}: {}", metrics());

@@ -4,14 +4,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
-use sluice_common::layout::{FLOW_REPLY, FlowKey, FlowValue, HOOKS_OF_PODS};
+use sluice_common::{
+    Reason,
+    layout::{FLOW_REPLY, FlowKey, FlowValue, HOOKS_OF_PODS},
+};
 
 use crate::{
-    flows::{Removal, Serving, dialled, removal},
+    flows::{Ledger, Removal, Serving, dialled, is_of_client, removal},
     health::Shared,
     maps::{
         Pins,
@@ -25,6 +28,10 @@ const EVERY: Duration = Duration::from_secs(30);
 /// Longer than a program takes from the beginning of a connection to its entries.
 const STORED_NS: u64 = 1_000_000_000;
 
+/// How long it is told after it happened last that connections were forgotten.
+const TOLD: Duration = Duration::from_secs(600);
+const FORGOTTEN: &str = "flows/forgotten";
+
 /// Starts the thread, which looks whenever it is sent something and begins with that: before, what the maps say of
 /// Services may be nothing yet. It ends with the sender.
 pub fn spawn(pins: Pins, shared: Arc<Shared>) -> Result<mpsc::Sender<()>> {
@@ -33,16 +40,22 @@ pub fn spawn(pins: Pins, shared: Arc<Shared>) -> Result<mpsc::Sender<()>> {
     let (sender, receiver) = mpsc::channel();
     std::thread::Builder::new().name("flows".to_owned()).spawn(move || {
         let mut asked = receiver.recv().is_ok();
+        let mut ledger = Ledger::default();
+        let mut last = None;
         while asked {
             // However often it was asked, one look answers.
             while receiver.try_recv().is_ok() {}
-            match sweep(&pins) {
-                Ok(swept) => shared.update(|state| {
-                    for (removal, count) in swept.removed {
-                        *state.flows_removed.entry(removal.name().to_owned()).or_default() += count;
-                    }
-                    state.map_entries.insert("FLOWS".to_owned(), swept.left);
-                }),
+            match sweep(&pins, &mut ledger) {
+                Ok(swept) => {
+                    tell_forgotten(&shared, swept.forgotten, &mut last);
+                    shared.update(|state| {
+                        for (removal, count) in swept.removed {
+                            *state.flows_removed.entry(removal.name().to_owned()).or_default() += count;
+                        }
+                        state.flows_forgotten = swept.forgotten;
+                        state.map_entries.insert("FLOWS".to_owned(), swept.left);
+                    });
+                }
                 Err(error) => tracing::warn!("connections that are over are still remembered: {error:#}"),
             }
             asked = !matches!(receiver.recv_timeout(EVERY), Err(mpsc::RecvTimeoutError::Disconnected));
@@ -51,26 +64,50 @@ pub fn spawn(pins: Pins, shared: Arc<Shared>) -> Result<mpsc::Sender<()>> {
     Ok(sender)
 }
 
+/// Tells that connections were forgotten, for as long as it matters; `last` is how many were when there were last more.
+fn tell_forgotten(shared: &Shared, forgotten: u64, last: &mut Option<(u64, Instant)>) {
+    if forgotten > last.map_or(0, |(count, _)| count) {
+        *last = Some((forgotten, Instant::now()));
+    }
+    match last {
+        Some((_, since)) if since.elapsed() < TOLD => {
+            let text = format!(
+                "{forgotten} connections through packets were forgotten for new ones since the agent started, the last \
+                 {} s ago, for FLOWS was full: those that were still open break; raise --max-flows",
+                since.elapsed().as_secs()
+            );
+            shared.warn(FORGOTTEN, text);
+        }
+        Some(_) | None => shared.clear(FORGOTTEN),
+    }
+}
+
 /// What a look came to.
 struct Swept {
     /// Connections, by why they went.
     removed: BTreeMap<Removal, u64>,
     /// Entries that are left.
     left: u64,
+    /// Connections that the kernel forgot for new ones, since the first look.
+    forgotten: u64,
 }
 
-fn sweep(pins: &Pins) -> Result<Swept> {
+fn sweep(pins: &Pins, ledger: &mut Ledger) -> Result<Swept> {
     let now_ns = now_ns();
     let mut flows = Flows::open(pins)?;
+    let maps = BpfMaps::open(pins)?;
+    let begun_before = maps.count(Reason::FlowBegun)?;
     let entries = flows.all()?;
+    let live = entries.iter().filter(|(_, flow)| is_of_client(flow)).count() as u64;
+    let forgotten = ledger.look((begun_before, maps.count(Reason::FlowBegun)?), live);
     let has_any = entries.iter().any(|(_, flow)| flow.hooks & HOOKS_OF_PODS != 0);
     // What began within the last second may have been stored behind our back. Of what is there, programs of another version
     // may have said nothing.
     flows.set_none_at_pods(if has_any { 0 } else { now_ns.saturating_sub(STORED_NS) })?;
     // Read after the connections: who serves is then never older than the choice of a backend.
     let asked: BTreeSet<_> = entries.iter().filter_map(|(key, flow)| dialled(key, flow)).collect();
-    let serving = Serving::new(BpfMaps::open(pins)?.dump_of(&asked)?);
-    let mut swept = Swept { removed: BTreeMap::new(), left: entries.len() as u64 };
+    let serving = Serving::new(maps.dump_of(&asked)?);
+    let mut swept = Swept { removed: BTreeMap::new(), left: entries.len() as u64, forgotten };
     for (key, seen) in &entries {
         let Some(reason) = removal(key, seen, &serving, now_ns) else { continue };
         // A packet may have come since, and made another connection of it.
@@ -81,6 +118,9 @@ fn sweep(pins: &Pins) -> Result<Swept> {
         // The client's entry first: its next packet then finds another backend, whatever comes back meanwhile.
         flows.remove(key)?;
         swept.left -= 1;
+        if is_of_client(&flow) {
+            ledger.remove();
+        }
         if flow.flags & FLOW_REPLY == 0 {
             *swept.removed.entry(reason).or_default() += 1;
         }

@@ -75,6 +75,8 @@ fn of_programming(page: &mut Page, state: &State) {
         let count = state.flows_removed.get(removal.name()).copied().unwrap_or(0);
         removed.sample(&[("reason", removal.name())], count);
     }
+    let text = "Connections of the packet path that the kernel forgot for new ones, for FLOWS was full.";
+    page.one(Counter, "sluice_flows_forgotten_total", text, state.flows_forgotten);
 }
 
 fn of_redirector(page: &mut Page, state: &State) {

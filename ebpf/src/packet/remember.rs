@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// Only where there is none yet.
+const BPF_NOEXIST: u64 = 1;
+
 /// Where the connection's two entries count, and how their packets go on.
 struct Way {
     there: u8,
@@ -98,9 +101,19 @@ pub fn remember<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     } else {
         keep_port(frame, work)?;
     }
-    FLOWS.insert(&work.packet.key, &work.flow, 0).map_err(|_| Reason::SourcePortsTaken)?;
+    insert_client(work)?;
     work.stage = Stage::Remembered;
     Ok(())
+}
+
+/// Stores the client's entry. One more is counted, so that whoever counts those that are there knows how many the map forgot.
+#[inline(always)]
+fn insert_client(work: &Work) -> Result<(), Reason> {
+    if FLOWS.insert(&work.packet.key, &work.flow, BPF_NOEXIST).is_ok() {
+        raw::count(Reason::FlowBegun);
+        return Ok(());
+    }
+    FLOWS.insert(&work.packet.key, &work.flow, 0).map_err(|_| Reason::SourcePortsTaken)
 }
 
 /// Makes the connection `work.flow`, which went in a tunnel, one that goes in the node's name from now on.
@@ -220,7 +233,6 @@ const fn turn(key: &mut FlowKey) {
 /// Stores the entry of the replies unless a live one is there.
 #[inline(never)]
 fn insert_reply(work: &Work) -> bool {
-    const BPF_NOEXIST: u64 = 1;
     if FLOWS.insert(&work.reply, &work.back, BPF_NOEXIST).is_ok() {
         return true;
     }

@@ -211,11 +211,16 @@ impl BpfMaps {
     /// # Errors
     /// The kernel refuses a read.
     pub fn reasons(&self) -> Result<Vec<(Reason, u64)>> {
-        let count = |reason: &Reason| {
-            let values = self.reasons.get(&(*reason as u32), 0).context("cannot read REASONS")?;
-            Ok((*reason, values.iter().sum()))
-        };
-        Reason::ALL.iter().map(count).collect()
+        Reason::ALL.iter().map(|reason| Ok((*reason, self.count(*reason)?))).collect()
+    }
+
+    /// How often this one was.
+    ///
+    /// # Errors
+    /// The kernel refuses the read.
+    pub fn count(&self, reason: Reason) -> Result<u64> {
+        let values = self.reasons.get(&(reason as u32), 0).context("cannot read REASONS")?;
+        Ok(values.iter().sum())
     }
 
     /// Tells the programs which network namespace is the node's own.
