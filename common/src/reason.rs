@@ -111,6 +111,9 @@ reasons! {
     /// One more connection of the packet path is remembered, and took no older one's place by its ends; counted besides the
     /// translation.
     FlowBegun = 40, "flow_begun";
+    /// For a cluster IP, but neither TCP, UDP nor SCTP nor a ping that is answered, or a piece of a datagram whose first piece
+    /// was not seen: dropped, for no machine has the address.
+    Unserved = 41, "unserved";
 }
 
 impl Reason {
@@ -165,7 +168,8 @@ impl Reason {
             | Self::HopsExceeded
             | Self::AnswersExhausted
             | Self::LeftToPackets
-            | Self::SctpPort => true,
+            | Self::SctpPort
+            | Self::Unserved => true,
         }
     }
 }

@@ -8,10 +8,10 @@ use aya_ebpf::{
 use sluice_common::{
     Addr,
     layout::{
-        AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY, DeviceValue, EVENTS_BYTES,
-        EventValue, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue,
-        LISTENERS_CAPACITY, NodeValue, PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue,
-        SocketValue, SourceRangeKey,
+        ANSWERS_CAPACITY, AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY,
+        DeviceValue, EVENTS_BYTES, EventValue, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
+        FrontendValue, LISTENERS_CAPACITY, NodeValue, PodValue, RevnatKey, RevnatValue, ServiceValue,
+        SlotValue, SocketValue, SourceRangeKey,
     },
     reason,
 };
@@ -91,8 +91,9 @@ pub static DEVICES: HashMap<u32, DeviceValue, 1_024, BY_NEED> = HashMap::new();
 #[btf_map]
 pub static SOURCE_RANGES: LpmTrie<SourceRangeKey, u32, 16_384> = LpmTrie::new();
 
+/// What each CPU may still answer.
 #[btf_map]
-pub static ANSWERS: PerCpuArray<AnswersValue, 1> = PerCpuArray::new();
+pub static ANSWERS: PerCpuArray<AnswersValue, { ANSWERS_CAPACITY as usize }> = PerCpuArray::new();
 
 /// What a packet under way leaves nothing behind in; not pinned.
 #[btf_map]

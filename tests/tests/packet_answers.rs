@@ -104,6 +104,32 @@ fn answers_run_out_within_the_second() {
 }
 
 #[test]
+fn refusals_use_up_no_answer_that_others_wait_for() {
+    let mut rig = Rig::with_services();
+    let own = rig.both();
+    let client = at("192.168.50.2:4001");
+    let closed = Packet::new(client, served("UDP", None).at(Kind::ClusterIp, false, &own), Carried::Udp);
+    let open = Packet::new(client, served("UDP", Some(3)).at(Kind::ClusterIp, false, &own), Carried::Udp);
+    let too_big = Packet { payload: vec![7; 2_000], ..open.clone() };
+    let rows = [("refused", closed), ("too big", too_big), ("no hops", open.with_ttl(1))];
+    for (flood, packet) in &rows {
+        rig.refill();
+        // However slow the machine is: until one is not answered.
+        let flooded = rig.frame(Place::FromNetwork, &packet.ip());
+        let mut sent = 0;
+        while rig.run(Place::FromNetwork, &flooded).verdict == Verdict::Redirect {
+            sent += 1;
+            assert!(sent < 1_000_000, "{flood}: there is a limit");
+        }
+        for (other, packet) in rows.iter().filter(|(other, _)| other != flood) {
+            let met = rig.run(Place::FromNetwork, &rig.frame(Place::FromNetwork, &packet.ip()));
+            assert_eq!(met.verdict, Verdict::Redirect, "{other}, after many {flood}");
+            assert_eq!(read(&met.frame).unwrap().ends.dst.ip(), client.ip(), "{other}, after many {flood}");
+        }
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_answered_with_the_mtu_of_the_link() {
     let mut rig = Rig::with_services();
     let own = rig.both();
@@ -295,20 +321,5 @@ fn addresses_of_services_answer_ping_and_nobody_else_does() {
         (want.carried, want.src, want.dst) =
             (Carried::EchoReply, SocketAddr::new(to.ip(), 8), SocketAddr::new(packet.src.ip(), 9));
         assert_ip(&met, Verdict::Redirect, &want.ip(), &case);
-    }
-}
-
-#[test]
-fn a_ping_in_pieces_is_left_whole() {
-    let mut rig = Rig::with_services();
-    let own = rig.both();
-    for is_v6 in [false, true] {
-        let to = served("TCP", Some(3)).at(Kind::ClusterIp, is_v6, &own);
-        let packet = Packet::new(address(&rig, Sender::Outside, is_v6, 8), to, Carried::Echo);
-        for piece in packet.pieces(24, 5) {
-            let frame = rig.frame(Place::FromNetwork, &piece);
-            let met = rig.run(Place::FromNetwork, &frame);
-            assert_eq!((met.verdict, met.frame), (Verdict::Pass, frame), "IPv6 {is_v6}");
-        }
     }
 }

@@ -3,9 +3,10 @@
 use sluice_common::{
     Addr,
     layout::{
-        AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY, DeviceValue, EVENTS_BYTES,
-        FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue, LISTENERS_CAPACITY,
-        NodeValue, PodValue, RevnatKey, RevnatValue, ServiceValue, SlotValue, SocketValue,
+        ANSWERS_CAPACITY, AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY,
+        DeviceValue, EVENTS_BYTES, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
+        FrontendValue, LISTENERS_CAPACITY, NodeValue, PodValue, RevnatKey, RevnatValue, ServiceValue,
+        SlotValue, SocketValue,
     },
     reason,
 };
@@ -61,7 +62,7 @@ pub const SPECS: [MapSpec; 22] = [
     spec!("FRAGMENTS", FragmentKey, FragmentValue, |_| Some(8_192), ""),
     spec!("DEVICES", u32, DeviceValue, |_| Some(1_024), ""),
     spec!("SOURCE_RANGES", [u32; 6], u32, |sizes| Some(sizes.max_source_ranges), "--max-source-ranges"),
-    spec!("ANSWERS", u32, AnswersValue, |_| Some(1), ""),
+    spec!("ANSWERS", u32, AnswersValue, |_| Some(ANSWERS_CAPACITY), ""),
     spec!("REASONS", u32, u64, |_| Some(reason::CAPACITY), ""),
     // A ring buffer has neither keys nor values, and its capacity is in bytes.
     spec!("EVENTS", (), (), |_| Some(EVENTS_BYTES), ""),

@@ -72,6 +72,10 @@ pub const STATE_CLIENT_DONE: u8 = 2;
 pub const STATE_BACKEND_DONE: u8 = 4;
 /// Bit of `FlowValue::state`: either has sent RST.
 pub const STATE_RESET: u8 = 8;
+/// Bit of `FlowValue::state`: the client has sent something else since then.
+pub const STATE_CLIENT_GOES_ON: u8 = 16;
+/// Bit of `FlowValue::state`: so has the backend.
+pub const STATE_BACKEND_GOES_ON: u8 = 32;
 
 /// What a packet of a known connection becomes. Value of `FLOWS`.
 #[repr(C)]
@@ -152,8 +156,12 @@ pub struct FragmentValue {
     pub src_port_be: u16,
     /// Network byte order.
     pub dst_port_be: u16,
+    /// Zero.
+    pub pad: u32,
+    /// When the first piece came by, ns of `CLOCK_MONOTONIC`.
+    pub seen_ns: u64,
 }
-const _: () = assert!(size_of::<FragmentValue>() == 4);
+const _: () = assert!(size_of::<FragmentValue>() == 16);
 
 /// Key into `DEVICES` of what counts where a device has nothing of its own.
 pub const ANY_DEVICE: u32 = 0;
@@ -202,7 +210,16 @@ impl SourceRangeKey {
     pub const BITS: u32 = 32 + 128;
 }
 
-/// A CPU's store of answers that it may still give to packets that it refuses. Value of `ANSWERS`.
+/// Index into `ANSWERS`: packets that nobody serves.
+pub const ANSWERS_REFUSED: u32 = 0;
+/// Index into `ANSWERS`: packets that do not fit. A store of its own, for who is not told goes on to send what is lost.
+pub const ANSWERS_TOO_BIG: u32 = 1;
+/// Index into `ANSWERS`: packets without hops left.
+pub const ANSWERS_HOPS: u32 = 2;
+/// Size of `ANSWERS`.
+pub const ANSWERS_CAPACITY: u32 = 3;
+
+/// A CPU's store of answers that it may still give to packets of one kind. Value of `ANSWERS`, at the indices `ANSWERS_*`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
 pub struct AnswersValue {

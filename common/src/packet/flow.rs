@@ -1,6 +1,12 @@
 //! A connection's life: its state from the packets seen, how long it is remembered, and its source port.
 
-use crate::layout::{FlowValue, STATE_BACKEND_DONE, STATE_CLIENT_DONE, STATE_REPLIED, STATE_RESET, TCP};
+use crate::layout::{
+    FlowValue, STATE_BACKEND_DONE, STATE_BACKEND_GOES_ON, STATE_CLIENT_DONE, STATE_CLIENT_GOES_ON,
+    STATE_REPLIED, STATE_RESET, TCP,
+};
+
+/// Both ends have gone on after a reset.
+const GO_ON: u8 = STATE_CLIENT_GOES_ON | STATE_BACKEND_GOES_ON;
 
 /// TCP flag.
 pub const FIN: u8 = 1;
@@ -53,9 +59,15 @@ pub const fn after(state: u8, of_backend: bool, tcp_flags: u8) -> u8 {
         next |= if of_backend { STATE_BACKEND_DONE } else { STATE_CLIENT_DONE };
     }
     if tcp_flags & RST != 0 {
-        next |= STATE_RESET;
+        return (next | STATE_RESET) & !GO_ON;
     }
-    next
+    if next & STATE_RESET == 0 {
+        return next;
+    }
+    // Sequence numbers are not kept, so that any RST counts for the time being. Of two ends that both go on neither took it
+    // for its peer's: it was forged, or came late from an older connection.
+    next |= if of_backend { STATE_BACKEND_GOES_ON } else { STATE_CLIENT_GOES_ON };
+    if next & GO_ON == GO_ON { next & !(STATE_RESET | GO_ON) } else { next }
 }
 
 /// Whether a packet with these flags starts another connection with the ends of one that was in `state`.
@@ -64,6 +76,17 @@ pub const fn starts_anew(state: u8, of_backend: bool, tcp_flags: u8) -> bool {
     !of_backend
         && tcp_flags & (SYN | ACK) == SYN
         && state & (STATE_RESET | STATE_CLIENT_DONE | STATE_BACKEND_DONE) != 0
+}
+
+/// How long the pieces of a datagram may be under way. Identifications come again: 65,536 datagrams of IPv4 later.
+///
+/// Source: the default of `net.ipv4.ipfrag_time`.
+const PIECES_NS: u64 = 30 * NANOS_PER_SEC;
+
+/// Whether a piece that comes at `now_ns` may be of the datagram whose first piece came at `seen_ns`.
+#[inline(always)]
+pub const fn is_of_datagram(seen_ns: u64, now_ns: u64) -> bool {
+    now_ns.saturating_sub(seen_ns) < PIECES_NS
 }
 
 /// How many source ports are tried before a connection is given up.
@@ -125,6 +148,30 @@ mod tests {
     }
 
     #[test]
+    fn a_reset_that_neither_end_believes_is_taken_back() {
+        const CLIENT: bool = false;
+        const BACKEND: bool = true;
+        type Steps = &'static [(bool, u8)];
+        let rows: [(&str, Steps, u64); 9] = [
+            ("reset", &[(CLIENT, RST)], 10),
+            ("the other's data was under way", &[(BACKEND, RST), (CLIENT, ACK), (CLIENT, ACK)], 10),
+            ("so was the resetting end's", &[(CLIENT, RST | ACK), (CLIENT, ACK)], 10),
+            ("both go on", &[(CLIENT, RST), (BACKEND, ACK), (CLIENT, ACK)], 86_400),
+            ("in the other order", &[(CLIENT, RST), (CLIENT, ACK), (BACKEND, ACK)], 86_400),
+            ("each packet is answered by a reset", &[(BACKEND, RST), (CLIENT, ACK), (BACKEND, RST)], 10),
+            ("which counts anew", &[(CLIENT, RST), (CLIENT, ACK), (CLIENT, RST), (BACKEND, ACK)], 10),
+            ("again", &[(CLIENT, RST), (BACKEND, ACK), (CLIENT, ACK), (CLIENT, RST)], 10),
+            ("and then both close", &[(CLIENT, RST), (BACKEND, ACK), (CLIENT, FIN | ACK)], 3_600),
+        ];
+        for (case, steps, want) in rows {
+            let open = [(CLIENT, SYN), (BACKEND, SYN | ACK), (CLIENT, ACK)];
+            let state = open.iter().chain(steps).fold(0, |state, (of, flags)| after(state, *of, *flags));
+            assert_eq!(timeout_s(TCP, state), want, "{case}");
+            assert!(state & GO_ON == 0 || state & STATE_RESET != 0, "{case}: nothing is left of it");
+        }
+    }
+
+    #[test]
     fn a_syn_after_the_end_is_another_connection() {
         let done = STATE_REPLIED | STATE_CLIENT_DONE | STATE_BACKEND_DONE;
         for (case, state, of_backend, flags, want) in [
@@ -136,6 +183,19 @@ mod tests {
             ("SYN+ACK", done, true, SYN | ACK, false),
         ] {
             assert_eq!(starts_anew(state, of_backend, flags), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn pieces_are_of_one_datagram_while_they_may_be_under_way() {
+        let seen_ns = 40 * NANOS_PER_SEC;
+        for (case, now_ns, want) in [
+            ("at once", seen_ns, true),
+            ("just in time", seen_ns + PIECES_NS - 1, true),
+            ("too late", seen_ns + PIECES_NS, false),
+            ("a clock of another CPU", seen_ns - 5, true),
+        ] {
+            assert_eq!(is_of_datagram(seen_ns, now_ns), want, "{case}");
         }
     }
 

@@ -2,7 +2,10 @@
 
 use sluice_common::{
     Reason,
-    layout::{ADDRESS_CLUSTER_IP, ADDRESS_VIP, CONFIG_OPTIONS, HOOK_TO_NETWORK, OPTION_VIP_PING, TCP},
+    layout::{
+        ADDRESS_CLUSTER_IP, ADDRESS_VIP, ANSWERS_HOPS, ANSWERS_REFUSED, ANSWERS_TOO_BIG, CONFIG_OPTIONS,
+        HOOK_TO_NETWORK, OPTION_VIP_PING, TCP,
+    },
     packet::{
         Fragment, Kind,
         checksum::{Difference, fold, sum},
@@ -23,7 +26,7 @@ pub fn refuse<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     if matches!(work.packet.fragment, Fragment::Later) {
         return Ok(());
     }
-    if !flows::may_answer(work.now_ns) {
+    if !flows::may_answer(ANSWERS_REFUSED, work.now_ns) {
         return Err(Reason::AnswersExhausted);
     }
     work.speaker = work.packet.key.dst;
@@ -54,13 +57,14 @@ pub fn hops_exceeded<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> 
 
 #[inline(always)]
 fn tell<F: Frame>(frame: F, work: &mut Work, trouble: Trouble, reason: Reason) -> Result<(), Reason> {
+    let store = if matches!(trouble, Trouble::HopsExceeded) { ANSWERS_HOPS } else { ANSWERS_TOO_BIG };
     work.verdict = Verdict::Drop;
     work.count_besides(reason);
     // Of a datagram in pieces only the first is answered, and of ICMP errors none (RFC 1812 §4.3.2.7).
     if matches!(work.packet.fragment, Fragment::Later) || matches!(work.packet.kind, Kind::Error) {
         return Ok(());
     }
-    if !flows::may_answer(work.now_ns) {
+    if !flows::may_answer(store, work.now_ns) {
         return Err(Reason::AnswersExhausted);
     }
     let _answered = error(frame, work, trouble);

@@ -38,14 +38,21 @@ pub fn begin<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
 /// Finds frontend, slot and backend: [`Reason::PacketTranslated`], or [`Reason::Redirected`] if that is the redirector.
 #[inline(never)]
 pub fn find<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
-    work.frontend = frontend(work)?;
+    look_up(work)?;
     work.stage = Stage::Found;
     leave_others(frame, work)?;
     admit(work)?;
     if is_redirected(work)? {
         return Ok(Reason::Redirected);
     }
-    choose_slot(work)?;
+    if let Err(reason) = choose_slot(work) {
+        if !matches!(reason, Reason::SlotMismatch) {
+            return Err(reason);
+        }
+        // A change was under way: once more, as sockets do.
+        look_up(work)?;
+        choose_slot(work)?;
+    }
     if work.slot.backend_id == NO_BACKEND {
         return Err(Reason::NoEndpoints);
     }
@@ -56,6 +63,13 @@ pub fn find<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
         return Err(Reason::SctpPort);
     }
     Ok(Reason::PacketTranslated)
+}
+
+/// [`frontend`], into its place.
+#[inline(never)]
+fn look_up(work: &mut Work) -> Result<(), Reason> {
+    work.frontend = frontend(work)?;
+    Ok(())
 }
 
 /// The frontend that the packet is for.
@@ -148,7 +162,7 @@ fn is_redirected(work: &mut Work) -> Result<bool, Reason> {
 }
 
 /// The slot of this client's backend: the one that it had, where the service has affinity, else any.
-#[inline(always)]
+#[inline(never)]
 fn choose_slot(work: &mut Work) -> Result<(), Reason> {
     let value = &work.frontend;
     let range = choose::packet_range(value, work.is_inside());

@@ -2,7 +2,7 @@
 
 use sluice_common::{
     Reason,
-    layout::{FLOW_REDIRECT, FLOW_REPLY, FLOW_TO_NODE, FLOW_TUNNEL, HOOK_TO_NETWORK, STATE_REPLIED, TCP},
+    layout::{FLOW_REDIRECT, FLOW_REPLY, FLOW_TO_NODE, FLOW_TUNNEL, HOOK_TO_NETWORK, TCP},
     packet::flow,
 };
 
@@ -55,8 +55,10 @@ fn refresh(work: &mut Work) {
     let flags = if work.packet.key.protocol == TCP { work.packet.tcp_flags } else { 0 };
     // The backend's answers to packets in a tunnel do not pass here: the client's own show that it got them.
     let answered = flow.flags & FLOW_TUNNEL != 0 && flags & (flow::SYN | flow::ACK) != flow::SYN;
-    let answered = if answered { STATE_REPLIED } else { 0 };
-    let state = flow::after(flow.state, flow.flags & FLOW_REPLY != 0, flags) | answered;
+    let mut state = flow::after(flow.state, flow.flags & FLOW_REPLY != 0, flags);
+    if answered && flags & flow::RST == 0 {
+        state = flow::after(state, true, 0);
+    }
     if state != flow.state || work.now_ns.saturating_sub(flow.last_seen_ns) > flow::REFRESH_NS {
         work.flow.state = state;
         // Routes and neighbours change: both are asked again.

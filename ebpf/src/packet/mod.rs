@@ -5,10 +5,14 @@ use core::ffi::c_void;
 use sluice_common::{
     Addr, Reason,
     layout::{
-        BackendValue, EventHook, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendValue,
-        HOOK_FROM_NETWORK, HOOK_FROM_POD, HOOK_TO_NETWORK, HOOK_TO_POD, SlotValue,
+        ADDRESS_CLUSTER_IP, ADDRESS_REDIRECTED, BackendValue, EventHook, FlowKey, FlowValue, FragmentKey,
+        FragmentValue, FrontendValue, HOOK_FROM_NETWORK, HOOK_FROM_POD, HOOK_TO_NETWORK, HOOK_TO_POD,
+        SlotValue,
     },
-    packet::{Bytes, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Kind, Packet, checksum::Difference, parse},
+    packet::{
+        Bytes, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, ICMPV6, Kind, Packet, checksum::Difference, flow,
+        parse,
+    },
 };
 
 use crate::{
@@ -234,7 +238,9 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Re
     }
     read(frame, is_v6, work)?;
     work.address_kind = if begins_here { raw::get(&ADDRESSES, &work.packet.key.dst).unwrap_or(0) } else { 0 };
-    give_ports(&mut work.packet)?;
+    if let Err(reason) = give_ports(&mut work.packet) {
+        return Err(unserved(frame, work, reason));
+    }
     if matches!(work.packet.kind, Kind::Ports) && borrowed::may_be(&work.packet.key, work.hook) {
         work.reply = work.packet.key;
         if let Ok(reason) = borrowed::steer(frame, work) {
@@ -249,11 +255,39 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Re
             Err(Reason::NotOurs) => begin::begin(frame, work),
             done => done,
         },
-        Kind::Error => error::error(frame, work),
-        Kind::Tunnel => tunnel::unwrap(frame, work),
-        Kind::Echo if work.hook != HOOK_TO_POD => answer::echo(frame, work),
-        Kind::Echo | Kind::Other => Err(Reason::NotOurs),
+        Kind::Error => {
+            let done = error::error(frame, work);
+            or_unserved(frame, work, done)
+        }
+        Kind::Tunnel => {
+            let done = tunnel::unwrap(frame, work);
+            or_unserved(frame, work, done)
+        }
+        Kind::Echo if work.hook != HOOK_TO_POD => {
+            let done = answer::echo(frame, work);
+            or_unserved(frame, work, done)
+        }
+        Kind::Echo | Kind::Other => Err(unserved(frame, work, Reason::NotOurs)),
     }
+}
+
+#[inline(always)]
+fn or_unserved<F: Frame>(frame: F, work: &Work, done: Result<Reason, Reason>) -> Result<Reason, Reason> {
+    if matches!(done, Err(Reason::NotOurs)) { Err(unserved(frame, work, Reason::NotOurs)) } else { done }
+}
+
+/// Why a packet ends or goes on that belongs to no connection: one for a cluster IP, which no machine has, would leave the node
+/// by whatever route fits, and perhaps come back. Where the redirector serves the address it is the node's.
+#[inline(never)]
+fn unserved<F: Frame>(frame: F, work: &Work, otherwise: Reason) -> Reason {
+    let (kind, packet) = (work.address_kind, &work.packet);
+    if kind & ADDRESS_CLUSTER_IP == 0 || kind & ADDRESS_REDIRECTED != 0 {
+        return otherwise;
+    }
+    // Neighbours that ask each other never ask beyond the link.
+    let is_of_link = packet.key.protocol == ICMPV6
+        && frame.load::<2>(packet.l4_at).is_some_and(|head| matches!(head[0], 133..=137));
+    if is_of_link { otherwise } else { Reason::Unserved }
 }
 
 // Functions of their own give their stack back: 512 bytes must do for a whole chain of calls.
@@ -291,15 +325,18 @@ pub fn give_ports(packet: &mut Packet) -> Result<(), Reason> {
 #[inline(never)]
 fn remember_fragment(packet: &Packet) {
     let FlowKey { src_port_be, dst_port_be, .. } = packet.key;
+    let ports = FragmentValue { src_port_be, dst_port_be, pad: 0, seen_ns: raw::now_ns() };
     // An LRU map always finds room; should it not, the other pieces are left alone.
-    let _pieces_left_alone =
-        FRAGMENTS.insert(fragment_key(packet), FragmentValue { src_port_be, dst_port_be }, 0);
+    let _pieces_left_alone = FRAGMENTS.insert(fragment_key(packet), ports, 0);
 }
 
 /// Gives a later piece the ports of the first.
 #[inline(never)]
 fn recall_fragment(packet: &mut Packet) -> Result<(), Reason> {
     let ports = raw::get_lru(&FRAGMENTS, &fragment_key(packet)).ok_or(Reason::FragmentUnknown)?;
+    if !flow::is_of_datagram(ports.seen_ns, raw::now_ns()) {
+        return Err(Reason::FragmentUnknown);
+    }
     packet.key.src_port_be = ports.src_port_be;
     packet.key.dst_port_be = ports.dst_port_be;
     packet.kind = Kind::Ports;

@@ -4,15 +4,15 @@ use sluice_common::{
     Addr, Reason,
     layout::{
         ADDRESS_NODE, ADDRESS_OWN, ANY_DEVICE, FLOW_REDIRECT, FLOW_REPLY, FLOW_SNAT, FLOW_TO_NODE,
-        FLOW_TUNNEL, FlowKey, FlowValue, HOOK_FROM_NETWORK, HOOK_FROM_POD, HOOK_TO_NETWORK, HOOK_TO_POD,
-        PROBE_ID, SCTP,
+        FLOW_TUNNEL, FlowKey, FlowValue, FrontendKey, HOOK_FROM_NETWORK, HOOK_FROM_POD, HOOK_TO_NETWORK,
+        HOOK_TO_POD, PROBE_ID, SCTP,
     },
     packet::flow,
 };
 
 use super::{Frame, Stage, Work, pods, tunnel};
 use crate::{
-    maps::{ADDRESSES, DEVICES, FLOWS},
+    maps::{ADDRESSES, DEVICES, FLOWS, FRONTENDS},
     raw::{
         self,
         fib::{self, Unroutable},
@@ -182,12 +182,22 @@ fn claim_port<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
         if !keeps_port {
             work.reply.dst_port_be = flow::source_port(attempt, raw::random()).to_be();
         }
-        if !fib::has_socket(frame, work) && insert_reply(work) {
+        // There is no helper that looks for sockets of SCTP, whose port is no choice either.
+        let is_taken = !keeps_port && (is_node_port(work) || fib::has_socket(frame, work));
+        if !is_taken && insert_reply(work) {
             work.flow.src_port_be = work.reply.dst_port_be;
             return Ok(());
         }
     }
     Err(Reason::SourcePortsTaken)
+}
+
+/// Whether the port of the node that replies would go to is a NodePort: where those lie is the cluster's to say.
+#[inline(never)]
+fn is_node_port(work: &Work) -> bool {
+    let FlowKey { dst, dst_port_be, protocol, .. } = work.reply;
+    let key = FrontendKey { addr: dst, port_be: dst_port_be, protocol, scope: 0 };
+    raw::get(&FRONTENDS, &key.on_any_node_address()).is_some()
 }
 
 /// Stores the entry of the replies under the client's own port, unless that port has a live connection to the same backend

@@ -63,10 +63,10 @@ pub fn set_route(key: &FlowKey, route: &Route) {
     }
 }
 
-/// Takes one answer from this CPU's store; false when it is empty.
+/// Takes one answer from this CPU's store `ANSWERS_*`; false when it is empty.
 #[inline(always)]
-pub fn may_answer(now_ns: u64) -> bool {
-    let Some(store) = ANSWERS.get_ptr_mut(0) else {
+pub fn may_answer(store: u32, now_ns: u64) -> bool {
+    let Some(store) = ANSWERS.get_ptr_mut(store) else {
         return false;
     };
     // SAFETY: the lookup returned a live element of this CPU, and nothing preempts us on it.

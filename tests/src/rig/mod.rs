@@ -19,19 +19,22 @@ use aya::{
     programs::{Program, TestRun as _, TestRunOptions},
     util::nr_cpus,
 };
-use bytemuck::must_cast;
+use bytemuck::{Zeroable as _, must_cast};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use sluice::{
     devices::{self, Link},
     loader::{self, Loaded, Point, Tc},
     maps::{
         Sizes,
-        bpf::{Devices, Flows, now_ns},
+        bpf::{BpfMaps, Devices, Flows, now_ns},
     },
 };
 use sluice_common::{
-    Addr,
-    layout::{ANY_DEVICE, DeviceValue, FlowKey, FlowValue, OPTION_VIP_PING},
+    Addr, Reason,
+    layout::{
+        ANSWERS_CAPACITY, ANY_DEVICE, DeviceValue, FLOW_REPLY, FlowKey, FlowValue, FragmentKey,
+        FragmentValue, OPTION_VIP_PING,
+    },
 };
 
 use crate::{
@@ -276,13 +279,42 @@ impl Rig {
         self.heartbeat.set(0, beat_ns, 0).expect("writes work");
     }
 
-    /// Fills the store of answers up again.
+    /// Fills the stores of answers up again.
     ///
     /// # Panics
     /// The map cannot be written.
     pub fn refill(&mut self) {
-        let zeros = vec![[0; 16]; nr_cpus().expect("CPUs")];
-        self.answers.set(0, PerCpuValues::try_from(zeros).expect("one each"), 0).expect("writes work");
+        for store in 0..ANSWERS_CAPACITY {
+            let zeros = vec![[0; 16]; nr_cpus().expect("CPUs")];
+            let zeros = PerCpuValues::try_from(zeros).expect("one each");
+            self.answers.set(store, zeros, 0).expect("writes work");
+        }
+    }
+
+    /// How often the reason was counted.
+    ///
+    /// # Panics
+    /// The map cannot be read.
+    pub fn count(&self, reason: Reason) -> u64 {
+        BpfMaps::open(self.loaded.pins()).and_then(|maps| maps.count(reason)).expect("maps can be read")
+    }
+
+    /// Makes the first pieces of datagrams that came by have done so that much earlier.
+    ///
+    /// # Panics
+    /// The map cannot be read or written.
+    pub fn age_pieces(&mut self, by_ns: u64) {
+        let map = MapData::from_pin(self.loaded.pins().map("FRAGMENTS")).expect("a pinned map");
+        let mut pieces: HashMap<_, [u8; size_of::<FragmentKey>()], [u8; size_of::<FragmentValue>()]> =
+            Map::LruHashMap(map).try_into().expect("a hash");
+        let all: Vec<_> = pieces.iter().collect::<Result<_, _>>().expect("it can be read");
+        for (key, value) in all {
+            let mut value: FragmentValue = must_cast(value);
+            value.seen_ns = value.seen_ns.saturating_sub(by_ns);
+            pieces
+                .insert(key, must_cast::<_, [u8; size_of::<FragmentValue>()]>(value), 0)
+                .expect("writes work");
+        }
     }
 
     /// Forgets all connections, and tells programs at pods' devices that there are none.
@@ -308,15 +340,28 @@ impl Rig {
 
     /// What becomes of packets with these ends, if that is known.
     pub fn flow(&self, ends: &Ends) -> Option<FlowValue> {
-        let key = FlowKey {
-            src: Addr::from(ends.src.ip()),
-            dst: Addr::from(ends.dst.ip()),
-            src_port_be: ends.src.port().to_be(),
-            dst_port_be: ends.dst.port().to_be(),
-            protocol: ends.protocol,
-            pad: [0; 3],
-        };
-        self.flows.get(&must_cast(key), 0).ok().map(must_cast)
+        self.flows.get(&must_cast(flow_key(ends)), 0).ok().map(must_cast)
+    }
+
+    /// Makes packets with these ends belong to a connection, which counts at no hook.
+    ///
+    /// # Panics
+    /// The map cannot be written.
+    pub fn remember(&mut self, ends: &Ends) {
+        let flow = FlowValue { flags: FLOW_REPLY, last_seen_ns: now_ns(), ..FlowValue::zeroed() };
+        let bytes: [u8; size_of::<FlowValue>()] = must_cast(flow);
+        self.flows.insert(must_cast::<_, [u8; 40]>(flow_key(ends)), bytes, 0).expect("writes work");
+    }
+}
+
+fn flow_key(ends: &Ends) -> FlowKey {
+    FlowKey {
+        src: Addr::from(ends.src.ip()),
+        dst: Addr::from(ends.dst.ip()),
+        src_port_be: ends.src.port().to_be(),
+        dst_port_be: ends.dst.port().to_be(),
+        protocol: ends.protocol,
+        pad: [0; 3],
     }
 }
 
