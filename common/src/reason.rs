@@ -114,6 +114,9 @@ reasons! {
     /// For a cluster IP, but neither TCP, UDP nor SCTP nor a ping that is answered, or a piece of a datagram whose first piece
     /// was not seen: dropped, for no machine has the address.
     Unserved = 41, "unserved";
+    /// A router on the way to a pod's node said that packets in a tunnel do not fit: remembered, and told to the client whose
+    /// packet it was, if that is to be seen.
+    PathNarrowed = 42, "path_narrowed";
 }
 
 impl Reason {
@@ -169,7 +172,8 @@ impl Reason {
             | Self::AnswersExhausted
             | Self::LeftToPackets
             | Self::SctpPort
-            | Self::Unserved => true,
+            | Self::Unserved
+            | Self::PathNarrowed => true,
         }
     }
 }

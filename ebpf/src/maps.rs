@@ -10,8 +10,8 @@ use sluice_common::{
     layout::{
         ANSWERS_CAPACITY, AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY,
         DeviceValue, EVENTS_BYTES, EventValue, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
-        FrontendValue, LISTENERS_CAPACITY, NodeValue, PodValue, RevnatKey, RevnatValue, ServiceValue,
-        SlotValue, SocketValue, SourceRangeKey,
+        FrontendValue, LISTENERS_CAPACITY, NodeValue, PathValue, PodValue, RevnatKey, RevnatValue,
+        ServiceValue, SlotValue, SocketValue, SourceRangeKey,
     },
     reason,
 };
@@ -82,6 +82,10 @@ pub static FLOWS: LruHashMap<FlowKey, FlowValue, 131_072> = LruHashMap::new();
 /// Ports of datagrams in pieces.
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, 8_192> = LruHashMap::new();
+
+/// Pods to which tunnels have less room than their first link, by what routers on the way said.
+#[btf_map]
+pub static PATHS: LruHashMap<Addr, PathValue, 4_096> = LruHashMap::new();
 
 /// The node's devices, by interface index.
 #[btf_map]

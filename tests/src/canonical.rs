@@ -20,8 +20,8 @@ use aya::{
 use bytemuck::must_cast;
 use sluice::maps::{Pins, SPECS, bpf::BpfMaps};
 use sluice_common::layout::{
-    BackendValue, CONFIG_CAPACITY, CONFIG_NO_POD_FLOWS, CONFIG_POD_FLOWS, CONFIG_WORKERS, FrontendKey,
-    FrontendValue, NodeValue, PROBE_ID, ServiceValue, SlotValue, SourceRangeKey,
+    BackendValue, CONFIG_CAPACITY, CONFIG_NO_POD_FLOWS, CONFIG_PATHS_UNTIL, CONFIG_POD_FLOWS, CONFIG_WORKERS,
+    FrontendKey, FrontendValue, NodeValue, PROBE_ID, ServiceValue, SlotValue, SourceRangeKey,
 };
 
 /// Maps that this module compares, and those that others write. A new map must be put into one of them.
@@ -39,8 +39,8 @@ const COMPARED: [&str; 11] = [
     "SOURCE_RANGES",
 ];
 /// Places in `CONFIG` that hang on what happens: how many listeners the redirector has, when connections began.
-const OF_OTHERS: [u32; 3] = [CONFIG_WORKERS, CONFIG_POD_FLOWS, CONFIG_NO_POD_FLOWS];
-const OTHERS: [&str; 11] = [
+const OF_OTHERS: [u32; 4] = [CONFIG_WORKERS, CONFIG_POD_FLOWS, CONFIG_NO_POD_FLOWS, CONFIG_PATHS_UNTIL];
+const OTHERS: [&str; 12] = [
     "UDP_REVNAT",
     "AFFINITY",
     "SOCKETS",
@@ -49,6 +49,7 @@ const OTHERS: [&str; 11] = [
     "REASONS",
     "FLOWS",
     "FRAGMENTS",
+    "PATHS",
     "DEVICES",
     "ANSWERS",
     "EVENTS",

@@ -47,7 +47,8 @@ impl Programmed {
         let addresses = kinds
             .flat_map(|(all, kind)| all.iter().map(move |address| (Addr::from(*address), kind)))
             .collect();
-        let reconciler = Reconciler::new(Tables::default(), Sizes::default());
+        let mut reconciler = Reconciler::new(Tables::default(), Sizes::default());
+        reconciler.set_node_name(NODE);
         let mut programmed = Self { store: Store::new(node), reconciler, addresses, maps, now_ns: 0 };
         programmed.set_addresses();
         programmed
@@ -114,6 +115,7 @@ impl Programmed {
     pub fn restart(&mut self) {
         let dump = self.maps.dump().expect("maps can be read");
         self.reconciler = Reconciler::new(dump, Sizes::default());
+        self.reconciler.set_node_name(NODE);
         self.set_addresses();
         self.reconciler.purge(&mut self.maps).expect("writes work");
     }

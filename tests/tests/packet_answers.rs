@@ -5,16 +5,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use sluice_tests::{
-    packet::{
-        ACK, Carried, DESTINATION, ETHERNET, FIN, Packet, RST, SYN, at, icmp_error, ones, read, verify,
-    },
+    packet::{ACK, Carried, DESTINATION, ETHERNET, FIN, Packet, RST, SYN, at, icmp_error, read, verify},
     reference::{
         packets::{Kind, Sender},
         way::Way,
     },
     rig::{
         MOST_BYTES, Met, Place, Rig, Verdict,
-        exchange::{SENDERS, address, assert_ip, routed, there_and_back},
+        exchange::{SENDERS, address, assert_ip, less_hops, routed, there_and_back},
         served,
     },
 };
@@ -263,19 +261,6 @@ fn errors_about_translated_packets_reach_whoever_sent_them_with_his_own_packet_i
             assert_error(&met, way.is_routed, &less_hops(want, hops), &format!("{case}, on the way back"));
         }
     }
-}
-
-/// The packet after these hops.
-fn less_hops(mut ip: Vec<u8>, hops: u8) -> Vec<u8> {
-    if ip[0] >> 4 == 6 {
-        ip[7] -= hops;
-        return ip;
-    }
-    ip[8] -= hops;
-    ip[10..12].copy_from_slice(&[0, 0]);
-    let check = ones(&ip[..20]).to_be_bytes();
-    ip[10..12].copy_from_slice(&check);
-    ip
 }
 
 /// A TCP checksum behind the first eight bytes of a quoted header is not there to be brought up to date, or need not be:

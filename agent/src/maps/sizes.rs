@@ -5,8 +5,8 @@ use sluice_common::{
     layout::{
         ANSWERS_CAPACITY, AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY,
         DeviceValue, EVENTS_BYTES, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
-        FrontendValue, LISTENERS_CAPACITY, NodeValue, PodValue, RevnatKey, RevnatValue, ServiceValue,
-        SlotValue, SocketValue,
+        FrontendValue, LISTENERS_CAPACITY, NodeValue, PathValue, PodValue, RevnatKey, RevnatValue,
+        ServiceValue, SlotValue, SocketValue,
     },
     reason,
 };
@@ -42,7 +42,7 @@ macro_rules! spec {
 const NODE_ADDRESSES: u32 = 1_024;
 
 /// Every pinned map.
-pub const SPECS: [MapSpec; 22] = [
+pub const SPECS: [MapSpec; 23] = [
     spec!("FRONTENDS", FrontendKey, FrontendValue, |sizes| Some(sizes.max_frontends), "--max-frontends"),
     spec!("SLOTS", u32, SlotValue, |sizes| Some(sizes.max_slots), "--max-slots"),
     spec!("BACKENDS", u32, BackendValue, |sizes| Some(sizes.max_backends), "--max-backends"),
@@ -60,6 +60,7 @@ pub const SPECS: [MapSpec; 22] = [
     spec!("HEARTBEAT", u32, u64, |_| Some(1), ""),
     spec!("FLOWS", FlowKey, FlowValue, |sizes| Some(sizes.max_flows), "--max-flows"),
     spec!("FRAGMENTS", FragmentKey, FragmentValue, |_| Some(8_192), ""),
+    spec!("PATHS", Addr, PathValue, |_| Some(4_096), ""),
     spec!("DEVICES", u32, DeviceValue, |_| Some(1_024), ""),
     spec!("SOURCE_RANGES", [u32; 6], u32, |sizes| Some(sizes.max_source_ranges), "--max-source-ranges"),
     spec!("ANSWERS", u32, AnswersValue, |_| Some(ANSWERS_CAPACITY), ""),

@@ -1,13 +1,13 @@
 //! Which addresses are the node's own, where NodePorts are served, and which are cluster IPs, where a port that no
 //! Service has is refused.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sluice_common::{
     Addr,
     layout::{
-        ADDRESS_CLUSTER_IP, ADDRESS_ENDPOINT, ADDRESS_REDIRECTED, ADDRESS_VIP, FLAG_REDIRECTED, FrontendKey,
-        FrontendKind, FrontendValue,
+        ADDRESS_CLUSTER_IP, ADDRESS_ENDPOINT, ADDRESS_LOCAL_ENDPOINT, ADDRESS_REDIRECTED, ADDRESS_VIP,
+        FLAG_REDIRECTED, FrontendKey, FrontendKind, FrontendValue,
     },
 };
 
@@ -25,6 +25,10 @@ pub struct Addresses {
     endpoints: BTreeMap<Addr, u32>,
     /// Addresses of which the redirector serves a port, each with the number of those ports.
     redirected: BTreeMap<Addr, u32>,
+    /// Backends on this node, by id.
+    local: HashMap<u32, Addr>,
+    /// Their addresses, each with their number.
+    local_counts: BTreeMap<Addr, u32>,
     unsettled: BTreeSet<Addr>,
 }
 
@@ -77,6 +81,28 @@ impl Addresses {
         }
     }
 
+    /// The backend `id` is an endpoint of this node at that address from now on; `None`: it is not.
+    pub fn note_local(&mut self, id: u32, addr: Option<Addr>) {
+        let old = match addr {
+            Some(addr) => self.local.insert(id, addr),
+            None => self.local.remove(&id),
+        };
+        if old == addr {
+            return;
+        }
+        if let Some(old) = old {
+            let left = self.local_counts.get(&old).map_or(0, |count| count.saturating_sub(1));
+            self.local_counts.insert(old, left);
+            if left == 0 {
+                self.local_counts.remove(&old);
+            }
+        }
+        if let Some(addr) = addr {
+            *self.local_counts.entry(addr).or_default() += 1;
+        }
+        self.unsettled.extend(old.into_iter().chain(addr));
+    }
+
     /// An address that is the node's too is the node's: its other ports are daemons'.
     fn kind_of(&self, addr: &Addr) -> Option<u32> {
         let redirected = if self.redirected.contains_key(addr) { ADDRESS_REDIRECTED } else { 0 };
@@ -84,7 +110,8 @@ impl Addresses {
         let base = base.or_else(|| self.cluster.contains_key(addr).then_some(ADDRESS_CLUSTER_IP));
         let base = base.or_else(|| self.vips.contains_key(addr).then_some(ADDRESS_VIP));
         let base = base.or_else(|| self.endpoints.contains_key(addr).then_some(ADDRESS_ENDPOINT));
-        Some(base.unwrap_or(0) | redirected).filter(|kind| *kind != 0)
+        let local = if self.local_counts.contains_key(addr) { ADDRESS_LOCAL_ENDPOINT } else { 0 };
+        Some(base.unwrap_or(0) | redirected | local).filter(|kind| *kind != 0)
     }
 
     /// The next write to do. An address that is both belongs to the node.
@@ -162,5 +189,33 @@ mod tests {
         );
         addresses.set_node(&BTreeMap::new());
         assert_eq!(addresses.next(), put, "and it is a cluster IP again");
+    }
+
+    #[test]
+    fn an_address_is_a_local_endpoints_as_long_as_some_backend_has_it() {
+        let (addr, other) = (Addr::from_v4_be(7), Addr::from_v4_be(9));
+        let (put, delete) = (|kind| Some(Op::PutAddress(addr, kind)), Some(Op::DeleteAddress(addr)));
+        let mut addresses = Addresses::default();
+        let rows = [
+            ("one port", 1, Some(addr), put(ADDRESS_LOCAL_ENDPOINT)),
+            ("the same again", 1, Some(addr), None),
+            ("another port", 2, Some(addr), put(ADDRESS_LOCAL_ENDPOINT)),
+            ("the first one goes", 1, None, put(ADDRESS_LOCAL_ENDPOINT)),
+            ("its id is another's", 2, Some(other), delete),
+            ("nobody's", 3, None, None),
+        ];
+        for (case, id, now, want) in rows {
+            addresses.note_local(id, now);
+            assert_eq!(addresses.next().map(|(_, op)| op), want, "{case}");
+            addresses.settled(&addr);
+            addresses.settled(&other);
+        }
+        addresses.set_node(&[(other, ADDRESS_NODE)].into());
+        let both = ADDRESS_NODE | ADDRESS_LOCAL_ENDPOINT;
+        assert_eq!(
+            addresses.next(),
+            Some((other, Op::PutAddress(other, both))),
+            "a pod in the node's network"
+        );
     }
 }

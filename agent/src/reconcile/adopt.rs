@@ -32,6 +32,7 @@ pub fn adopt(actual: Tables, sizes: Sizes) -> Reconciler {
         writes: 0,
         node_ports_changed: true,
         addresses: Addresses::adopt(actual.addresses.keys().copied()),
+        own: None,
         gone: Vec::new(),
         udp_left: false,
         actual,

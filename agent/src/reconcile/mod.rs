@@ -30,7 +30,7 @@ use sluice_common::{
     Addr,
     layout::{
         ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, ADDRESS_REDIRECTED, BackendValue, FrontendKey,
-        SERVICE_CIDRS, SlotValue, UDP,
+        Name, SERVICE_CIDRS, SlotValue, UDP,
     },
 };
 
@@ -59,6 +59,8 @@ pub struct Reconciler {
     writes: u64,
     node_ports_changed: bool,
     addresses: addresses::Addresses,
+    /// This node, once it is said.
+    own: Option<Name>,
     /// Backends whose last slot went in this round: id, value, and whether the service is still there.
     gone: Vec<(u32, BackendValue, bool)>,
     /// Somebody whom UDP led to a backend should not be led there any more.
@@ -116,6 +118,19 @@ impl Reconciler {
     /// Starts from the contents of the maps; ids and ranges in use stay what they are.
     pub fn new(actual: Tables, sizes: Sizes) -> Self {
         adopt::adopt(actual, sizes)
+    }
+
+    /// Which node this is: addresses of its endpoints are known as such from now on.
+    pub fn set_node_name(&mut self, name: &str) {
+        self.own = Some(Name::new(name));
+        for (id, backend) in &self.actual.backends {
+            self.addresses.note_local(*id, self.is_here(backend).then_some(backend.addr));
+        }
+    }
+
+    fn is_here(&self, backend: &BackendValue) -> bool {
+        let node = self.actual.nodes.get(&backend.node_id).map(|node| node.name);
+        node.is_some() && node == self.own
     }
 
     /// What the maps hold.
@@ -246,6 +261,7 @@ impl Reconciler {
             self.write(writer, &Op::DeleteNode(id))?;
             self.nodes.free(id);
         }
+        self.settle_addresses(writer)?;
         self.slots.release_expired(now_ns);
         self.service_ids.release_expired(now_ns);
         let resting = self.backends.is_resting() || self.nodes.is_resting();
@@ -278,6 +294,7 @@ impl Reconciler {
         for id in strays.collect::<BTreeSet<_>>() {
             self.write(writer, &Op::DeleteBackend(id))?;
         }
+        self.settle_addresses(writer)?;
         let strays = self.actual.nodes.keys().filter(|id| !self.nodes.has(**id)).copied();
         for id in strays.collect::<BTreeSet<_>>() {
             self.write(writer, &Op::DeleteNode(id))?;
@@ -296,9 +313,21 @@ impl Reconciler {
             writer.write(op)?;
             self.writes += 1;
             self.note_owner(op);
+            self.note_local(op);
             self.actual.apply(op);
         }
         Ok(())
+    }
+
+    /// Keeps the addresses of this node's endpoints in step with a write that is about to enter `actual`.
+    fn note_local(&mut self, op: &Op) {
+        let (id, backend) = match op {
+            Op::PutBackend(id, backend) => (*id, Some(backend)),
+            Op::DeleteBackend(id) => (*id, None),
+            _ => return,
+        };
+        let here = backend.filter(|backend| self.is_here(backend));
+        self.addresses.note_local(id, here.map(|backend| backend.addr));
     }
 
     /// Keeps `frontends_of` in step with a write that is about to enter `actual`.

@@ -111,6 +111,8 @@ pub fn spawn(
     let opt_outs = opt_outs::spawn(loaded.pins().clone(), loaded.cgroup().to_owned(), Arc::clone(&shared))?;
     let last = feed.last();
     let splits = last.as_ref().map(Snapshot::splits).unwrap_or_default();
+    let mut reconciler = Reconciler::new(adopted, options.sizes);
+    reconciler.set_node_name(&options.node_name);
     let mut programmer = Programmer {
         sweeper,
         opt_outs,
@@ -121,7 +123,7 @@ pub fn spawn(
         names: names::Names::open(&loaded)?,
         pod_askers: BTreeSet::new(),
         store: Store::new(Node { name: options.node_name.clone(), ..Node::default() }),
-        reconciler: Reconciler::new(adopted, options.sizes),
+        reconciler,
         maps,
         loaded,
         shared,

@@ -163,6 +163,19 @@ pub struct FragmentValue {
 }
 const _: () = assert!(size_of::<FragmentValue>() == 16);
 
+/// A path through tunnels, to the pod that is the key, that is narrower than its first link. Value of `PATHS`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct PathValue {
+    /// Until when that is believed, ns of `CLOCK_MONOTONIC`.
+    pub until_ns: u64,
+    /// The longest IP packet that goes that way, tunnel included, in bytes.
+    pub mtu: u32,
+    /// Zero.
+    pub pad: u32,
+}
+const _: () = assert!(size_of::<PathValue>() == 16);
+
 /// Key into `DEVICES` of what counts where a device has nothing of its own.
 pub const ANY_DEVICE: u32 = 0;
 

@@ -95,6 +95,9 @@ pub const ADDRESS_VIP: u32 = 16;
 
 /// Bit of a value of `ADDRESSES`: an endpoint's own, at which a headless Service's port is translated.
 pub const ADDRESS_ENDPOINT: u32 = 64;
+/// Bit of a value of `ADDRESSES`: an endpoint of this node has it, of whichever Service; what comes out of a tunnel goes nowhere
+/// else. It makes no address one that is dialled.
+pub const ADDRESS_LOCAL_ENDPOINT: u32 = 128;
 
 /// Index into `CONFIG`: cookie of the node's own network namespace.
 pub const CONFIG_HOST_NETNS: u32 = 0;
@@ -118,6 +121,9 @@ pub const CONFIG_BARE: u32 = 7;
 pub const CONFIG_POD_FLOWS: u32 = 8;
 /// Index into `CONFIG`: none that began before this moment is remembered any more; 0 when nobody has looked.
 pub const CONFIG_NO_POD_FLOWS: u32 = 9;
+
+/// Index into `CONFIG`: until when something may be in `PATHS`, ns of `CLOCK_MONOTONIC`.
+pub const CONFIG_PATHS_UNTIL: u32 = 10;
 
 /// The bit of a device with that index in `CONFIG_BARE`: an array is read at next to no cost, and `DEVICES` is not.
 #[inline(always)]

@@ -124,7 +124,19 @@ pub fn parse<B: Bytes + ?Sized>(
 /// Reads the packet that an ICMP error quotes; no more of it than its addresses and ports need be there.
 #[inline(always)]
 pub fn inner<B: Bytes + ?Sized>(bytes: &B, outer: &Packet, packet: &mut Packet) -> Result<(), Reason> {
-    network(bytes, outer.l4_at + 8, outer.is_v6, packet)?;
+    inner_of_quoted(bytes, outer.l4_at + 8, outer.is_v6, packet)
+}
+
+/// Reads the packet that stood in a tunnel when an ICMP error quoted it, from `at` on; as much of it must be there as for
+/// [`inner`].
+#[inline(always)]
+pub fn inner_of_quoted<B: Bytes + ?Sized>(
+    bytes: &B,
+    at: u32,
+    is_v6: bool,
+    packet: &mut Packet,
+) -> Result<(), Reason> {
+    network(bytes, at, is_v6, packet)?;
     if matches!(packet.fragment, Fragment::Later) {
         return Err(Reason::Malformed);
     }

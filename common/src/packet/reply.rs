@@ -38,6 +38,19 @@ impl Trouble {
     }
 }
 
+/// The MTU that an ICMP error of this type and code tells of, from its first eight bytes; `None` if it tells of none. No less
+/// than every link has room for that Linux takes part in: forged errors are to do no more harm than they must.
+#[inline(always)]
+pub const fn told_mtu(head: &[u8; 8], is_v6: bool) -> Option<u32> {
+    let (told, least) = match (is_v6, head[0], head[1]) {
+        // RFC 1191 §4; routers that know nothing of it say 0.
+        (false, 3, 4) => (u16::from_be_bytes([head[6], head[7]]) as u32, 552),
+        (true, 2, _) => (u32::from_be_bytes([head[4], head[5], head[6], head[7]]), 1_280),
+        _ => return None,
+    };
+    Some(if told < least { least } else { told })
+}
+
 /// How much of a packet an error quotes at the most: enough for headers, options and some of what they carry, and in sum
 /// less than the smallest MTU of IPv4 (RFC 1812 §4.3.2.3).
 pub const MOST_QUOTED: u32 = 128;
@@ -190,6 +203,22 @@ mod tests {
                 (word(4), word(8), header[13])
             });
             assert_eq!(got, want, "{case}");
+        }
+    }
+
+    #[test]
+    fn errors_tell_of_an_mtu_or_of_none() {
+        for (case, head, is_v6, want) in [
+            ("too big", [3, 4, 0, 0, 0, 0, 0x05, 0x78], false, Some(1_400)),
+            ("from an old router", [3, 4, 0, 0, 0, 0, 0, 0], false, Some(552)),
+            ("port unreachable", [3, 3, 0, 0, 0, 0, 0x05, 0x78], false, None),
+            ("no hops", [11, 0, 0, 0, 0, 0, 0, 0], false, None),
+            ("too big", [2, 0, 0, 0, 0, 0, 0x05, 0x78], true, Some(1_400)),
+            ("less than there may be", [2, 0, 0, 0, 0, 0, 0x04, 0xff], true, Some(1_280)),
+            ("more than IPv4 has", [2, 0, 0, 0, 0, 1, 0x05, 0x78], true, Some(66_936)),
+            ("unreachable", [1, 4, 0, 0, 0, 0, 0x05, 0x78], true, None),
+        ] {
+            assert_eq!(told_mtu(&head, is_v6), want, "{case}, IPv6 {is_v6}");
         }
     }
 

@@ -94,14 +94,29 @@ fn reset<F: Frame>(frame: F, work: &mut Work) -> Option<()> {
     turn_round(frame, work)
 }
 
-/// An ICMP error about the packet; quotes its headers and the first eight bytes behind them, in which the ports are.
+/// Makes of the packet an error about it, that it does not fit.
+#[inline(never)]
+pub fn make_too_big<F: Frame>(frame: F, work: &mut Work, mtu: u32) -> Option<()> {
+    make(frame, work, Trouble::TooBig(mtu))?;
+    // What it is now; the rest of it is nobody's business any more.
+    work.packet.length = MOST_QUOTED;
+    Some(())
+}
+
 #[inline(always)]
 fn error<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<()> {
+    make(frame, work, trouble)?;
+    turn_round(frame, work)
+}
+
+/// An ICMP error about the packet; quotes its headers and the first eight bytes behind them, in which the ports are.
+#[inline(always)]
+fn make<F: Frame>(frame: F, work: &Work, trouble: Trouble) -> Option<()> {
     if work.packet.is_v6 { error_v6(frame, work, trouble) } else { error_v4(frame, work, trouble) }
 }
 
 #[inline(never)]
-fn error_v4<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<()> {
+fn error_v4<F: Frame>(frame: F, work: &Work, trouble: Trouble) -> Option<()> {
     let (at, quoted) = (work.packet.ip_at, quoted(work)?);
     let mut header = trouble.header(false);
     let check = (!fold(sum_of(frame, at, quoted, sum(0, &header))?)).to_ne_bytes();
@@ -110,12 +125,11 @@ fn error_v4<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<()>
     frame.insert(28)?;
     let (length, ends) = (28 + quoted as u16, (&work.speaker, &work.packet.key.src));
     frame.store(at, &reply::ipv4_header(ends, reply::icmp(false), length, 0))?;
-    frame.store(at + 20, &header)?;
-    turn_round(frame, work)
+    frame.store(at + 20, &header)
 }
 
 #[inline(never)]
-fn error_v6<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<()> {
+fn error_v6<F: Frame>(frame: F, work: &Work, trouble: Trouble) -> Option<()> {
     let (at, quoted) = (work.packet.ip_at, quoted(work)?);
     let mut header = trouble.header(true);
     let length = 8 + quoted;
@@ -129,8 +143,7 @@ fn error_v6<F: Frame>(frame: F, work: &mut Work, trouble: Trouble) -> Option<()>
     frame.store(at, &reply::ipv6_head(key.protocol, length as u16, 0))?;
     frame.store::<16>(at + 8, &bytemuck::must_cast(key.src.words_be))?;
     frame.store::<16>(at + 24, &bytemuck::must_cast(key.dst.words_be))?;
-    frame.store(at + 40, &header)?;
-    turn_round(frame, work)
+    frame.store(at + 40, &header)
 }
 
 /// How many bytes of the packet an error quotes: a multiple of four. `None` if its headers are too long.

@@ -6,8 +6,8 @@ use sluice_common::{
     packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Kind},
 };
 
-use super::{Frame, Stage, Verdict, Work, begin, known, of_failure, read, remember::remember};
-use crate::{events, maps::ADDRESSES, raw};
+use super::{Frame, Stage, Verdict, Work, begin, dialled_kind, known, of_failure, read, remember::remember};
+use crate::{events, raw};
 
 /// Everything that the hook does.
 #[inline(always)]
@@ -48,7 +48,7 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Re
     if !matches!(work.packet.kind, Kind::Ports) || !matches!(work.packet.fragment, Fragment::Whole) {
         return Err(Reason::NotOurs);
     }
-    work.address_kind = raw::get(&ADDRESSES, &work.packet.key.dst).unwrap_or(0);
+    work.address_kind = dialled_kind(&work.packet.key.dst);
     // Connections outlive their Service, and with it what is known of the address.
     match known::known(frame, work) {
         Err(Reason::NotOurs) => {}

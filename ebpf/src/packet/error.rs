@@ -4,11 +4,11 @@
 use sluice_common::{
     Reason,
     layout::{FLOW_SNAT, FLOW_TUNNEL},
-    packet::{checksum::Difference, inner},
+    packet::{Kind, checksum::Difference, inner},
 };
 
 use super::{
-    Frame, Stage, Sum, Work, borrowed, known,
+    Frame, Stage, Sum, Work, borrowed, known, narrow,
     rewrite::{port_pair, v4_pair},
     tunnel,
 };
@@ -18,6 +18,9 @@ use crate::raw::{self, flows};
 #[inline(never)]
 pub fn error<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     read(frame, work).map_err(|_| Reason::NotOurs)?;
+    if matches!(work.quoted.kind, Kind::Tunnel) {
+        return narrow::error(frame, work);
+    }
     work.reply = work.quoted.key.reversed();
     if borrowed::may_be(&work.reply, work.hook)
         && let Ok(reason) = borrowed::steer(frame, work)

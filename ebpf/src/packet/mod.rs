@@ -5,9 +5,9 @@ use core::ffi::c_void;
 use sluice_common::{
     Addr, Reason,
     layout::{
-        ADDRESS_CLUSTER_IP, ADDRESS_REDIRECTED, BackendValue, EventHook, FlowKey, FlowValue, FragmentKey,
-        FragmentValue, FrontendValue, HOOK_FROM_NETWORK, HOOK_FROM_POD, HOOK_TO_NETWORK, HOOK_TO_POD,
-        SlotValue,
+        ADDRESS_CLUSTER_IP, ADDRESS_LOCAL_ENDPOINT, ADDRESS_REDIRECTED, BackendValue, EventHook, FlowKey,
+        FlowValue, FragmentKey, FragmentValue, FrontendValue, HOOK_FROM_NETWORK, HOOK_FROM_POD,
+        HOOK_TO_NETWORK, HOOK_TO_POD, SlotValue,
     },
     packet::{
         Bytes, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, ICMPV6, Kind, Packet, checksum::Difference, flow,
@@ -28,6 +28,7 @@ mod cut;
 mod early;
 mod error;
 mod known;
+mod narrow;
 mod pods;
 mod remember;
 mod rewrite;
@@ -237,7 +238,7 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Re
         return Err(Reason::NotOurs);
     }
     read(frame, is_v6, work)?;
-    work.address_kind = if begins_here { raw::get(&ADDRESSES, &work.packet.key.dst).unwrap_or(0) } else { 0 };
+    work.address_kind = if begins_here { dialled_kind(&work.packet.key.dst) } else { 0 };
     if let Err(reason) = give_ports(&mut work.packet) {
         return Err(unserved(frame, work, reason));
     }
@@ -288,6 +289,12 @@ fn unserved<F: Frame>(frame: F, work: &Work, otherwise: Reason) -> Reason {
     let is_of_link = packet.key.protocol == ICMPV6
         && frame.load::<2>(packet.l4_at).is_some_and(|head| matches!(head[0], 133..=137));
     if is_of_link { otherwise } else { Reason::Unserved }
+}
+
+/// What the address is to those who dial it.
+#[inline(always)]
+fn dialled_kind(addr: &Addr) -> u32 {
+    raw::get(&ADDRESSES, addr).unwrap_or(0) & !ADDRESS_LOCAL_ENDPOINT
 }
 
 // Functions of their own give their stack back: 512 bytes must do for a whole chain of calls.

@@ -144,8 +144,9 @@ const fn speak_for(work: &mut Work) {
     work.back.hooks = HOOK_FROM_NETWORK;
 }
 
+/// Whether the address is the node's own.
 #[inline(always)]
-fn is_node(addr: &Addr) -> bool {
+pub fn is_node(addr: &Addr) -> bool {
     raw::get(&ADDRESSES, addr).is_some_and(|kind| kind & (ADDRESS_NODE | ADDRESS_OWN) != 0)
 }
 

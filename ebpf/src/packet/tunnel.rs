@@ -5,18 +5,18 @@ use bytemuck::Zeroable as _;
 use sluice_common::{
     Reason,
     layout::{
-        CONFIG_OPTIONS, FLOW_TUNNEL, FrontendKey, HOOK_FROM_NETWORK, OPTION_DSR_TCP, OPTION_DSR_UDP,
-        SlotValue, TCP, UDP,
+        ADDRESS_LOCAL_ENDPOINT, CONFIG_OPTIONS, FLOW_TUNNEL, FrontendKey, HOOK_FROM_NETWORK, OPTION_DSR_TCP,
+        OPTION_DSR_UDP, SlotValue, TCP, UDP,
     },
     packet::{Kind, Packet, checksum::Difference, inner_of_tunnel, reply},
 };
 
 use super::{
-    Frame, Stage, Verdict, Work, answer, cut, error, give_ports, known,
+    Frame, Stage, Verdict, Work, answer, cut, error, give_ports, known, narrow,
     remember::{remember, take_own_address},
 };
 use crate::{
-    maps::CONFIG,
+    maps::{ADDRESSES, CONFIG},
     raw::{
         self,
         fib::{self, Unroutable},
@@ -39,7 +39,7 @@ pub fn is_wanted(first: &Packet) -> bool {
 
 /// Bytes that a tunnel takes.
 #[inline(always)]
-const fn overhead(is_v6: bool) -> u32 {
+pub const fn overhead(is_v6: bool) -> u32 {
     if is_v6 { 40 } else { 20 }
 }
 
@@ -59,10 +59,19 @@ pub fn is_too_narrow<F: Frame>(frame: F, work: &mut Work) -> bool {
 
 #[inline(never)]
 fn fits<F: Frame>(frame: F, work: &mut Work) -> bool {
-    work.overhead = overhead(work.packet.is_v6) as u16;
+    !matches!(route(frame, work), Err(Unroutable::TooBig(_)))
+}
+
+/// The way of the packet in its tunnel, into `work.route`.
+#[inline(always)]
+fn route<F: Frame>(frame: F, work: &mut Work) -> Result<(), Unroutable> {
+    let more = overhead(work.packet.is_v6);
+    work.overhead = more as u16;
     let found = fib::route(frame, work);
     work.overhead = 0;
-    !matches!(found, Err(Unroutable::TooBig(_)))
+    found?;
+    let mtu = narrow::mtu(work);
+    if frame.segment_length(&work.packet) + more > mtu { Err(Unroutable::TooBig(mtu)) } else { Ok(()) }
 }
 
 /// Sends the packet, as it is, to the node of the pod `work.flow.dst`.
@@ -72,10 +81,7 @@ pub fn wrap<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     if work.packet.ttl <= 1 {
         return if F::ANSWERS { answer::hops_exceeded(frame, work) } else { Ok(()) };
     }
-    work.overhead = overhead(work.packet.is_v6) as u16;
-    let found = fib::route(frame, work);
-    work.overhead = 0;
-    match found {
+    match route(frame, work) {
         Ok(()) => {}
         Err(Unroutable::NoRoute) => return Err(Reason::NoRoute),
         Err(Unroutable::TooBig(_)) if !F::ANSWERS => return Ok(()),
@@ -126,9 +132,28 @@ fn lose_a_hop<F: Frame>(frame: F, work: &Work) -> Option<()> {
     frame.fix_header(at + 10, Difference::NONE.word(word(packet.ttl), word(left)))
 }
 
-/// Takes a packet of one of our tunnels out of it and leads it on. Other tunnels are [`Reason::NotOurs`].
-#[inline(never)]
+/// Takes a packet of one of our tunnels out of it and leads it on. Other tunnels are [`Reason::NotOurs`]. Its parts are called one
+/// after the other, not one by the other: the stack has no room for that on Linux 6.1 ("combined stack size of 7 calls is 544").
+#[inline(always)]
 pub fn unwrap<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
+    open(frame, work)?;
+    if matches!(work.packet.kind, Kind::Error) {
+        return error::error(frame, work);
+    }
+    if !matches!(work.stage, Stage::Chosen) {
+        match known_again(frame, work) {
+            Err(Reason::NotOurs) => find(work)?,
+            done => return done,
+        }
+    }
+    remember(frame, work)?;
+    known::lead(frame, work).map(|()| Reason::PacketTranslated)
+}
+
+/// Takes it out. From here on `packet` is what was inside, and `backend` what it is for; the frontend is found unless its
+/// connection is known.
+#[inline(never)]
+fn open<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     if work.hook != HOOK_FROM_NETWORK || !F::ANSWERS {
         return Err(Reason::NotOurs);
     }
@@ -137,7 +162,6 @@ pub fn unwrap<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
         return Err(Reason::NotOurs);
     }
     read_inner(frame, work)?;
-    // From here on `packet` is what was inside, and `backend` what it is for.
     work.backend.addr = work.packet.key.dst;
     let port: [u8; 2] = frame.load(work.packet.ip_at + port_at(work.packet.is_v6)).ok_or(Reason::NotOurs)?;
     work.backend.port_be = u16::from_ne_bytes(port);
@@ -145,7 +169,7 @@ pub fn unwrap<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     give_ports(&mut work.packet)?;
     match work.packet.kind {
         Kind::Ports => {}
-        Kind::Error => return relayed_error(frame, work, outer_length),
+        Kind::Error => return open_error(frame, work, outer_length),
         _ => return Err(Reason::NotOurs),
     }
     work.now_ns = raw::now_ns();
@@ -156,14 +180,12 @@ pub fn unwrap<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     }
     take_out(frame, work, outer_length)?;
     work.count_besides(Reason::TunnelReceived);
-    if is_known {
-        match known::known(frame, work) {
-            Err(Reason::NotOurs) => find(work)?,
-            done => return done,
-        }
-    }
-    remember(frame, work)?;
-    known::lead(frame, work).map(|()| Reason::PacketTranslated)
+    Ok(())
+}
+
+#[inline(never)]
+fn known_again<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
+    known::known(frame, work)
 }
 
 #[inline(never)]
@@ -171,14 +193,13 @@ fn read_inner<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     inner_of_tunnel(&frame, &work.packet, &mut work.quoted).map_err(|_| Reason::NotOurs)
 }
 
-/// An ICMP error about what the pod sent, on its way to the pod's node.
+/// The same with an ICMP error about what the pod sent, on its way to the pod's node.
 #[inline(always)]
-fn relayed_error<F: Frame>(frame: F, work: &mut Work, outer_length: u32) -> Result<Reason, Reason> {
+fn open_error<F: Frame>(frame: F, work: &mut Work, outer_length: u32) -> Result<(), Reason> {
     error::read(frame, work).map_err(|_| Reason::NotOurs)?;
     let about = work.quoted.key.reversed();
     flows::flow(&about).filter(|flow| flow.dst == work.backend.addr).ok_or(Reason::NotOurs)?;
-    take_out(frame, work, outer_length)?;
-    error::error(frame, work)
+    take_out(frame, work, outer_length)
 }
 
 #[inline(always)]
@@ -189,8 +210,8 @@ fn take_out<F: Frame>(frame: F, work: &mut Work, outer_length: u32) -> Result<()
     Ok(())
 }
 
-/// Finds the frontend that the client dialled. Which pod of it, and which port of that, says the tunnel: its sender chose, and
-/// could as well have sent the packet to the pod itself.
+/// Finds the frontend that the client dialled. Which endpoint of this node, and which port of it, says the tunnel: its sender
+/// chose, and could as well have sent the packet there itself. Nobody else is sent anything for whoever puts it in a tunnel.
 #[inline(never)]
 fn find(work: &mut Work) -> Result<(), Reason> {
     let packet = &work.packet.key;
@@ -198,6 +219,10 @@ fn find(work: &mut Work) -> Result<(), Reason> {
         FrontendKey { addr: packet.dst, port_be: packet.dst_port_be, protocol: packet.protocol, scope: 0 };
     let found = socket::entry(&key).or_else(|| socket::entry(&key.on_any_node_address()));
     work.frontend = found.ok_or(Reason::NotOurs)?;
+    let kind = raw::get(&ADDRESSES, &work.backend.addr).unwrap_or(0);
+    if kind & ADDRESS_LOCAL_ENDPOINT == 0 {
+        return Err(Reason::NotOurs);
+    }
     work.slot = SlotValue { local: 1, service_id: work.frontend.service_id, ..SlotValue::zeroed() };
     if work.backend.port_be == 0 {
         return Err(Reason::NotOurs);

@@ -48,7 +48,15 @@ pub fn assert_ip(met: &Met, verdict: Verdict, want: &[u8], case: &str) {
 /// # Panics
 /// Never.
 pub fn tunnelled(packet: &Packet, own: IpAddr, by: SocketAddr) -> Vec<u8> {
-    let (inner, port) = (packet.ip(), by.port().to_be_bytes());
+    in_tunnel(&packet.ip(), own, by)
+}
+
+/// The same with any IP packet in it.
+///
+/// # Panics
+/// Never.
+pub fn in_tunnel(inner: &[u8], own: IpAddr, by: SocketAddr) -> Vec<u8> {
+    let port = by.port().to_be_bytes();
     match (own, by.ip()) {
         (IpAddr::V4(own), IpAddr::V4(by)) => {
             let length = (20 + inner.len() as u16).to_be_bytes();
@@ -56,12 +64,12 @@ pub fn tunnelled(packet: &Packet, own: IpAddr, by: SocketAddr) -> Vec<u8> {
             let mut header = [&head[..], &own.octets(), &by.octets()].concat();
             let check = ones(&header).to_be_bytes();
             header[10..12].copy_from_slice(&check);
-            [header, inner].concat()
+            [&header, inner].concat()
         }
         (IpAddr::V6(own), IpAddr::V6(by)) => {
             let length = (inner.len() as u16).to_be_bytes();
             let head = [0x60, 0, port[0], port[1], length[0], length[1], 41, 64];
-            [&head[..], &own.octets(), &by.octets(), &inner].concat()
+            [&head[..], &own.octets(), &by.octets(), inner].concat()
         }
         (own, by) => panic!("{own} and {by} are of two families"),
     }
@@ -116,4 +124,20 @@ pub fn there_and_back(
     let verdict = routed(back_place, way.back_is_routed || way.back_to_node);
     assert_ip(&met, verdict, &want.ip(), &format!("{case}, back"));
     seen
+}
+
+/// The IP packet after these hops.
+///
+/// # Panics
+/// It has fewer.
+pub fn less_hops(mut ip: Vec<u8>, hops: u8) -> Vec<u8> {
+    if ip[0] >> 4 == 6 {
+        ip[7] -= hops;
+        return ip;
+    }
+    ip[8] -= hops;
+    ip[10..12].copy_from_slice(&[0, 0]);
+    let check = ones(&ip[..20]).to_be_bytes();
+    ip[10..12].copy_from_slice(&check);
+    ip
 }
