@@ -112,3 +112,35 @@ fn without_an_api_server_for_long_the_node_serves_on_and_says_so() {
     cluster.world.wait_verdict("10.96.0.1:80", "translate", 2);
     cluster.world.wait_healthy();
 }
+
+#[test]
+fn a_server_whose_connections_are_cut_without_a_word_is_given_up() {
+    let mut cluster = Cluster::new();
+    let (_other, _agent) = cluster.agent_on_two(&["--api-silence", "1"]);
+    cluster.world.wait_verdict("10.96.0.1:80", "translate", 1);
+    cluster.api.cut(true);
+    cluster.never_fails(|_, world| {
+        wait::until_within(std::time::Duration::from_secs(60), "the other server is asked", || {
+            let answer = world.json(&["explain", "10.96.0.1:80"]);
+            if answer["endpoints"].as_array().map(Vec::len) == Some(2) { Ok(()) } else { Err(answer) }
+        });
+    });
+    cluster.world.wait_healthy();
+}
+
+#[test]
+fn a_server_that_fails_at_one_kind_is_given_up_though_it_gives_the_others() {
+    let mut cluster = Cluster::new();
+    let (_other, _agent) = cluster.agent_on_two(&[]);
+    cluster.world.wait_verdict("10.96.0.1:80", "translate", 1);
+    cluster.api.fail("EndpointSlice", true);
+    cluster.never_fails(|api, world| {
+        // The listings of the others go well, again and again.
+        wait::until_within(std::time::Duration::from_secs(60), "the other server is asked", || {
+            api.drop_watches();
+            let answer = world.json(&["explain", "10.96.0.1:80"]);
+            if answer["endpoints"].as_array().map(Vec::len) == Some(2) { Ok(()) } else { Err(answer) }
+        });
+    });
+    cluster.world.wait_healthy();
+}

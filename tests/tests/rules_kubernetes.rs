@@ -93,6 +93,62 @@ fn rules_come_change_and_go_and_no_restart_is_noticed() {
     assert_eq!(curl(&client, &["http://10.96.0.1/"]).status, 200);
 }
 
+/// A rule with something in its spec that nests this deep, of an age.
+fn nested(name: &str, levels: usize) -> serde_json::Value {
+    let deep = (0..levels).fold(serde_json::json!(1), |inner, _| serde_json::json!({ "a": inner }));
+    serde_json::json!({
+        "apiVersion": "networking.istio.io/v1beta1", "kind": "VirtualService",
+        "metadata": {"name": name, "namespace": "shop", "managedFields": [{"manager": "m", "fieldsV1": deep}]},
+        "spec": {"hosts": ["cart"], "deep": deep},
+    })
+}
+
+/// What `config` says of a VirtualService: its state and messages.
+fn said(cluster: &Cluster, name: &str) -> (String, String) {
+    let rows = cluster.world.json(&["config"]);
+    let row =
+        rows.as_array().unwrap().iter().find(|row| row["name"] == name && row["kind"] == "VirtualService");
+    row.map_or_else(Default::default, |row| (row["state"].to_string(), row["messages"].to_string()))
+}
+
+#[test]
+fn an_object_that_nests_too_deep_or_is_too_long_concerns_nobody_else() {
+    // Lists in pages, and streamed ones.
+    for minor in [26, 34] {
+        let (cluster, _servers, client) = cluster();
+        cluster.api.version(minor, false);
+        cluster.api.serve_rules();
+        cluster.api.apply(SUBSETS);
+        cluster.api.apply(&rule("v2"));
+        cluster.api.put(nested("hostile", 300));
+        let mut long = nested("long", 1);
+        long["spec"]["deep"] = "x".repeat(2 << 20).into();
+        cluster.api.put(long);
+        let _agent = cluster.agent();
+        wait_by(&client, "v2");
+        for (name, why) in
+            [("hostile", "nested deeper than 128 levels"), ("long", "more than 1048576 are not read")]
+        {
+            wait::until(name, || {
+                let (state, messages) = said(&cluster, name);
+                let right = state.contains("rejected") && messages.contains(why);
+                if right { Ok(()) } else { Err((minor, state, messages)) }
+            });
+        }
+        // What was good stays in force when it becomes hostile, and others change.
+        cluster.api.put(nested("cart", 300));
+        wait::until("the object is refused", || {
+            let (state, messages) = said(&cluster, "cart");
+            if state.contains("rejected") { Ok(()) } else { Err((minor, state, messages)) }
+        });
+        assert_eq!(curl(&client, &["http://10.96.0.1/"]).seen("by"), "v2", "{minor}");
+        cluster.api.apply(&rule("v1"));
+        wait_by(&client, "v1");
+        let problems = cluster.world.json(&["status"])["problems"].to_string();
+        assert!(!problems.contains("does not give"), "{minor}: {problems}");
+    }
+}
+
 #[test]
 fn without_the_definitions_there_are_no_rules_and_nothing_is_wrong() {
     let (cluster, _servers, client) = cluster();

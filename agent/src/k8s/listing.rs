@@ -1,9 +1,6 @@
 //! Follows one kind of object on one API server, and says what is wrong with the server or with an object.
 
-use std::{
-    fmt::Debug,
-    sync::{atomic::Ordering, mpsc},
-};
+use std::{fmt::Debug, sync::mpsc};
 
 use anyhow::{Context as _, Result, bail};
 use futures::StreamExt as _;
@@ -25,9 +22,6 @@ use crate::{
     model::{Change, ObjectName, Service},
     objects::Problem,
 };
-
-/// Failed answers in a row, without a good one between them, after which the next API server is tried.
-const PATIENCE: u32 = 3;
 
 /// The topic of what is wrong with a resource, by the last part of its path.
 pub fn topic(resource: &str) -> String {
@@ -114,8 +108,7 @@ where
             return false;
         }
         let servers = self.common.servers;
-        let failures = servers.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        failures >= PATIENCE && servers.clients.len() > 1
+        servers.failures.is_too_much(&resource) && servers.clients.len() > 1
     }
 
     fn take(&mut self, event: watcher::Event<K>) -> Result<()> {

@@ -4,11 +4,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-        mpsc,
-    },
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
@@ -25,13 +21,16 @@ use tokio::sync::watch;
 
 mod backoff;
 mod clock;
+mod failures;
 mod kinds;
 mod listing;
 mod observe;
 mod rules;
 mod service_cidrs;
+mod unread;
 
 use crate::{health::Shared, model::Change};
+use failures::Failures;
 use listing::{Common, Listing};
 
 /// How to reach the API server.
@@ -53,7 +52,7 @@ const STREAMS_SINCE: u32 = 32;
 pub struct Servers {
     clients: Vec<Client>,
     hosts: Vec<String>,
-    failures: Arc<AtomicU32>,
+    failures: Arc<Failures>,
     silence: Duration,
 }
 
@@ -91,7 +90,7 @@ async fn watch_on(
     shared: &Arc<Shared>,
 ) -> Result<()> {
     for (client, host) in servers.clients.iter().zip(&servers.hosts).cycle() {
-        servers.failures.store(0, Ordering::Relaxed);
+        servers.failures.forget();
         tracing::info!(server = %host, "asking the API server");
         let config = servers.watching(client).await;
         let common = Common { shared, news: &news, servers, host, config: &config };
@@ -157,7 +156,7 @@ fn streams_lists(major: &str, minor: &str) -> bool {
 /// The configuration cannot be found, read or used.
 pub async fn connect(options: &Options, shared: &Arc<Shared>) -> Result<Servers> {
     let config = config(options).await?;
-    let failures = Arc::new(AtomicU32::new(0));
+    let failures = Arc::new(Failures::default());
     let mut urls = Vec::new();
     for url in &options.api_servers {
         urls.push(url.parse::<http::Uri>().with_context(|| format!("--api-server {url} is not a URL"))?);
@@ -171,7 +170,7 @@ pub async fn connect(options: &Options, shared: &Arc<Shared>) -> Result<Servers>
         let (shared, failures) = (Arc::clone(shared), Arc::clone(&failures));
         let observe = observe::Observe::new(move |path| {
             let resource = path.rsplit('/').next().unwrap_or_default();
-            failures.store(0, Ordering::Relaxed);
+            failures.succeeded(resource);
             shared.problem(&listing::topic(resource), None);
         });
         let mut config = config.clone();

@@ -6,12 +6,13 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIGroup, APIResourceList, ObjectMeta};
 use kube::{Api, Client, Error, Resource, core::NamespaceResourceScope};
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, value::RawValue};
 
 use super::{
     kinds::Followed,
     listing::{Common, Listing},
+    unread,
 };
 use crate::{
     model::{Change, ObjectName, RuleKind},
@@ -43,12 +44,19 @@ trait Rule {
 
 macro_rules! rule {
     ($name:ident, $plural:literal) => {
-        /// One object.
-        #[derive(Clone, Debug, Deserialize)]
+        /// One object. Its text, but for the metadata: one that cannot be read is no reason to lose a list of others.
+        #[derive(Clone, Debug)]
         pub struct $name {
             metadata: ObjectMeta,
-            #[serde(flatten)]
-            rest: Map<String, Value>,
+            text: Box<RawValue>,
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = Box::<RawValue>::deserialize(deserializer)?;
+                let metadata = unread::metadata(text.get()).map_err(serde::de::Error::custom)?;
+                Ok(Self { metadata, text })
+            }
         }
 
         impl Rule for $name {
@@ -89,7 +97,7 @@ macro_rules! rule {
             type Value = (ObjectName, Arc<Value>);
 
             fn convert(&self) -> Converted<Self::Value> {
-                let mut whole = self.rest.clone();
+                let mut whole = unread::fields(self.text.get());
                 whole.insert("apiVersion".to_owned(), format!("{GROUP}/{}", VERSIONS[0]).into());
                 whole.insert("kind".to_owned(), Self::KIND.name().into());
                 whole.insert("metadata".to_owned(), serde_json::to_value(&self.metadata).unwrap_or_default());

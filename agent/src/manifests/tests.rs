@@ -37,6 +37,12 @@ fn findings_say_where_and_what() {
             format!("{SERVICE}---\nkind: [\n"),
             vec!["f.yaml:9: broken YAML: unclosed bracket '[', column 7"],
         ),
+        ("nested", format!("kind: {}", "[".repeat(500)), vec!["f.yaml:1: broken YAML: "]),
+        (
+            "nested JSON",
+            "{\"a\":".repeat(20_000) + "1" + &"}".repeat(20_000),
+            vec!["f.yaml:1: broken YAML: "],
+        ),
         ("no kind", "metadata: {name: x}\n".to_owned(), vec!["f.yaml:1: kind: is missing"]),
         (
             "kind of no use",

@@ -13,7 +13,7 @@ mod split;
 mod store;
 
 pub use pods::{OptOut, OwnPod, Pod, Pods};
-pub use rules::{L7News, RuleKind, Rules};
+pub use rules::{L7News, RuleKind, Rules, UNREADABLE};
 pub use sctp::sctp_trouble;
 pub use split::{Share, SharePort, Split, Splits};
 pub use store::{Change, Store};

@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use super::ObjectName;
 
+/// The only field of a part of an object that its source could not read: why not.
+pub const UNREADABLE: &str = "unreadable";
+
 /// Kinds of rule objects, all of networking.istio.io.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum RuleKind {

@@ -133,6 +133,9 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     let Some((path, list)) = RESOURCES.into_iter().find(|(path, _)| *path == request.uri().path()) else {
         return Ok(status(404, "NotFound"));
     };
+    if shared.lock().failing.contains(path) {
+        return Ok(status(500, "InternalError"));
+    }
     let watches = query.get("watch").is_some_and(|value| value == "true" || value == "1");
     if !shared.lock().allows(path, watches) {
         return Ok(status(403, "Forbidden"));
@@ -222,13 +225,11 @@ fn initial_events(
     shared.edit(|state| {
         state.streams += 1;
         let objects = state.objects.iter().filter(|((of, _), object)| *of == path && selected(object, query));
-        let mut lines: VecDeque<String> = objects
-            .map(|(_, object)| json!({ "type": "ADDED", "object": object }).to_string() + "\n")
-            .collect();
+        let mut lines: VecDeque<String> = objects.map(|(_, object)| line("ADDED", object)).collect();
         let mut object = super::empty_object(path);
         object["metadata"] = json!({"resourceVersion": state.version.to_string(),
             "annotations": {"k8s.io/initial-events-end": "true"}});
-        lines.push_back(json!({ "type": "BOOKMARK", "object": object }).to_string() + "\n");
+        lines.push_back(line("BOOKMARK", &object));
         let listed = state.version;
         state.vanish(path);
         (lines, listed)
@@ -265,7 +266,7 @@ impl Watcher {
                         watcher.next = u64::MAX;
                         let error = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
                             "message": "too old resource version", "reason": "Expired", "code": 410});
-                        return Some((json!({"type": "ERROR", "object": error}).to_string() + "\n", watcher));
+                        return Some((line("ERROR", &error), watcher));
                     }
                     // They are in the order of their versions.
                     let first = state.events.partition_point(|event| event.version <= watcher.next);
@@ -276,14 +277,18 @@ impl Watcher {
                     if let Some(event) = found.cloned() {
                         drop(state);
                         watcher.next = event.version;
-                        let line = json!({ "type": event.kind, "object": event.object }).to_string() + "\n";
-                        return Some((line, watcher));
+                        return Some((line(event.kind, &event.object), watcher));
                     }
                 }
                 watcher.changes.changed().await.ok()?;
             }
         })
     }
+}
+
+/// An event, its type first, as real servers write it.
+fn line(kind: &str, object: &Value) -> String {
+    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
 }
 
 fn status(code: u16, reason: &str) -> Response<Body> {

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::world::{Node, World};
 
 pub mod access;
+mod broken;
 mod disorder;
 mod http;
 mod real;
@@ -50,6 +51,8 @@ struct State {
     oldest: u64,
     /// Lists of these paths wait.
     stalled: BTreeSet<&'static str>,
+    /// Whoever asks for these paths gets 500.
+    failing: BTreeSet<&'static str>,
     /// Raised to end every open watch.
     generation: u64,
     /// Minor version of Kubernetes; 32 and later stream lists unless `refuses_streams`.

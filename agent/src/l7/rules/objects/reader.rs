@@ -5,6 +5,7 @@ use serde_ignored::Path;
 use serde_json::Value;
 
 use super::{Messages, fields::Container, hints};
+use crate::model::UNREADABLE;
 
 /// How the message about an unknown field begins.
 const UNKNOWN: &str = "unknown field";
@@ -23,6 +24,10 @@ pub(super) fn read<T: DeserializeOwned>(
 ) -> Option<T> {
     if !spec.is_object() {
         messages.error("spec", if spec.is_null() { "is missing" } else { "is not an object" });
+        return None;
+    }
+    if let Some(why) = spec.get(UNREADABLE).and_then(Value::as_str) {
+        messages.error("spec", why);
         return None;
     }
     let mut spec = spec.clone();

@@ -1,0 +1,36 @@
+//! A server that is there only in part: it gives some kinds and not others, or its connections are cut without a word.
+
+use serde_json::json;
+
+use super::{ApiServer, path_of};
+use crate::world::{tool, tool_path};
+
+impl ApiServer {
+    /// Answers whoever asks for a kind with 500, or as before.
+    pub fn fail(&self, kind: &str, fails: bool) {
+        let path = path_of(&json!({ "kind": kind }));
+        self.shared().edit(|state| match fails {
+            true => drop(state.failing.insert(path)),
+            false => drop(state.failing.remove(path)),
+        });
+    }
+
+    /// Loses every packet from and to the server, so that neither end hears of the other: no answer, no end, no refusal.
+    ///
+    /// # Panics
+    /// nft (package nftables) is not there.
+    pub fn cut(&self, cut: bool) {
+        let (name, port) = (format!("cut-{}", self.address.port()), self.address.port());
+        let rules = match cut {
+            true => format!(
+                "table inet {name} {{ chain input {{ type filter hook input priority 0; \
+                 tcp dport {port} drop; tcp sport {port} drop; }}; }}"
+            ),
+            false => format!("delete table inet {name}"),
+        };
+        let mut command = tool("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.netns)).arg(tool_path("nft")).arg(rules);
+        let output = command.output().expect("nsenter starts");
+        assert!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
