@@ -9,7 +9,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    path::Path,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -20,12 +19,14 @@ use aya::{
 use bytemuck::must_cast;
 use sluice::maps::{Pins, SPECS, bpf::BpfMaps};
 use sluice_common::layout::{
-    BackendValue, CONFIG_CAPACITY, CONFIG_NO_POD_FLOWS, CONFIG_PATHS_UNTIL, CONFIG_POD_FLOWS, CONFIG_WORKERS,
+    ANY_DEVICE, BackendValue, CONFIG_CAPACITY, CONFIG_NO_POD_FLOWS, CONFIG_PATHS_UNTIL, CONFIG_POD_FLOWS, CONFIG_WORKERS,
     FrontendKey, FrontendValue, NodeValue, PROBE_ID, ServiceValue, SlotValue, SourceRangeKey,
 };
 
+use crate::world::{Node, tool};
+
 /// Maps that this module compares, and those that others write. A new map must be put into one of them.
-const COMPARED: [&str; 11] = [
+const COMPARED: [&str; 12] = [
     "FRONTENDS",
     "SLOTS",
     "BACKENDS",
@@ -33,6 +34,7 @@ const COMPARED: [&str; 11] = [
     "NODES",
     "ADDRESSES",
     "CONFIG",
+    "DEVICES",
     "OPT_OUTS",
     "PODS",
     "RESERVED",
@@ -50,8 +52,8 @@ const OTHERS: [&str; 12] = [
     "FLOWS",
     "FRAGMENTS",
     "PATHS",
-    "DEVICES",
     "ANSWERS",
+    "SCHEMAS",
     "EVENTS",
 ];
 
@@ -59,13 +61,14 @@ const OTHERS: [&str; 12] = [
 ///
 /// # Errors
 /// A map cannot be read, or something in it is damaged, or rests, or leaked: an id that leads nowhere, a backend or a
-/// node that nothing names, slots that are out of order.
-pub fn contents(bpffs: &Path) -> Result<Vec<String>> {
+/// node that nothing names, slots that are out of order, a device that is not there.
+pub fn contents(node: &Node) -> Result<Vec<String>> {
     for spec in SPECS {
         let known = COMPARED.contains(&spec.name) || OTHERS.contains(&spec.name);
         ensure!(known, "{}: nobody said whether the agent writes it", spec.name);
     }
-    let maps = Raw::read(&Pins::at(bpffs))?;
+    let maps = Raw::read(&Pins::at(&node.bpffs()))?;
+    let names = devices(node)?;
     let mut lines = Vec::new();
     let mut ranges: BTreeSet<(u32, u32)> = BTreeSet::new();
     for (id, service) in &maps.services {
@@ -98,9 +101,25 @@ pub fn contents(bpffs: &Path) -> Result<Vec<String>> {
     }
     lines.extend(maps.opt_outs.iter().map(|(cookie, pod)| format!("opt-out {cookie} {pod:?}")));
     lines.extend(maps.pods.iter().map(|(address, pod)| format!("pod at {address:?} {pod:?}")));
+    for (index, value) in &maps.devices {
+        let name = names.get(index).with_context(|| format!("device {index} is not there"))?;
+        lines.push(format!("device {name} {value:?}"));
+    }
     lines.extend(maps.reserved.keys().map(|port| format!("reserved {port}")));
     lines.sort();
     Ok(lines)
+}
+
+/// Names of the node's devices, by interface index; index 0 stands for all of them.
+fn devices(node: &Node) -> Result<BTreeMap<u32, String>> {
+    let output = tool("ip").args(["-n", &node.host.netns, "-json", "link"]).output().context("ip")?;
+    let links: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).context("ip -json link")?;
+    let name = |link: &serde_json::Value| {
+        let index = link["ifindex"].as_u64().context("a device without index")?;
+        let name = link["ifname"].as_str().context("a device without name")?;
+        Ok((u32::try_from(index)?, name.to_owned()))
+    };
+    links.iter().map(name).chain([Ok((ANY_DEVICE, "any".to_owned()))]).collect()
 }
 
 /// What only one of two contents has; empty if they are equal.
@@ -128,6 +147,7 @@ struct Raw {
     opt_outs: BTreeMap<u64, [u8; 128]>,
     pods: BTreeMap<[u8; 16], [u8; 128]>,
     reserved: BTreeMap<u32, u32>,
+    devices: BTreeMap<u32, [u8; 40]>,
     config: Vec<(u32, u64)>,
     source_ranges: BTreeSet<(SourceRangeKey, u32)>,
 }
@@ -171,6 +191,7 @@ impl Raw {
             opt_outs: hash(pins, "OPT_OUTS")?.into_iter().collect(),
             pods: hash(pins, "PODS")?.into_iter().collect(),
             reserved: hash(pins, "RESERVED")?.into_iter().collect(),
+            devices: hash(pins, "DEVICES")?.into_iter().collect(),
             config,
             source_ranges: BpfMaps::open(pins)?.dump()?.source_ranges,
         })

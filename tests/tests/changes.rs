@@ -137,7 +137,7 @@ fn in_any_order(cluster: &Cluster, seed: u64) {
     let contents = || {
         cluster.catch_up();
         wait::until("maps at rest", || {
-            canonical::contents(&cluster.world.bpffs()).map_err(|error| format!("{error:#}"))
+            canonical::contents(&cluster.world).map_err(|error| format!("{error:#}"))
         })
     };
     let wanted = contents();

@@ -76,15 +76,17 @@ fn a_clock_that_jumps_moves_nothing_and_the_next_token_is_read() {
         cluster.world.wait_healthy();
         assert!(cluster.client.tcp("10.96.0.1:80").is_ok(), "{step}");
     }
-    let contents = |bpffs: PathBuf| {
-        wait::until("maps at rest", || canonical::contents(&bpffs).map_err(|error| format!("{error:#}")))
+    let contents = || {
+        wait::until("maps at rest", || {
+            canonical::contents(&cluster.world).map_err(|error| format!("{error:#}"))
+        })
     };
-    let after = contents(cluster.world.bpffs());
+    let after = contents();
     drop(agent);
     assert!(cluster.world.sluice(&["cleanup"]).status.success());
     let _fresh = cluster.world.spawn_agent(&["--kubeconfig", &kubeconfig]);
     wait::until("the contents of a fresh start", || {
-        let difference = canonical::difference(&after, &contents(cluster.world.bpffs()));
+        let difference = canonical::difference(&after, &contents());
         if difference.is_empty() { Ok(()) } else { Err(difference) }
     });
 }

@@ -28,7 +28,8 @@ const SIZES: [&str; 10] = [
     "--max-nodes",
     "16",
 ];
-const ROUNDS: u32 = 12;
+/// In each batch; two batches have room for every fault.
+const ROUNDS: usize = FAULTS.len() / 2;
 const BATCHES: u32 = 2;
 /// A frozen API server is given up after some seconds only.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,6 +47,10 @@ enum Fault {
     Down,
     /// It takes connections and says nothing.
     Freeze,
+    /// Packets from and to it are lost: connections are open at one end, and nothing says that they are not at the other.
+    HalfOpen,
+    /// It says 500 to whoever asks for one kind.
+    Error500(&'static str),
     /// It says 429.
     Throttle,
     /// The agent is killed, at whatever it does.
@@ -66,13 +71,16 @@ enum Fault {
     Vanish,
 }
 
-const FAULTS: [Fault; 15] = [
+const FAULTS: [Fault; 18] = [
     Fault::Compact,
     Fault::Drop,
     Fault::Stall("Service"),
     Fault::Stall("EndpointSlice"),
     Fault::Down,
     Fault::Freeze,
+    Fault::HalfOpen,
+    Fault::Error500("Service"),
+    Fault::Error500("EndpointSlice"),
     Fault::Throttle,
     Fault::Kill,
     Fault::LoseMap,
@@ -123,9 +131,22 @@ struct Story {
     known: BTreeSet<(&'static str, String)>,
     sizes: Vec<String>,
     markers: u32,
+    /// What is still to come of all faults, in random order.
+    to_come: Vec<Fault>,
 }
 
 impl Story {
+    /// Each comes before any comes again.
+    fn next_fault(&mut self) -> Fault {
+        if self.to_come.is_empty() {
+            self.to_come = FAULTS.to_vec();
+            for index in (1..FAULTS.len()).rev() {
+                self.to_come.swap(index, self.random.below(index as u64 + 1) as usize);
+            }
+        }
+        self.to_come.pop().expect("there are faults")
+    }
+
     fn put(&mut self, kind: &'static str, name: &str, text: &str) {
         self.known.insert((kind, name.to_owned()));
         self.cluster.api.apply(text);
@@ -189,6 +210,11 @@ impl Story {
             }
             Fault::Down => self.cluster.api.down(),
             Fault::Freeze => self.cluster.api.freeze(true),
+            Fault::HalfOpen => self.cluster.api.cut(true),
+            Fault::Error500(kind) => {
+                self.cluster.api.fail(kind, true);
+                self.cluster.api.drop_watches();
+            }
             Fault::Throttle => {
                 self.cluster.api.drop_watches();
                 self.cluster.api.throttle(5);
@@ -251,6 +277,8 @@ impl Story {
             Fault::Stall(kind) => self.cluster.api.stall(kind, false),
             Fault::Down => self.cluster.api.up(),
             Fault::Freeze => self.cluster.api.freeze(false),
+            Fault::HalfOpen => self.cluster.api.cut(false),
+            Fault::Error500(kind) => self.cluster.api.fail(kind, false),
             Fault::Flood => {
                 wait::until_within(PATIENCE, "writes that fail", || {
                     let problems = self.cluster.world.json(&["status"])["problems"].to_string();
@@ -297,7 +325,7 @@ impl Story {
     /// The contents, once nothing rests any more.
     fn contents(&self) -> Vec<String> {
         wait::until("maps at rest", || {
-            canonical::contents(&self.cluster.world.bpffs()).map_err(|error| format!("{error:#}"))
+            canonical::contents(&self.cluster.world).map_err(|error| format!("{error:#}"))
         })
     }
 }
@@ -316,12 +344,13 @@ fn after_any_changes_and_faults_the_maps_are_those_of_a_fresh_start() {
         known: BTreeSet::new(),
         sizes: SIZES.map(str::to_owned).to_vec(),
         markers: 0,
+        to_come: Vec::new(),
     };
     story.start();
     for batch in 0..batches {
         let mut faults = Vec::new();
         for _ in 0..ROUNDS {
-            let fault = story.random.of(&FAULTS);
+            let fault = story.next_fault();
             faults.push(fault);
             story.change();
             story.begin(fault);

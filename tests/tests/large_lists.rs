@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
-use sluice_tests::{cluster::Cluster, manifest, wait};
+use sluice_tests::{canonical, cluster::Cluster, manifest, wait};
 
 const SLICES: u32 = 100_000;
 const SERVICES: u32 = 2_000;
@@ -19,6 +22,15 @@ fn peak(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+fn programmed(cluster: &Cluster, address: &str, wanted: usize) {
+    wait::until_within(PATIENCE, address, || {
+        let output = cluster.world.sluice(&["explain", address, "-o", "json"]);
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let count = answer["endpoints"].as_array().map(Vec::len);
+        if count == Some(wanted) { Ok(()) } else { Err((count, cluster.world.log())) }
+    });
 }
 
 #[test]
@@ -50,15 +62,7 @@ fn a_hundred_thousand_slices_are_listed_and_listed_anew_without_a_gap() {
     let start = Instant::now();
     let agent = cluster.spawn();
     let per_service = (SLICES / SERVICES) as usize;
-    let programmed = |address: &str, wanted: usize| {
-        wait::until_within(PATIENCE, address, || {
-            let output = cluster.world.sluice(&["explain", address, "-o", "json"]);
-            let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            let count = answer["endpoints"].as_array().map(Vec::len);
-            if count == Some(wanted) { Ok(()) } else { Err((count, cluster.world.log())) }
-        });
-    };
-    programmed("10.100.7.207:80", per_service);
+    programmed(&cluster, "10.100.7.207:80", per_service);
     wait::until_within(PATIENCE, "a healthy agent", || {
         let status = cluster.world.json(&["status"]);
         if status["healthy"] == true { Ok(()) } else { Err(status["problems"].clone()) }
@@ -81,4 +85,26 @@ fn a_hundred_thousand_slices_are_listed_and_listed_anew_without_a_gap() {
     let second = peak(agent.pid());
     println!("listed anew: {:.1} s, {} MB at most", start.elapsed().as_secs_f64(), second >> 20);
     assert!(second < MOST_BYTES, "{second} bytes");
+    let contents = || {
+        wait::until_within(PATIENCE, "maps at rest", || {
+            canonical::contents(&cluster.world).map_err(|error| format!("{error:#}"))
+        })
+    };
+    let after = contents();
+    assert!(after.len() > SLICES as usize / 2, "{} entries", after.len());
+    drop(agent);
+    assert!(cluster.world.sluice(&["cleanup"]).status.success());
+    let _fresh = cluster.spawn();
+    programmed(&cluster, "10.100.0.0:80", per_service + 1);
+    wait::until_within(PATIENCE, "the contents of a fresh start", || {
+        // By sets: there are very many.
+        let fresh = contents();
+        let (left, right): (BTreeSet<_>, BTreeSet<_>) = (after.iter().collect(), fresh.iter().collect());
+        let first = left.symmetric_difference(&right).next();
+        if first.is_none() && after.len() == fresh.len() {
+            Ok(())
+        } else {
+            Err((first.cloned().cloned(), after.len(), fresh.len()))
+        }
+    });
 }

@@ -55,7 +55,7 @@ fn wait_path(world: &World, path: &str) {
 }
 
 fn contents(world: &World) -> Vec<String> {
-    wait::until("maps at rest", || canonical::contents(&world.bpffs()).map_err(|error| format!("{error:#}")))
+    wait::until("maps at rest", || canonical::contents(world).map_err(|error| format!("{error:#}")))
 }
 
 /// Ends the agent and the redirector, removes everything, starts anew: the maps must come to say the same.
