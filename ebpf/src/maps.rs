@@ -11,7 +11,7 @@ use sluice_common::{
         ANSWERS_CAPACITY, AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY,
         DeviceValue, EVENTS_BYTES, EventValue, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
         FrontendValue, LISTENERS_CAPACITY, NodeValue, PathValue, PodValue, RevnatKey, RevnatValue,
-        ServiceValue, SlotValue, SocketValue, SourceRangeKey,
+        SCHEMAS_CAPACITY, ServiceValue, SlotValue, SocketValue, SourceRangeKey,
     },
     reason,
 };
@@ -57,6 +57,10 @@ pub static OPT_OUTS: HashMap<u64, PodValue, 4_096, BY_NEED> = HashMap::new();
 /// Ports that the agent reserved on this node; no program reads it.
 #[btf_map]
 pub static RESERVED: HashMap<u32, u32, 65_536, BY_NEED> = HashMap::new();
+
+/// What the bytes of a map mean, by its id; no program reads it.
+#[btf_map]
+pub static SCHEMAS: HashMap<u32, u32, { SCHEMAS_CAPACITY as usize }, BY_NEED> = HashMap::new();
 
 #[btf_map]
 pub static UDP_REVNAT: LruHashMap<RevnatKey, RevnatValue, 65_536> = LruHashMap::new();

@@ -19,8 +19,8 @@ use aya::{
 use bytemuck::must_cast;
 use sluice::maps::{Pins, SPECS, bpf::BpfMaps};
 use sluice_common::layout::{
-    ANY_DEVICE, BackendValue, CONFIG_CAPACITY, CONFIG_NO_POD_FLOWS, CONFIG_PATHS_UNTIL, CONFIG_POD_FLOWS, CONFIG_WORKERS,
-    FrontendKey, FrontendValue, NodeValue, PROBE_ID, ServiceValue, SlotValue, SourceRangeKey,
+    ANY_DEVICE, BackendValue, CONFIG_CAPACITY, CONFIG_NO_POD_FLOWS, CONFIG_PATHS_UNTIL, CONFIG_POD_FLOWS,
+    CONFIG_WORKERS, FrontendKey, FrontendValue, NodeValue, PROBE_ID, ServiceValue, SlotValue, SourceRangeKey,
 };
 
 use crate::world::{Node, tool};

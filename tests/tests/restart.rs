@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     process::ExitStatus,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
@@ -158,6 +159,42 @@ fn maps_of_another_version_are_named_and_made_anew_by_the_next_agent() {
     assert!(said.contains("was made by another version of sluice, with entries of 4 + "), "{said}");
     let _agent = world.agent();
     assert_eq!(world.json(&["service"]).as_array().unwrap().len(), 1);
+}
+
+/// Ids of maps, by name.
+fn map_ids(world: &World) -> BTreeMap<&'static str, u32> {
+    let pins = sluice::maps::Pins::at(&world.bpffs());
+    let id = |name| (name, sluice::maps::bpf::shape(&pins.map(name)).expect("a map").id);
+    ["FRONTENDS", "SLOTS", "FLOWS", "SOCKETS", "ADDRESSES"].map(id).into()
+}
+
+#[test]
+fn maps_whose_bytes_meant_something_else_are_made_anew_while_connections_go_on() {
+    let mut world = World::new();
+    let _pods = shop(&mut world, 2);
+    let client = world.pod("client");
+    let mut long = world.peer(&client);
+    let agent = world.agent();
+    let open = long.command(&Command::Tcp { id: 1, to: address("10.96.0.1:80") }).unwrap();
+    let (before, services) = (map_ids(&world), world.json(&["service"]));
+    agent.kill();
+    let pins = sluice::maps::Pins::at(&world.bpffs());
+    let noted = aya::maps::MapData::from_pin(pins.map("SCHEMAS")).unwrap();
+    let mut noted: aya::maps::HashMap<_, u32, u32> = aya::maps::Map::HashMap(noted).try_into().unwrap();
+    for name in ["SLOTS", "FLOWS"] {
+        noted.insert(before[name], 77_u32, 0).unwrap();
+    }
+    let said = text(&world.sluice(&["service"]));
+    assert!(said.contains("SLOTS under ") && said.contains("(schema 77 instead of 1)"), "{said}");
+    let _agent = world.agent();
+    let after = map_ids(&world);
+    let anew: Vec<&str> = before.keys().filter(|name| before[**name] != after[**name]).copied().collect();
+    assert_eq!(anew, ["FLOWS", "FRONTENDS", "SLOTS"], "with what names their entries, and nothing else");
+    assert!(noted.get(&before["FLOWS"], 0).is_err(), "nothing is noted of a map that is gone");
+    assert_eq!(world.json(&["service"]), services);
+    assert_eq!(long.command(&Command::AskAgain { id: 1 }), Ok(open), "the open connection goes on");
+    assert!(long.tcp("10.96.0.1:80").is_ok());
+    assert_eq!(map_ids(&world), after, "once");
 }
 
 #[test]

@@ -91,6 +91,45 @@ fn pins(node: &Node) -> BTreeMap<String, u64> {
     entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().ino())).collect()
 }
 
+/// Kills the agent of node 1 and starts one with the next of these flags, until there are none left, while the clients go on.
+fn replace_under_traffic(outside: &mut Outside, clients: Vec<Client>, next: &[&[&str]]) {
+    let (done, rounds) = (AtomicBool::new(false), [const { AtomicUsize::new(0) }; 4]);
+    assert!(clients.len() <= rounds.len());
+    let rounds = &rounds[..clients.len()];
+    std::thread::scope(|scope| {
+        let _done = Done(&done);
+        let threads: Vec<_> = clients
+            .into_iter()
+            .zip(rounds)
+            .map(|(mut client, count)| {
+                let done = &done;
+                scope.spawn(move || {
+                    while !done.load(Ordering::Relaxed) {
+                        client.round();
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        let wait_rounds = || {
+            let seen: Vec<usize> = rounds.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+            wait::until("clients go on", || {
+                let ended = threads.iter().any(|thread| thread.is_finished());
+                let now = rounds.iter().map(|count| count.load(Ordering::Relaxed));
+                let enough = now.zip(&seen).all(|(now, seen)| now >= seen + ROUNDS);
+                if enough || ended { Ok(()) } else { Err("still waiting") }
+            });
+        };
+        for flags in next {
+            wait_rounds();
+            outside.agents.remove(0).kill();
+            wait_rounds();
+            outside.agents.insert(0, outside.world.node(1).agent_with(flags));
+        }
+        wait_rounds();
+    });
+}
+
 #[test]
 fn connections_from_outside_outlive_agents_and_new_ones_need_none() {
     for flags in [&[][..], &["--forwarding", "dsr"], &["--xdp", "native"], &["--tc", "clsact"]] {
@@ -107,41 +146,89 @@ fn connections_from_outside_outlive_agents_and_new_ones_need_none() {
             has_links || std::env::var_os("SLUICE_TC").is_some() || flags.contains(&"clsact"),
             "{before:?}"
         );
-        let (done, rounds) = (AtomicBool::new(false), [const { AtomicUsize::new(0) }; 4]);
-        std::thread::scope(|scope| {
-            let _done = Done(&done);
-            let threads: Vec<_> = clients
-                .into_iter()
-                .zip(&rounds)
-                .map(|(mut client, count)| {
-                    let done = &done;
-                    scope.spawn(move || {
-                        while !done.load(Ordering::Relaxed) {
-                            client.round();
-                            count.fetch_add(1, Ordering::Relaxed);
-                        }
-                    })
-                })
-                .collect();
-            let wait_rounds = || {
-                let seen: Vec<usize> = rounds.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-                wait::until("clients go on", || {
-                    let ended = threads.iter().any(|thread| thread.is_finished());
-                    let now = rounds.iter().map(|count| count.load(Ordering::Relaxed));
-                    let enough = now.zip(&seen).all(|(now, seen)| now >= seen + ROUNDS);
-                    if enough || ended { Ok(()) } else { Err("still waiting") }
-                });
-            };
-            for _ in 0..2 {
-                wait_rounds();
-                outside.agents.remove(0).kill();
-                wait_rounds();
-                outside.agents.insert(0, outside.world.node(1).agent_with(flags));
-            }
-            wait_rounds();
-        });
+        replace_under_traffic(&mut outside, clients, &[flags, flags]);
         assert_eq!(pins(outside.world.node(1)), before, "{flags:?}: every link and map is the same");
     }
+}
+
+/// Sizes of all maps whose contents clients hang on, and of those that name their backends.
+const OTHER_SIZES: [&str; 12] = [
+    "--max-flows",
+    "5000",
+    "--max-udp-flows",
+    "4000",
+    "--max-affinities",
+    "3000",
+    "--max-slots",
+    "6000",
+    "--max-source-ranges",
+    "700",
+    "--max-frontends",
+    "900",
+];
+
+/// Entries and capacity of a map, as `status` has them.
+fn filled(node: &Node, name: &str) -> (u64, u64) {
+    let status = node.json(&["status"]);
+    let maps = status["maps"].as_array().unwrap();
+    let map = maps.iter().find(|map| map["name"] == name).unwrap();
+    (map["entries"].as_u64().unwrap(), map["capacity"].as_u64().unwrap())
+}
+
+/// Who is remembered for whom: services and backends by name.
+fn remembered(node: &Node) -> BTreeSet<String> {
+    let rows = node.json(&["affinity"]);
+    let rows = rows.as_array().unwrap().iter();
+    rows.map(|row| format!("{} {} {}", row["client"], row["service"], row["backend"])).collect()
+}
+
+#[test]
+fn connections_outlive_agents_with_maps_of_other_sizes() {
+    let mut outside = Outside::new(&[1, 2], &[]);
+    let dialled = outside.dialled(1);
+    let clients: Vec<Client> = [0, 1, 4, 5]
+        .into_iter()
+        .map(|index| Client::new(outside.world.client().peer(), dialled[index].clone()))
+        .collect();
+    replace_under_traffic(&mut outside, clients, &[&OTHER_SIZES, &[], &["--max-flows", "4000"]]);
+    let node = outside.world.node(1);
+    assert_eq!(filled(node, "FLOWS").1, 4000);
+    for folder in
+        [sluice::maps::Pins::at(&node.bpffs()).before().root().to_owned(), node.bpffs().join("spent")]
+    {
+        assert!(!folder.exists(), "{} is not needed any more", folder.display());
+    }
+}
+
+#[test]
+fn choices_and_ways_back_outlive_agents_with_maps_of_other_sizes() {
+    let mut outside = Outside::new(&[1, 2], &[]);
+    outside.apply("sessionAffinity: ClientIP\n");
+    let dialled = outside.dialled(1);
+    wait::until("affinity", || {
+        outside.client.tcp(&dialled[0][0]).unwrap();
+        if remembered(outside.world.node(1)).is_empty() { Err("nobody is remembered") } else { Ok(()) }
+    });
+    let mut inside = outside.world.pod(1, "inside").peer();
+    let dns = Command::UdpAsk { id: 1, to: Some(address("10.96.0.1:53")) };
+    inside.command(&Command::UdpOpen { id: 1, v6: false }).unwrap();
+    let asked = inside.command(&dns).unwrap();
+    inside.tcp("10.96.0.1:80").unwrap();
+    outside.client.udp(&dialled[4][1]).unwrap();
+    let node = outside.world.node(1);
+    let (before, ids) = (remembered(node), node.json(&["frontend"]));
+    let ways_back = filled(node, "UDP_REVNAT").0;
+    assert!(before.len() >= 3 && ways_back > 0, "{before:?}, {ways_back}");
+    for (flags, capacity) in [(&OTHER_SIZES[..], 3000), (&[], 65_536)] {
+        outside.agents.remove(0).kill();
+        outside.agents.insert(0, outside.world.node(1).agent_with(flags));
+        let node = outside.world.node(1);
+        assert_eq!(filled(node, "AFFINITY").1, capacity);
+        assert_eq!(remembered(node), before);
+        assert_eq!(filled(node, "UDP_REVNAT").0, ways_back);
+        assert_eq!(node.json(&["frontend"]), ids, "ids are what they were");
+    }
+    assert_eq!(inside.command(&dns), Ok(asked), "the dialogue goes on");
 }
 
 /// Waits until the agent has looked at what the packet path remembers.

@@ -8,7 +8,6 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::MapInfo,
     programs::{CgroupAttachMode, Program, links::FdLink},
 };
 
@@ -24,6 +23,7 @@ mod devices;
 mod features;
 mod lock;
 mod pins;
+mod renew;
 mod steering;
 mod trial;
 
@@ -34,6 +34,8 @@ pub use lock::{Lock, WatchLock, holder};
 pub use pins::cleanup;
 pub use steering::{is_steering, steered_netns};
 pub use trial::{Trial, trial};
+
+use renew::Renewal;
 
 /// The object, compiled from `ebpf/`; empty in a binary that was built without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
@@ -61,15 +63,13 @@ pub const EARLY: &str = "early";
 /// The programs at devices.
 const AT_DEVICES: [&str; 5] = ["from_network", "to_network", "from_pod", "to_pod", EARLY];
 
-/// Maps that name each other's entries: if one has to be made anew, all are.
-const CONNECTED: [&str; 5] = ["FRONTENDS", "SLOTS", "BACKENDS", "SERVICES", "NODES"];
-
 /// Programs in the kernel, verified, not yet attached.
 pub struct Loaded {
     ebpf: Ebpf,
     pins: Pins,
     cgroup: PathBuf,
     replaces: bool,
+    renewal: Renewal,
     _lock: Lock,
 }
 
@@ -120,7 +120,8 @@ pub fn claim(bpffs: &Path, cgroup: Option<&Path>) -> Result<Claim> {
 /// What the kernel or its verifier said.
 pub fn load(claim: Claim, sizes: &Sizes) -> Result<Loaded> {
     let Claim { pins, cgroup, lock } = claim;
-    let replaces = drop_misfits(&pins, sizes)? && HOOKS.iter().any(|hook| pins.link(hook).exists());
+    let renewal = Renewal::prepare(&pins, sizes)?;
+    let replaces = renewal.fills_first && HOOKS.iter().any(|hook| pins.link(hook).exists());
     let mut loader = EbpfLoader::new();
     let paths: Vec<PathBuf> = SPECS.iter().map(|spec| pins.map(spec.name)).collect();
     for (spec, path) in SPECS.iter().zip(&paths) {
@@ -130,11 +131,12 @@ pub fn load(claim: Claim, sizes: &Sizes) -> Result<Loaded> {
         }
     }
     let mut ebpf = loader.load(OBJECT).context("cannot load the eBPF object")?;
+    renewal.fill(&pins)?;
     for hook in HOOKS.into_iter().chain([STEERING]).chain(AT_DEVICES) {
         load_one(program(&mut ebpf, hook)?)
             .with_context(|| format!("the kernel refused the program {hook}"))?;
     }
-    Ok(Loaded { ebpf, pins, cgroup, replaces, _lock: lock })
+    Ok(Loaded { ebpf, pins, cgroup, replaces, renewal, _lock: lock })
 }
 
 impl Loaded {
@@ -198,6 +200,10 @@ impl Loaded {
             .with_context(|| format!("cannot open the cgroup {}", self.cgroup.display()))?;
         let cgroup_id = folder.metadata()?.ino();
         self.restore_pins()?;
+        // All that is remembered, and then what came while that was copied.
+        for _ in 0..2 {
+            self.carry(false);
+        }
         for hook in HOOKS {
             let pin = self.pins.link(hook);
             let program = program(&mut self.ebpf, hook)?;
@@ -205,6 +211,29 @@ impl Loaded {
                 .with_context(|| format!("cannot attach {hook} to the cgroup {}", self.cgroup.display()))?;
         }
         Ok(())
+    }
+}
+
+impl Loaded {
+    /// After programs were attached: takes over what the earlier ones stored meanwhile, and, when all are ours (`done`), lets
+    /// go of the maps that those used.
+    pub fn settle(&mut self, done: bool) {
+        if !self.renewal.is_under_way() {
+            return;
+        }
+        self.carry(true);
+        if let Err(error) = self.renewal.release(&self.pins) {
+            tracing::warn!("maps of an earlier agent are still pinned: {error:#}");
+        }
+        if done {
+            self.renewal.finish();
+        }
+    }
+
+    fn carry(&mut self, in_use: bool) {
+        if let Err(error) = self.renewal.carry(&self.pins, in_use) {
+            tracing::warn!("some of what an earlier agent's maps remember is lost: {error:#}");
+        }
     }
 }
 
@@ -294,31 +323,4 @@ fn attach_one(program: &mut Program, pin: &Path, folder: &std::fs::File, cgroup_
     }
     link.pin(pin)?;
     Ok(())
-}
-
-/// Removes the pins of maps whose layout or size is not what this binary wants. The maps themselves live on
-/// with the programs that use them, until those are replaced.
-fn drop_misfits(pins: &Pins, sizes: &Sizes) -> Result<bool> {
-    let misfit = |name: &str| {
-        let spec = SPECS.iter().find(|spec| spec.name == name)?;
-        let info = MapInfo::from_pin(pins.map(name)).ok()?;
-        let capacity = (spec.capacity)(sizes).is_none_or(|capacity| info.max_entries() == capacity);
-        let fits = capacity && info.key_size() == spec.key_size && info.value_size() == spec.value_size;
-        (!fits).then_some(name.to_owned())
-    };
-    let mut names: Vec<String> = SPECS.iter().filter_map(|spec| misfit(spec.name)).collect();
-    if names.iter().any(|name| CONNECTED.contains(&name.as_str())) {
-        names.extend(CONNECTED.map(str::to_owned));
-    }
-    names.sort_unstable();
-    names.dedup();
-    let connected = names.iter().any(|name| CONNECTED.contains(&name.as_str()));
-    for name in names {
-        tracing::warn!(map = %name, "the pinned map has another layout or size; making it anew");
-        let path = pins.map(&name);
-        if path.exists() {
-            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-        }
-    }
-    Ok(connected)
 }

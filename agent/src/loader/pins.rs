@@ -54,6 +54,9 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>> {
             Err(error) => return Err(error).with_context(|| format!("cannot remove {}", file.display())),
         }
     }
+    for folder in [pins.before().root(), &pins.spent()] {
+        super::renew::remove_all(folder)?;
+    }
     let mount_of_ours = !root.starts_with(SYSTEM_BPFFS);
     for folder in [root.join("maps"), root.join("links"), root.to_owned()] {
         match fs::remove_dir(&folder) {

@@ -12,7 +12,7 @@ mod pins;
 mod sizes;
 
 pub use pins::Pins;
-pub use sizes::{MapSpec, SPECS, Sizes};
+pub use sizes::{MapSpec, SPECS, Shape, Sizes};
 
 /// What the maps hold, free entries left out. Backends, slots and nodes by id.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

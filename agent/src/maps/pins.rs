@@ -1,4 +1,4 @@
-//! Where pins live, below `--bpffs`: `maps/<MAP>` and `links/<hook>`.
+//! Where pins live, below `--bpffs`: `maps/<MAP>` and `links/<hook>`; while maps are being replaced, also `before/maps/<MAP>`.
 
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,16 @@ impl Pins {
     /// Where a map is pinned.
     pub fn map(&self, name: &str) -> PathBuf {
         self.maps().join(name)
+    }
+
+    /// Pins of maps that were set aside, for what they hold is to be copied.
+    pub fn before(&self) -> Self {
+        Self { root: self.root.join("before") }
+    }
+
+    /// Where [`Self::before`] is moved once nobody needs it.
+    pub fn spent(&self) -> PathBuf {
+        self.root.join("spent")
     }
 
     /// The folder of links.

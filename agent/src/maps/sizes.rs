@@ -6,7 +6,7 @@ use sluice_common::{
         ANSWERS_CAPACITY, AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY,
         DeviceValue, EVENTS_BYTES, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
         FrontendValue, LISTENERS_CAPACITY, NodeValue, PathValue, PodValue, RevnatKey, RevnatValue,
-        ServiceValue, SlotValue, SocketValue,
+        SCHEMAS_CAPACITY, ServiceValue, SlotValue, SocketValue,
     },
     reason,
 };
@@ -16,6 +16,9 @@ use sluice_common::{
 pub struct MapSpec {
     /// As in `ebpf/src/maps.rs`.
     pub name: &'static str,
+    /// What its bytes mean. To be raised when that changes and the sizes do not: the map is made anew then, as for another
+    /// size. Maps that say nothing of it are of number 1.
+    pub schema: u32,
     /// Bytes of a key.
     pub key_size: u32,
     /// Bytes of a value.
@@ -26,10 +29,24 @@ pub struct MapSpec {
     pub flag: &'static str,
 }
 
+/// How large a map is and what it is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// The kernel's number of the map, which no other gets.
+    pub id: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Entries; of a ring buffer, bytes.
+    pub capacity: u32,
+}
+
 macro_rules! spec {
-    ($name:literal, $key:ty, $value:ty, $capacity:expr, $flag:literal) => {
+    ($name:literal, $schema:literal, $key:ty, $value:ty, $capacity:expr, $flag:literal) => {
         MapSpec {
             name: $name,
+            schema: $schema,
             key_size: size_of::<$key>() as u32,
             value_size: size_of::<$value>() as u32,
             capacity: $capacity,
@@ -42,31 +59,33 @@ macro_rules! spec {
 const NODE_ADDRESSES: u32 = 1_024;
 
 /// Every pinned map.
-pub const SPECS: [MapSpec; 23] = [
-    spec!("FRONTENDS", FrontendKey, FrontendValue, |sizes| Some(sizes.max_frontends), "--max-frontends"),
-    spec!("SLOTS", u32, SlotValue, |sizes| Some(sizes.max_slots), "--max-slots"),
-    spec!("BACKENDS", u32, BackendValue, |sizes| Some(sizes.max_backends), "--max-backends"),
-    spec!("SERVICES", u32, ServiceValue, |sizes| Some(sizes.max_services), "--max-services"),
-    spec!("NODES", u32, NodeValue, |sizes| Some(sizes.max_nodes), "--max-nodes"),
-    spec!("PODS", Addr, PodValue, |sizes| Some(sizes.max_backends), "--max-backends"),
-    spec!("ADDRESSES", Addr, u32, |sizes| Some(sizes.max_frontends + NODE_ADDRESSES), "--max-frontends"),
-    spec!("CONFIG", u32, u64, |_| Some(CONFIG_CAPACITY), ""),
-    spec!("OPT_OUTS", u64, PodValue, |_| Some(4_096), ""),
-    spec!("RESERVED", u32, u32, |_| Some(65_536), ""),
-    spec!("UDP_REVNAT", RevnatKey, RevnatValue, |sizes| Some(sizes.max_udp_flows), "--max-udp-flows"),
-    spec!("AFFINITY", AffinityKey, AffinityValue, |sizes| Some(sizes.max_affinities), "--max-affinities"),
-    spec!("SOCKETS", u32, SocketValue, |_| None, ""),
-    spec!("LISTENERS", u32, u32, |_| Some(LISTENERS_CAPACITY), ""),
-    spec!("HEARTBEAT", u32, u64, |_| Some(1), ""),
-    spec!("FLOWS", FlowKey, FlowValue, |sizes| Some(sizes.max_flows), "--max-flows"),
-    spec!("FRAGMENTS", FragmentKey, FragmentValue, |_| Some(8_192), ""),
-    spec!("PATHS", Addr, PathValue, |_| Some(4_096), ""),
-    spec!("DEVICES", u32, DeviceValue, |_| Some(1_024), ""),
-    spec!("SOURCE_RANGES", [u32; 6], u32, |sizes| Some(sizes.max_source_ranges), "--max-source-ranges"),
-    spec!("ANSWERS", u32, AnswersValue, |_| Some(ANSWERS_CAPACITY), ""),
-    spec!("REASONS", u32, u64, |_| Some(reason::CAPACITY), ""),
+pub const SPECS: [MapSpec; 24] = [
+    spec!("FRONTENDS", 1, FrontendKey, FrontendValue, |sizes| Some(sizes.max_frontends), "--max-frontends"),
+    spec!("SLOTS", 1, u32, SlotValue, |sizes| Some(sizes.max_slots), "--max-slots"),
+    spec!("BACKENDS", 1, u32, BackendValue, |sizes| Some(sizes.max_backends), "--max-backends"),
+    spec!("SERVICES", 1, u32, ServiceValue, |sizes| Some(sizes.max_services), "--max-services"),
+    spec!("NODES", 1, u32, NodeValue, |sizes| Some(sizes.max_nodes), "--max-nodes"),
+    spec!("PODS", 1, Addr, PodValue, |sizes| Some(sizes.max_backends), "--max-backends"),
+    spec!("ADDRESSES", 1, Addr, u32, |sizes| Some(sizes.max_frontends + NODE_ADDRESSES), "--max-frontends"),
+    spec!("CONFIG", 1, u32, u64, |_| Some(CONFIG_CAPACITY), ""),
+    spec!("OPT_OUTS", 1, u64, PodValue, |_| Some(4_096), ""),
+    spec!("RESERVED", 1, u32, u32, |_| Some(65_536), ""),
+    spec!("UDP_REVNAT", 1, RevnatKey, RevnatValue, |sizes| Some(sizes.max_udp_flows), "--max-udp-flows"),
+    spec!("AFFINITY", 1, AffinityKey, AffinityValue, |sizes| Some(sizes.max_affinities), "--max-affinities"),
+    spec!("SOCKETS", 1, u32, SocketValue, |_| None, ""),
+    spec!("LISTENERS", 1, u32, u32, |_| Some(LISTENERS_CAPACITY), ""),
+    spec!("HEARTBEAT", 1, u32, u64, |_| Some(1), ""),
+    spec!("FLOWS", 1, FlowKey, FlowValue, |sizes| Some(sizes.max_flows), "--max-flows"),
+    spec!("FRAGMENTS", 1, FragmentKey, FragmentValue, |_| Some(8_192), ""),
+    spec!("PATHS", 1, Addr, PathValue, |_| Some(4_096), ""),
+    spec!("DEVICES", 1, u32, DeviceValue, |_| Some(1_024), ""),
+    spec!("SOURCE_RANGES", 1, [u32; 6], u32, |sizes| Some(sizes.max_source_ranges), "--max-source-ranges"),
+    spec!("ANSWERS", 1, u32, AnswersValue, |_| Some(ANSWERS_CAPACITY), ""),
+    spec!("REASONS", 1, u32, u64, |_| Some(reason::CAPACITY), ""),
+    // By id of a map.
+    spec!("SCHEMAS", 1, u32, u32, |_| Some(SCHEMAS_CAPACITY), ""),
     // A ring buffer has neither keys nor values, and its capacity is in bytes.
-    spec!("EVENTS", (), (), |_| Some(EVENTS_BYTES), ""),
+    spec!("EVENTS", 1, (), (), |_| Some(EVENTS_BYTES), ""),
 ];
 
 /// Capacities of the maps, in entries.

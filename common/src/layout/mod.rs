@@ -155,6 +155,9 @@ pub const HEARTBEAT_NS: u64 = 3_000_000_000;
 /// Size of `CONFIG`: room for growth without a change of layout.
 pub const CONFIG_CAPACITY: u32 = 16;
 
+/// Entries of `SCHEMAS`: room for the maps of two generations.
+pub const SCHEMAS_CAPACITY: u32 = 128;
+
 /// `FrontendValue::flags`: internalTrafficPolicy is Local, so sockets use the local range.
 pub const FLAG_INTERNAL_LOCAL: u16 = 1;
 /// `FrontendValue::flags`: some endpoint is ready, or serves while it terminates, so an empty range means drop and not

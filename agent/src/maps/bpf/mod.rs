@@ -12,7 +12,7 @@ use sluice_common::{
     Reason,
     layout::{
         AffinityKey, AffinityValue, CONFIG_FAIL_CLOSED, CONFIG_HOST_NETNS, FrontendKey, FrontendValue,
-        PROBE_ID, ServiceValue,
+        PROBE_ID, SCHEMAS_CAPACITY, ServiceValue,
     },
 };
 
@@ -32,15 +32,19 @@ pub struct BpfMaps {
     capacities: Vec<(&'static str, u32)>,
 }
 
+mod carry;
 mod events;
 mod flows;
 mod lookup;
 mod pods;
+mod schemas;
 mod small;
 
+pub use carry::{Memory, copy_services, shape};
 pub use events::{Events, Record};
 pub use flows::Flows;
 pub use pods::PodNames;
+pub use schemas::{Schemas, note_schemas};
 pub use small::{Devices, Listeners, OptOuts, ReservedPorts, SocketMemory};
 
 /// Now, by the clock of all times in maps: ns of `CLOCK_MONOTONIC`.
@@ -65,8 +69,15 @@ impl BpfMaps {
     /// Names the first pin that cannot be opened.
     pub fn open(pins: &Pins) -> Result<Self> {
         let mut capacities = Vec::with_capacity(SPECS.len());
+        let schemas = Schemas::open(pins);
         for spec in SPECS {
-            let info = open(&pins.map(spec.name))?.info()?;
+            let path = pins.map(spec.name);
+            if spec.name == Schemas::NAME && !path.exists() {
+                // An agent of a release before there was one runs here.
+                capacities.push((spec.name, SCHEMAS_CAPACITY));
+                continue;
+            }
+            let info = open(&path)?.info()?;
             ensure!(
                 info.key_size() == spec.key_size && info.value_size() == spec.value_size,
                 "the map {} under {} was made by another version of sluice, with entries of {} + {} bytes instead of {} + {}: \
@@ -77,6 +88,15 @@ impl BpfMaps {
                 info.value_size(),
                 spec.key_size,
                 spec.value_size
+            );
+            ensure!(
+                schemas.of(info.id()) == spec.schema,
+                "the map {} under {} was made by another version of sluice, to which its bytes mean something else \
+                 (schema {} instead of {}): use the sluice of the agent that runs there",
+                spec.name,
+                pins.root().display(),
+                schemas.of(info.id()),
+                spec.schema
             );
             capacities.push((spec.name, info.max_entries()));
         }

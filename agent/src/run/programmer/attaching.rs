@@ -8,6 +8,7 @@ impl Programmer {
         if self.attached {
             let done = self.devices.serve(&mut self.loaded, &self.store.node().addresses, &self.shared);
             self.node_moved |= !done;
+            self.loaded.settle(done);
         }
     }
 
