@@ -114,6 +114,17 @@ fn serving(tables: &Tables, service_id: u32) -> Option<HashSet<(Addr, u16)>> {
     Some(found)
 }
 
+/// How many connections each service has at `now_ns` of `CLOCK_MONOTONIC`, by its id.
+pub fn by_service(entries: &[(FlowKey, FlowValue)], now_ns: u64) -> HashMap<u32, u64> {
+    let mut counts = HashMap::new();
+    // Each connection has one entry of what its client sends; that of pieces is a second one.
+    let firsts = entries.iter().filter(|(_, flow)| flow.flags & (FLOW_REPLY | FLOW_CUT) == 0);
+    for (_, flow) in firsts.filter(|(key, flow)| flow::is_live(flow, key.protocol, now_ns)) {
+        *counts.entry(flow.service_id).or_default() += 1;
+    }
+    counts
+}
+
 /// What the client of a UDP connection dials; `None` for the entries of replies and of pieces, and for other protocols.
 pub const fn dialled(key: &FlowKey, flow: &FlowValue) -> Option<FrontendKey> {
     if key.protocol != UDP || flow.flags & (FLOW_REPLY | FLOW_CUT) != 0 {
@@ -250,6 +261,23 @@ mod tests {
             assert_eq!(ledger.look(begun, live), want, "{case}");
             (0..removed).for_each(|_| ledger.remove());
         }
+    }
+
+    #[test]
+    fn a_connection_counts_once_for_its_service() {
+        let (key, value) = flow("10.96.0.1", ("10.0.0.1", 5353), 0);
+        let of = |service_id, flags| (key, FlowValue { service_id, flags, ..value });
+        let (over, old) = flow("10.96.0.1", ("10.0.0.1", 5353), 120);
+        let entries = [
+            of(7, 0),
+            of(7, FLOW_REPLY),
+            of(7, FLOW_CUT),
+            of(8, 0),
+            of(8, FLOW_REPLY),
+            of(7, 0),
+            (over, FlowValue { service_id: 8, ..old }),
+        ];
+        assert_eq!(by_service(&entries, NOW_NS), [(7, 2), (8, 1)].into());
     }
 
     #[test]

@@ -141,6 +141,9 @@ pub struct State {
     /// Connections of the packet path that the kernel forgot for new ones, since the start.
     #[serde(default)]
     pub flows_forgotten: u64,
+    /// Connections through packets by Service port (namespace, name, port name), if somebody wants to know.
+    #[serde(skip)]
+    pub service_connections: BTreeMap<[String; 3], u64>,
     /// How many entries maps hold, as far as it was counted.
     #[serde(default)]
     pub map_entries: BTreeMap<String, u64>,

@@ -144,6 +144,22 @@ struct Batch {
 /// # Errors
 /// The kernel's error; `InvalidInput` if keys or values of the map have other sizes.
 pub fn entries<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    let mut found = Vec::new();
+    batches(map, |keys: &[K], values: &[V]| found.extend(keys.iter().copied().zip(values.iter().copied())))?;
+    Ok(found)
+}
+
+/// How many entries a hash map holds; none of them is kept.
+///
+/// # Errors
+/// The kernel's error; `InvalidInput` if keys or values of the map have other sizes.
+pub fn count<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut count = 0;
+    batches(map, |keys: &[K], _: &[V]| count += keys.len() as u64)?;
+    Ok(count)
+}
+
+fn batches<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut take: impl FnMut(&[K], &[V])) -> io::Result<()> {
     let mut info = MapInfo::default();
     let mut attr = ObjInfo {
         bpf_fd: map.as_raw_fd().cast_unsigned(),
@@ -154,9 +170,9 @@ pub fn entries<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
     if (info.key_size as usize, info.value_size as usize) != (size_of::<K>(), size_of::<V>()) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the map is of another version's layout"));
     }
-    let (mut found, mut room, mut position) = (Vec::new(), 4_096_usize, None);
+    let (mut room, mut position) = (4_096_usize, None);
+    let (mut keys, mut values) = (vec![K::zeroed(); room], vec![V::zeroed(); room]);
     loop {
-        let (mut keys, mut values) = (vec![K::zeroed(); room], vec![V::zeroed(); room]);
         let mut next = 0_u64;
         let mut attr = Batch {
             in_batch: position.as_ref().map_or(0, |position: &u64| &raw const *position as u64),
@@ -175,13 +191,15 @@ pub fn entries<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
             // One bucket holds more than there is room for.
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                 room *= 2;
+                (keys, values) = (vec![K::zeroed(); room], vec![V::zeroed(); room]);
                 continue;
             }
             Err(error) => return Err(error),
         };
-        found.extend(keys.into_iter().zip(values).take(attr.count as usize));
+        let count = (attr.count as usize).min(room);
+        take(&keys[..count], &values[..count]);
         if is_last {
-            return Ok(found);
+            return Ok(());
         }
         position = Some(next);
     }

@@ -288,7 +288,7 @@ fn a_full_table_forgets_connections_and_says_how_many() {
 
 #[test]
 fn connections_that_are_over_are_forgotten() {
-    let mut outside = Outside::new(&[2], &[]);
+    let mut outside = Outside::new(&[2], &["--service-metrics"]);
     // The pod refuses: ten seconds after a reset nobody needs to know.
     outside
         .world
@@ -298,6 +298,7 @@ fn connections_that_are_over_are_forgotten() {
         || outside.client.tcp("203.0.113.10:80"),
         |met| *met == Err("ECONNREFUSED".to_owned()),
     );
+    assert!(outside.client.udp("203.0.113.10:53").is_ok());
     let metrics = || metrics(&outside);
     assert!(metrics().contains("sluice_flows_removed_total{reason=\"expired\"} 0"), "{}", metrics());
     for line in ["sluice_map_entries{map=\"SERVICES\"} 4", "sluice_map_capacity{map=\"FLOWS\"} 131072"] {
@@ -310,7 +311,12 @@ fn connections_that_are_over_are_forgotten() {
             let count = line.strip_prefix("sluice_flows_removed_total{reason=\"expired\"} ");
             count.is_some_and(|count| count != "0")
         });
-        if removed { Ok(()) } else { Err(now) }
+        let counted = |map: &str| now.contains(&format!("sluice_map_entries{{map=\"{map}\"}} "));
+        let all = ["FLOWS", "UDP_REVNAT", "AFFINITY", "FRAGMENTS", "PODS", "OPT_OUTS", "DEVICES", "RESERVED"];
+        let pods = !now.contains("sluice_map_entries{map=\"PODS\"} 0\n");
+        let of_service = "sluice_service_connections{namespace=\"shop\",service=\"cart\",port=\"dns\"} 1\n";
+        let pods = pods && now.contains(of_service);
+        if removed && all.into_iter().all(counted) && pods { Ok(()) } else { Err(now) }
     });
 }
 

@@ -187,6 +187,9 @@ struct RunArgs {
     /// While the redirector is away, refuse connections to Services that rules hold for
     #[arg(long)]
     l7_fail_closed: bool,
+    /// Tell in `/metrics` how many connections through packets each Service port has
+    #[arg(long)]
+    service_metrics: bool,
     /// Devices by which clients outside and other nodes are reached: `auto`, or names separated by commas
     #[arg(long, default_value = "auto")]
     devices: devices::NodeDevices,
@@ -369,6 +372,7 @@ fn agent(args: RunArgs) -> anyhow::Result<()> {
         run_dir: args.run_dir,
         external_redirector: args.redirector == RedirectorMode::External,
         l7_fail_closed: args.l7_fail_closed,
+        service_metrics: args.service_metrics,
         packets: run::Packets {
             node_devices: args.devices,
             pod_devices: args.pod_devices,

@@ -1,4 +1,4 @@
-//! A thread that keeps what the packet path remembers true: it forgets connections that are over, and UDP ones whose
+//! A thread that looks into the maps each half minute. It keeps what the packet path remembers true: it forgets connections that are over, and UDP ones whose
 //! backend does not serve any more. Apart from the programming thread, for there may be many.
 
 use std::{
@@ -14,11 +14,11 @@ use sluice_common::{
 };
 
 use crate::{
-    flows::{Ledger, Removal, Serving, dialled, is_of_client, removal},
+    flows::{Ledger, Removal, Serving, by_service, dialled, is_of_client, removal},
     health::Shared,
     maps::{
         Pins,
-        bpf::{BpfMaps, Flows, now_ns},
+        bpf::{BpfMaps, Flows, counts, now_ns},
     },
 };
 
@@ -34,7 +34,7 @@ const FORGOTTEN: &str = "flows/forgotten";
 
 /// Starts the thread, which looks whenever it is sent something and begins with that: before, what the maps say of
 /// Services may be nothing yet. It ends with the sender.
-pub fn spawn(pins: Pins, shared: Arc<Shared>) -> Result<mpsc::Sender<()>> {
+pub fn spawn(pins: Pins, shared: Arc<Shared>, per_service: bool) -> Result<mpsc::Sender<()>> {
     // Programs of another version may have run that say nothing of what they begin.
     Flows::open(&pins)?.set_none_at_pods(0)?;
     let (sender, receiver) = mpsc::channel();
@@ -45,7 +45,7 @@ pub fn spawn(pins: Pins, shared: Arc<Shared>) -> Result<mpsc::Sender<()>> {
         while asked {
             // However often it was asked, one look answers.
             while receiver.try_recv().is_ok() {}
-            match sweep(&pins, &mut ledger) {
+            match sweep(&pins, &mut ledger, per_service) {
                 Ok(swept) => {
                     tell_forgotten(&shared, swept.forgotten, &mut last);
                     shared.update(|state| {
@@ -54,9 +54,16 @@ pub fn spawn(pins: Pins, shared: Arc<Shared>) -> Result<mpsc::Sender<()>> {
                         }
                         state.flows_forgotten = swept.forgotten;
                         state.map_entries.insert("FLOWS".to_owned(), swept.left);
+                        state.service_connections = swept.by_service;
                     });
                 }
                 Err(error) => tracing::warn!("connections that are over are still remembered: {error:#}"),
+            }
+            match counts(&pins) {
+                Ok(counts) => shared.update(|state| {
+                    state.map_entries.extend(counts.map(|(map, count)| (map.to_owned(), count)));
+                }),
+                Err(error) => tracing::warn!("how full maps are is not known: {error:#}"),
             }
             asked = !matches!(receiver.recv_timeout(EVERY), Err(mpsc::RecvTimeoutError::Disconnected));
         }
@@ -90,9 +97,11 @@ struct Swept {
     left: u64,
     /// Connections that the kernel forgot for new ones, since the first look.
     forgotten: u64,
+    /// Connections by Service port, if they are wanted.
+    by_service: BTreeMap<[String; 3], u64>,
 }
 
-fn sweep(pins: &Pins, ledger: &mut Ledger) -> Result<Swept> {
+fn sweep(pins: &Pins, ledger: &mut Ledger, per_service: bool) -> Result<Swept> {
     let now_ns = now_ns();
     let mut flows = Flows::open(pins)?;
     let maps = BpfMaps::open(pins)?;
@@ -107,7 +116,14 @@ fn sweep(pins: &Pins, ledger: &mut Ledger) -> Result<Swept> {
     // Read after the connections: who serves is then never older than the choice of a backend.
     let asked: BTreeSet<_> = entries.iter().filter_map(|(key, flow)| dialled(key, flow)).collect();
     let serving = Serving::new(maps.dump_of(&asked)?);
-    let mut swept = Swept { removed: BTreeMap::new(), left: entries.len() as u64, forgotten };
+    let left = entries.len() as u64;
+    let mut swept = Swept { removed: BTreeMap::new(), left, forgotten, by_service: BTreeMap::new() };
+    for (id, count) in by_service(&entries, now_ns).into_iter().filter(|_| per_service) {
+        // Of a Service that is gone nobody asks any more.
+        let Some(service) = maps.service(id) else { continue };
+        let name = [service.namespace, service.name, service.port_name].map(|text| text.as_str().to_owned());
+        *swept.by_service.entry(name).or_default() += count;
+    }
     for (key, seen) in &entries {
         let Some(reason) = removal(key, seen, &serving, now_ns) else { continue };
         // A packet may have come since, and made another connection of it.

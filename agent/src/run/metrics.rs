@@ -104,9 +104,16 @@ fn of_redirector(page: &mut Page, state: &State) {
 }
 
 fn of_maps(page: &mut Page, state: &State, pins: &Pins) {
-    let text = "Entries that a map holds; those of FLOWS when they were last looked through.";
+    let text = "Entries that a map holds; of those that no agent mirrors, when they were last counted.";
     let mut entries = page.metric(Gauge, "sluice_map_entries", text);
     state.map_entries.iter().for_each(|(map, count)| entries.sample(&[("map", map)], *count));
+    if !state.service_connections.is_empty() {
+        let text = "Connections through packets that are remembered, by Service port.";
+        let mut connections = page.metric(Gauge, "sluice_service_connections", text);
+        for ([namespace, service, port], count) in &state.service_connections {
+            connections.sample(&[("namespace", namespace), ("service", service), ("port", port)], *count);
+        }
+    }
     let Ok(maps) = BpfMaps::open(pins) else { return };
     let mut capacity = page.metric(Gauge, "sluice_map_capacity", "Entries that a map can hold.");
     maps.capacities().iter().for_each(|(map, count)| capacity.sample(&[("map", map)], u64::from(*count)));

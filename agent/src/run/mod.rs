@@ -71,6 +71,8 @@ pub struct Options {
     pub external_redirector: bool,
     /// While the redirector is away, what needs it is refused.
     pub l7_fail_closed: bool,
+    /// `/metrics` tells how many connections each Service port has.
+    pub service_metrics: bool,
     /// Where and how packets are balanced.
     pub packets: Packets,
     /// Map capacities.

@@ -116,7 +116,7 @@ pub fn spawn(
     let mut programmer = Programmer {
         sweeper,
         opt_outs,
-        flows: flows::spawn(loaded.pins().clone(), Arc::clone(&shared))?,
+        flows: flows::spawn(loaded.pins().clone(), Arc::clone(&shared), options.service_metrics)?,
         need_pods,
         steering: Steering::new(feed, last),
         devices: Devices::new(&loaded, options)?,

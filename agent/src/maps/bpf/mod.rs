@@ -33,6 +33,7 @@ pub struct BpfMaps {
 }
 
 mod carry;
+mod counts;
 mod events;
 mod flows;
 mod lookup;
@@ -41,6 +42,7 @@ mod schemas;
 mod small;
 
 pub use carry::{Memory, copy_services, shape};
+pub use counts::counts;
 pub use events::{Events, Record};
 pub use flows::Flows;
 pub use pods::PodNames;
