@@ -302,3 +302,35 @@ fn a_cluster_ip_belongs_to_its_service_whoever_else_claims_it_and_however_old() 
     let dialled = Dialled { address: "10.96.0.1".parse().unwrap(), port: 80, protocol: Protocol::Tcp };
     assert_eq!(claims.owner(&dialled), Some(&ObjectName::new("shop", "victim")));
 }
+
+#[test]
+fn source_ranges_are_of_their_family_and_admit_the_load_balancer_itself_where_the_node_is_admitted() {
+    let (lb, lb6) = ("203.0.113.10/32", "2001:db8::10/128");
+    for (case, networks, has_unreadable, want, want6) in [
+        ("no list", &[][..], false, None, None),
+        ("a client's network", &["10.0.0.0/8"], false, Some(vec!["10.0.0.0/8"]), None),
+        ("the node's", &["192.0.2.0/24"], false, Some(vec!["192.0.2.0/24", lb]), None),
+        ("the node's other address", &["198.51.100.7/32"], false, Some(vec!["198.51.100.7/32", lb]), None),
+        ("the node's, of IPv6", &["2001:db8:1::/64"], false, None, Some(vec!["2001:db8:1::/64", lb6])),
+        ("twice", &["192.0.2.0/24", "192.0.2.0/24"], false, Some(vec!["192.0.2.0/24", lb]), None),
+        ("nothing that can be read", &[], true, Some(vec![]), Some(vec![])),
+        ("one that can", &["192.0.2.0/24"], true, Some(vec!["192.0.2.0/24", lb]), Some(vec![])),
+    ] {
+        let mut service = service_named("cart");
+        service.kind = ServiceKind::LoadBalancer;
+        service.cluster_ips.push("fd00:96::1".parse().unwrap());
+        service.load_balancer_ips = ["203.0.113.10", "2001:db8::10"].map(|ip| ip.parse().unwrap()).into();
+        service.source_ranges.networks = networks.iter().map(|text| text.parse().unwrap()).collect();
+        service.source_ranges.has_unreadable = has_unreadable;
+        let addresses = ["192.0.2.1", "198.51.100.7", "2001:db8:1::1"].map(|ip| ip.parse().unwrap()).into();
+        let mut store = Store::new(Node { addresses, ..Node::default() });
+        store.apply(Change::AllServices(vec![service]));
+        for port in super::service(&store, &ObjectName::new("shop", "cart")) {
+            let want = if port.id.family == Family::V6 { &want6 } else { &want };
+            let got: Option<BTreeSet<String>> =
+                port.source_ranges.map(|ranges| ranges.iter().map(ToString::to_string).collect());
+            let want = want.as_ref().map(|texts| texts.iter().map(|text| (*text).to_owned()).collect());
+            assert_eq!(got, want, "{case}, {:?}", port.id.family);
+        }
+    }
+}

@@ -179,7 +179,10 @@ fn source_ranges(spec: &core::ServiceSpec, complaints: &mut Complaints) -> Sourc
                 ranges.has_unreadable = true;
                 complaints.add(
                     "spec.loadBalancerSourceRanges",
-                    format!("{text:?} is not a network such as 203.0.113.0/24; no client is admitted by it"),
+                    format!(
+                        "{text:?} is not a network such as 203.0.113.0/24; no client is admitted by it, and none at all in a \
+                         family of which the list has no network"
+                    ),
                 );
             }
         }
@@ -293,4 +296,36 @@ fn affinity(spec: &core::ServiceSpec, complaints: &mut Complaints) -> Option<u32
         return Some(AFFINITY_DEFAULT_S.unsigned_abs());
     }
     Some(timeout_s.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Family;
+
+    #[test]
+    fn source_ranges_that_cannot_be_read_close_the_families_without_another() {
+        let (v4, open, closed) = (Some(1), None, Some(0));
+        for (texts, six, four, complaints) in [
+            (&[][..], open, open, 0),
+            (&["", " "], open, open, 0),
+            (&["192.168.50.0/24"], open, v4, 0),
+            (&[" 192.168.050.000/24 "], open, v4, 0),
+            (&["rubbish"], closed, closed, 1),
+            (&["192.168.50.0/24", "x"], closed, v4, 1),
+            (&["2001:db8::/32", "10.0.0.0/33", "y"], Some(1), closed, 2),
+            (&["192.168.50.0/24", "2001:db8::/32", "x"], Some(1), v4, 1),
+        ] {
+            let list = texts.iter().map(|text| (*text).to_owned()).collect();
+            let spec =
+                core::ServiceSpec { load_balancer_source_ranges: Some(list), ..core::ServiceSpec::default() };
+            let mut found = Complaints::new("Service", ObjectName::new("shop", "cart"));
+            let ranges = source_ranges(&spec, &mut found);
+            let count = |family| ranges.of_family(family).map(|networks| networks.len());
+            assert_eq!((count(Family::V6), count(Family::V4)), (six, four), "{texts:?}: IPv6 and IPv4");
+            assert_eq!(found.problems.len(), complaints, "{texts:?}");
+            let path = |problem: &super::super::Problem| problem.path == "spec.loadBalancerSourceRanges";
+            assert!(found.problems.iter().all(path), "{texts:?}");
+        }
+    }
 }
