@@ -1,6 +1,5 @@
-//! What a client outside of the cluster meets, packet by packet: NodePorts, load balancer and external addresses. The
-//! rows of kube-proxy's golden vectors are named by source, destination and policy; L is the pod `near` on the node that
-//! is dialled, R the pod `far` on the other.
+//! What a client outside of the cluster meets, packet by packet: NodePorts, load balancer and external addresses, with
+//! each way of forwarding. Kube-proxy's golden vectors are in `packet_vectors/`.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -67,28 +66,6 @@ fn a_client_outside_reaches_pods_by_every_address_of_a_service() {
             let own = outside.own_address(&to[0]);
             let met = answers(&mut outside.client, &to, &own);
             assert_eq!(met, (names(&[name]), name == "near"), "{}", to[0]);
-        }
-    }
-}
-
-#[test]
-fn external_clients_by_destination_and_policy() {
-    let mut outside = Outside::new(&[1, 2], &[]);
-    for (policy, text) in [
-        ("eTP Cluster, iTP Cluster", ""),
-        ("eTP Local", "externalTrafficPolicy: Local"),
-        ("iTP Local", "internalTrafficPolicy: Local"),
-    ] {
-        outside.apply(text);
-        outside.wait_policy(text);
-        for (to, kind) in outside.dialled(1).iter().zip(KINDS.iter().cycle()) {
-            let only_local = (policy == "eTP Local" && *kind != "ClusterIP")
-                || (policy == "iTP Local" && *kind == "ClusterIP");
-            let want = if only_local { names(&["near"]) } else { names(&["near", "far"]) };
-            let own = outside.own_address(&to[0]);
-            let (by, keeps_source) = answers(&mut outside.client, to, &own);
-            assert_eq!(by, want, "external -> {kind} {}, {policy}", to[0]);
-            assert_eq!(keeps_source, only_local, "external -> {kind} {}, {policy}: source", to[0]);
         }
     }
 }
@@ -229,23 +206,6 @@ fn a_pod_that_is_its_own_backend_reaches_itself_by_packets() {
             assert!(!pod.addresses().contains(&seen(&answer)), "its own address as the source: {answer:?}");
         }
     }
-}
-
-#[test]
-fn the_node_without_hooks_reaches_services_by_packets() {
-    let mut outside = Outside::new(&[1, 2], &[]);
-    let mut client = without_hooks(&outside.world.node(1).host);
-    let both = names(&["near", "far"]);
-    for (to, kind) in outside.dialled(1).iter().zip(KINDS.iter().cycle()) {
-        // A node's own address is never sent out: only sockets' hooks see its NodePorts dialled at home.
-        if *kind != "NodePort" {
-            assert_eq!(answers(&mut client, to, "").0, both, "node -> {kind} {}", to[0]);
-        }
-    }
-    outside.pods.clear();
-    outside.apply("");
-    let _refused = until("no endpoints", || client.tcp("10.96.0.1:80"), refused);
-    assert!(refused(&client.udp_connected("[fd00:10:96::1]:53")), "node -> ClusterIP/udp");
 }
 
 #[test]

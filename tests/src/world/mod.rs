@@ -26,7 +26,7 @@ pub use agent::{Agent, text};
 use ground::Ground;
 pub use ground::remove_all;
 pub use line::Line;
-pub use net::{ip, tool, tool_path};
+pub use net::{ip, sysctl, tool, tool_path};
 pub use node::Node;
 pub use pod::Pod;
 pub use tun::Tun;
