@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 use sluice_tests::{
+    apiserver::access::rights,
     cluster::Cluster,
     http::{Response, curl},
     manifest,
@@ -197,6 +198,63 @@ fn a_health_check_port_that_is_taken_is_named_and_had_once_it_is_free() {
         let warnings = warnings();
         if warnings == "[]" { Ok(()) } else { Err(warnings) }
     });
+}
+
+#[test]
+fn on_an_api_server_a_health_check_port_that_is_taken_is_an_event_too_and_told_once() {
+    let cluster = Cluster::new();
+    let mut squatter = cluster.world.peer(cluster.world.node());
+    squatter.serve("squatter", 31000, false);
+    let spec = LOCAL.to_owned() + "  clusterIP: 10.96.0.1\n";
+    let service = |name: &str| {
+        manifest::service(name, &["10.96.0.1"], &["http:80:8080"])
+            .replace("  clusterIP: \"10.96.0.1\"\n", &spec)
+            .replace("metadata: {name:", "metadata: {uid: uid-1, name:")
+    };
+    cluster.api.apply(&service("cart"));
+    cluster.api.apply(&cluster.slice("cart", 1, &[]));
+    let _agent = cluster.agent();
+    let about = |name: &str| -> Vec<Value> {
+        let all = cluster.api.published().into_iter();
+        all.filter(|event| event["regarding"]["name"] == name).collect()
+    };
+    let published = |name: &str| {
+        wait::until(name, || {
+            let events = about(name);
+            if events.is_empty() { Err((events, cluster.world.log())) } else { Ok(events) }
+        })
+    };
+    let event = published("cart").remove(0);
+    for (field, want) in [
+        ("/type", "Warning"),
+        ("/reason", "HealthCheckNodePortUnavailable"),
+        ("/regarding/kind", "Service"),
+        ("/regarding/namespace", "shop"),
+        ("/regarding/uid", "uid-1"),
+        ("/metadata/namespace", "shop"),
+        ("/reportingController", "sluice"),
+        ("/reportingInstance", "node-1"),
+    ] {
+        assert_eq!(event.pointer(field), Some(&json!(want)), "{field}: {event}");
+    }
+    let note = event["note"].as_str().unwrap();
+    assert!(note.contains("healthCheckNodePort 31000 is in use"), "{note}");
+    // Told after the port was tried again.
+    cluster.api.apply(&service("rival").replace("10.96.0.1", "10.96.0.2"));
+    let _told = published("rival");
+    let events = about("cart");
+    assert!(events.len() == 1 && events[0]["series"].is_null(), "once, and not again: {events:?}");
+    // An API server that takes no events is in nobody's way.
+    cluster.api.allow_only(rights(&json!({"rules": [{"apiGroups": ["", "discovery.k8s.io"],
+        "resources": ["services", "endpointslices", "nodes", "pods"], "verbs": ["list", "watch"]}]})));
+    cluster.api.apply(&service("third").replace("10.96.0.1", "10.96.0.3"));
+    wait::until("it is only in the log", || {
+        let log = cluster.world.log();
+        let refused = "the event HealthCheckNodePortUnavailable of Service shop/third is not published";
+        if log.contains(refused) { Ok(()) } else { Err(log) }
+    });
+    cluster.catch_up();
+    assert_eq!(cluster.world.json(&["status"])["healthy"], true);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Objects from the API server: the only place that talks to one. Lists and watches Services, EndpointSlices, this Node
+//! Objects from the API server, and events about them: the only place that talks to one. Lists and watches Services, EndpointSlices, this Node
 //! and the metadata of its pods, ServiceCIDRs, and all pods while a feature needs them; reconnects for ever; a relisting replaces the
 //! earlier one without a gap.
 
@@ -24,10 +24,13 @@ mod clock;
 mod failures;
 mod kinds;
 mod listing;
+mod notices;
 mod observe;
 mod rules;
 mod service_cidrs;
 mod unread;
+
+pub use notices::{Notice, Outbox, Teller, notices};
 
 use crate::{health::Shared, model::Change};
 use failures::Failures;
@@ -57,7 +60,8 @@ pub struct Servers {
 }
 
 /// Feeds `news` until the receiver is gone. An API server that is away is no error: the next one is tried, or it is
-/// waited for. All pods are watched while `pods_needed` says so. When the clock is set back, credentials are read anew.
+/// waited for. All pods are watched while `pods_needed` says so; what `outbox` has is published besides. When the clock is set
+/// back, credentials are read anew.
 ///
 /// # Errors
 /// A watch ended, which it never does by itself.
@@ -66,12 +70,13 @@ pub async fn watch(
     options: &Options,
     node_name: &str,
     news: mpsc::Sender<Vec<Change>>,
-    pods_needed: watch::Receiver<bool>,
+    (pods_needed, mut outbox): (watch::Receiver<bool>, Outbox),
     shared: &Arc<Shared>,
 ) -> Result<()> {
     loop {
+        let needed = pods_needed.clone();
         tokio::select! {
-            result = watch_on(&servers, node_name, news.clone(), pods_needed.clone(), shared) => return result,
+            result = watch_on(&servers, node_name, news.clone(), (needed, &mut outbox), shared) => return result,
             () = clock::is_set_back() => {}
         }
         tracing::warn!("the clock was set back: credentials are read and objects listed anew");
@@ -86,7 +91,7 @@ async fn watch_on(
     servers: &Servers,
     node_name: &str,
     news: mpsc::Sender<Vec<Change>>,
-    pods_needed: watch::Receiver<bool>,
+    (pods_needed, outbox): (watch::Receiver<bool>, &mut Outbox),
     shared: &Arc<Shared>,
 ) -> Result<()> {
     for (client, host) in servers.clients.iter().zip(&servers.hosts).cycle() {
@@ -108,6 +113,7 @@ async fn watch_on(
             result = rules::follow(client, common) => result?,
             result = service_cidrs::follow(client, common) => result?,
             result = pods_while_needed(client, common, pods_needed.clone()) => result?,
+            () = outbox.publish(client, node_name) => {}
         }
         tracing::warn!(server = %host, "giving this API server up for the next one");
     }

@@ -20,6 +20,7 @@ use super::http;
 use crate::{
     compile::CompiledPort,
     health::{About, Shared},
+    k8s::{Notice, Teller},
     model::{EndpointState, Family, ObjectName, Service},
 };
 
@@ -121,11 +122,12 @@ fn table(checks: &BTreeMap<ObjectName, Check>, addresses: &[IpAddr]) -> Table {
     table
 }
 
-/// Listens where `table` says, and answers as it says. A port that cannot be had is a warning, and is tried again.
+/// Listens where `table` says, and answers as it says. A port that cannot be had is a warning, and an event that `teller` is
+/// told once, and is tried again.
 ///
 /// # Errors
 /// The programming thread is gone.
-pub async fn serve(mut table: watch::Receiver<Table>, shared: Arc<Shared>) -> Result<()> {
+pub async fn serve(mut table: watch::Receiver<Table>, shared: Arc<Shared>, teller: Teller) -> Result<()> {
     let mut open: BTreeMap<SocketAddr, JoinSet<Result<()>>> = BTreeMap::new();
     let mut warned = BTreeSet::new();
     loop {
@@ -150,6 +152,7 @@ pub async fn serve(mut table: watch::Receiver<Table>, shared: Arc<Shared>) -> Re
         }
         let warnings = warnings(&wanted, &failures);
         if warnings != warned {
+            notices(warnings.difference(&warned)).into_iter().for_each(|notice| teller.tell(notice));
             shared.clear("health-check/");
             for (service, message) in &warnings {
                 let text = format!("Service {service}: {message}");
@@ -191,6 +194,19 @@ fn warnings(
         (loser.clone(), message)
     });
     failed.chain(lost).collect()
+}
+
+/// One for each Service, with all that is new about it.
+fn notices<'w>(fresh: impl Iterator<Item = &'w (ObjectName, String)>) -> Vec<Notice> {
+    let mut by_service: BTreeMap<&ObjectName, Vec<&str>> = BTreeMap::new();
+    fresh.for_each(|(service, message)| by_service.entry(service).or_default().push(message));
+    let notice = |(service, messages): (&ObjectName, Vec<&str>)| Notice {
+        service: service.clone(),
+        reason: "HealthCheckNodePortUnavailable",
+        action: "ServeHealthCheck",
+        note: messages.join("; "),
+    };
+    by_service.into_iter().map(notice).collect()
 }
 
 fn about(service: &ObjectName, message: &str) -> About {
@@ -299,5 +315,15 @@ mod tests {
             let lost: Vec<_> = got.conflicts.iter().map(|(loser, _, _)| loser.name.as_str()).collect();
             assert_eq!(lost, losers, "{case}");
         }
+    }
+
+    #[test]
+    fn a_service_is_told_of_once_with_all_that_is_new() {
+        let fresh = [("a", "one"), ("a", "two"), ("b", "three")]
+            .map(|(service, message)| (ObjectName::new("shop", service), message.to_owned()));
+        let told: Vec<(String, String)> =
+            notices(fresh.iter()).into_iter().map(|notice| (notice.service.name, notice.note)).collect();
+        assert_eq!(told, [("a", "one; two"), ("b", "three")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert!(notices(std::iter::empty()).is_empty());
     }
 }

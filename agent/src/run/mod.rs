@@ -99,6 +99,7 @@ pub fn run(options: Options) -> Result<()> {
         let (news, inbox) = mpsc::channel();
         let (health_ports, health_table) = tokio::sync::watch::channel(health_ports::Table::default());
         let (need_pods, pods_needed) = tokio::sync::watch::channel(false);
+        let (teller, outbox) = k8s::notices();
         // What can be wrong with flags and ports shows before anything in the kernel is touched.
         let client = match &manifests {
             Some(_) => None,
@@ -116,8 +117,8 @@ pub fn run(options: Options) -> Result<()> {
             match (manifests, client) {
                 (Some(manifests), _) => watch_manifests(manifests, news, &shared).await,
                 (None, Some(client)) => {
-                    k8s::watch(client, &options.kubernetes, &options.node_name, news, pods_needed, &shared)
-                        .await
+                    let (kubernetes, asked) = (&options.kubernetes, (pods_needed, outbox));
+                    k8s::watch(client, kubernetes, &options.node_name, news, asked, &shared).await
                 }
                 (None, None) => bail!("there is no source of objects"),
             }
@@ -149,7 +150,7 @@ pub fn run(options: Options) -> Result<()> {
             result = source => result,
             result = admin.serve() => result,
             result = health.serve() => result,
-            result = health_ports::serve(health_table, Arc::clone(&shared)) => result,
+            result = health_ports::serve(health_table, Arc::clone(&shared), teller) => result,
             result = program => result,
             result = stop_signal() => result,
         }

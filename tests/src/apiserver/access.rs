@@ -37,7 +37,15 @@ fn asked(path: &str, watch: bool) -> Right {
 impl State {
     /// Notes what is asked for; whether it is allowed.
     pub(super) fn allows(&mut self, path: &str, watch: bool) -> bool {
-        let right = asked(path, watch);
+        self.may(asked(path, watch))
+    }
+
+    /// The same of any verb.
+    pub(super) fn allows_verb(&mut self, verb: &str, group: &str, resource: &str) -> bool {
+        self.may((verb.to_owned(), group.to_owned(), resource.to_owned()))
+    }
+
+    fn may(&mut self, right: Right) -> bool {
         let allowed = self.allowed.as_ref().is_none_or(|allowed| allowed.contains(&right));
         self.asked.insert(right);
         allowed

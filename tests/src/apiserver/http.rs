@@ -23,7 +23,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
-use super::{RESOURCES, Shared};
+use super::{RESOURCES, Shared, events};
 
 type Body = BoxBody<Bytes, Infallible>;
 
@@ -130,6 +130,9 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     if throttled {
         return Ok(status(429, "TooManyRequests"));
     }
+    if events::is_theirs(request.uri().path()) {
+        return Ok(published(request, &shared).await);
+    }
     let Some((path, list)) = RESOURCES.into_iter().find(|(path, _)| *path == request.uri().path()) else {
         return Ok(status(404, "NotFound"));
     };
@@ -150,6 +153,18 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
         }
     }
     Ok(list_page(path, list, &query, &shared))
+}
+
+async fn published(request: Request<Incoming>, shared: &Shared) -> Response<Body> {
+    let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    match shared.edit(|state| state.publish(&method, &path, &body)) {
+        Err(code) => status(code, "Refused"),
+        Ok((code, event)) => {
+            let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            respond(code, Full::new(Bytes::from(event.to_string())).boxed())
+        }
+    }
 }
 
 fn list_page(
@@ -180,12 +195,12 @@ fn list_page(
 }
 
 fn selected(object: &Value, query: &HashMap<String, String>) -> bool {
-    let Some((field, value)) = query.get("fieldSelector").and_then(|selector| selector.split_once('='))
-    else {
-        return true;
-    };
-    let pointer = format!("/{}", field.replace('.', "/"));
-    object.pointer(&pointer).and_then(Value::as_str) == Some(value)
+    let selectors = query.get("fieldSelector").into_iter().flat_map(|selector| selector.split(','));
+    let mut fields = selectors.filter_map(|selector| selector.split_once('='));
+    fields.all(|(field, value)| {
+        let pointer = format!("/{}", field.replace('.', "/"));
+        object.pointer(&pointer).and_then(Value::as_str) == Some(value)
+    })
 }
 
 fn watch_from(path: &'static str, query: &HashMap<String, String>, shared: &Arc<Shared>) -> Response<Body> {

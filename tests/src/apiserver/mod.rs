@@ -17,6 +17,7 @@ use crate::world::{Node, World};
 pub mod access;
 mod broken;
 mod disorder;
+mod events;
 mod http;
 mod real;
 
@@ -78,6 +79,8 @@ struct State {
     lists: BTreeMap<&'static str, u32>,
     /// What goes with the next listing of its path, which still has it.
     vanishing: Option<(&'static str, String)>,
+    /// Events that were published, by path.
+    published: BTreeMap<String, Value>,
 }
 
 #[derive(Debug)]
