@@ -122,7 +122,7 @@ fn explained(tables: &Tables, service: &Service, address: IpAddr) -> Expectation
         &inspect::Query {
             from: "client".into(),
             left_alone: false,
-            outside: None,
+            sender: None,
             from_port: None,
             options: 0,
             destination,

@@ -74,6 +74,9 @@ enum Command {
         /// Who dials: a pod of this node (`[NAMESPACE/]NAME`), an address of whoever it may be, `ADDRESS:PORT`, or `host`
         #[arg(long, default_value = "host", value_parser = request::client)]
         from: String,
+        /// About packets of a socket that no hook sees: the kernel's own (NFS, SMB), a virtual machine's, a nested namespace's
+        #[arg(long)]
+        packets: bool,
         /// `ADDRESS:PORT[/udp]`, `NAMESPACE/NAME[:PORT]` or `NAME.NAMESPACE[:PORT]`, or a request:
         /// `http://ADDRESS[:PORT]/PATH` or `http://NAME.NAMESPACE[:PORT]/PATH`
         destination: request::Asked,
@@ -289,8 +292,8 @@ pub fn main() -> ExitCode {
         Command::Config(reading) => read::config(&reading).map(|()| true),
         Command::Reasons(reading) => read::reasons(&reading).map(|()| true),
         Command::Monitor(asked) => monitor::monitor(&asked).map(|()| true),
-        Command::Explain { from, destination, method, header, run_dir, reading } => {
-            read::explain(from, destination, (method, header), &run_dir, &reading).map(|()| true)
+        Command::Explain { from, packets, destination, method, header, run_dir, reading } => {
+            read::explain((from, packets), destination, (method, header), &run_dir, &reading).map(|()| true)
         }
         Command::Route { run_dir, reading } => request::route(&reading, &run_dir).map(|()| true),
         Command::Check { paths, output } => check::check(&paths, output),

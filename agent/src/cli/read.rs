@@ -195,7 +195,7 @@ pub fn reasons(reading: &Reading) -> Result<()> {
 
 /// `sluice explain`.
 pub fn explain(
-    from: String,
+    (from, by_packets): (String, bool),
     asked: Asked,
     (method, headers): (String, Vec<(http::HeaderName, http::HeaderValue)>),
     run_dir: &Path,
@@ -219,8 +219,8 @@ pub fn explain(
         }
     };
     let options = Devices::open(&Pins::at(&reading.bpffs))?.options();
-    let outside = super::client::outside(&tables, &Pins::at(&reading.bpffs), &from);
-    let query = Query { from, left_alone, outside, from_port, destination, options };
+    let sender = super::client::sender(&tables, &Pins::at(&reading.bpffs), &from, (left_alone, by_packets))?;
+    let query = Query { from, left_alone, sender, from_port, destination, options };
     let mut answer = inspect::explain(&tables, &query).map_err(|error| anyhow!(error))?;
     match request.filter(|_| answer.path == "redirector") {
         Some(request) => request::add_route(&mut answer, request, run_dir)?,

@@ -13,14 +13,44 @@ pub struct Query {
     pub from: String,
     /// Whether that is a pod whose sockets are left alone.
     pub left_alone: bool,
-    /// Its address, if it is not of this node: only its packets are seen here.
-    pub outside: Option<IpAddr>,
+    /// Whose packets are led, where it is packets that are: sockets' hooks see no socket of theirs, or leave it alone.
+    pub sender: Option<Sender>,
     /// Its port, if it is known.
     pub from_port: Option<u16>,
     /// What is dialled.
     pub destination: Destination,
     /// Bits of `OPTION_*`, as the programs have them.
     pub options: u64,
+}
+
+/// Who sends packets that are led.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sender {
+    /// A client that is not of this node.
+    Outside(IpAddr),
+    /// A pod of this node; its address, if that is known.
+    Pod(Option<IpAddr>),
+    /// This node.
+    Node,
+}
+
+impl Sender {
+    /// Its address, if that is known.
+    pub const fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::Outside(address) => Some(address),
+            Self::Pod(address) => address,
+            Self::Node => None,
+        }
+    }
+
+    /// Whether it is on this node.
+    pub const fn is_inside(self) -> bool {
+        match self {
+            Self::Outside(_) => false,
+            Self::Pod(_) | Self::Node => true,
+        }
+    }
 }
 
 /// The answer.

@@ -53,8 +53,8 @@ pub fn explain(tables: &Tables, query: &Query) -> Result<Explanation, String> {
         steps: Vec::new(),
         route: None,
     };
-    if let Some(client) = query.outside {
-        packets::packets(tables, &target, (client, query), &mut answer);
+    if let Some(sender) = query.sender {
+        packets::packets(tables, &target, (sender, query), &mut answer);
         return Ok(answer);
     }
     let unknown_port = tables.addresses.get(&key.addr).is_some_and(|kind| kind & ADDRESS_CLUSTER_IP != 0);

@@ -7,12 +7,12 @@ use sluice_common::{Addr, choose, layout::FrontendValue};
 use super::answer::Explanation;
 use crate::maps::Tables;
 
-/// Says of the packets of a client outside how one of `range` is chosen, and which, as far as the client is known.
+/// Says of a client's packets how one of `range` is chosen, and which, as far as the client is known.
 pub fn of_packets(
     tables: &Tables,
     frontend: &FrontendValue,
     range: (u32, u32),
-    (client, port): (IpAddr, Option<u16>),
+    (client, port): (Option<IpAddr>, Option<u16>),
     answer: &mut Explanation,
 ) {
     let count = answer.endpoints.len();
@@ -25,6 +25,7 @@ pub fn of_packets(
              is dialled, on every node that has the same endpoints alike"
         )
     });
+    let Some(client) = client else { return };
     let Some(port) = port.or(by_address.then_some(0)) else {
         answer.steps.push(format!("ask with --from {} to see which", SocketAddr::new(client, 40_000)));
         return;

@@ -19,7 +19,7 @@ mod packets;
 mod rows;
 mod sctp;
 
-pub use answer::{Explanation, Query, RouteRow, SkippedRow};
+pub use answer::{Explanation, Query, RouteRow, Sender, SkippedRow};
 pub use config::{ConfigMessage, ConfigRow, config};
 pub use connections::{ConnectionFilter, ConnectionRow, NatRow, connections, nats};
 pub use destination::Destination;

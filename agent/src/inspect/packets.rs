@@ -1,4 +1,5 @@
-//! The decision for packets of a client outside of this node, step by step, by the code that decides in the kernel.
+//! The decision for packets whose sender's socket no hook has translated, step by step, by the code that decides in the
+//! kernel: of clients outside of this node, of its pods, of the node itself.
 
 use std::net::IpAddr;
 
@@ -12,7 +13,7 @@ use sluice_common::{
 };
 
 use super::{
-    answer::{Explanation, Query},
+    answer::{Explanation, Query, Sender},
     explain::{fill_endpoints, introduce, keeps, not_ours, redirected},
     maglev,
     rows::used_slots,
@@ -28,15 +29,15 @@ pub fn is_of_this_node(tables: &Tables, address: IpAddr) -> bool {
     of_node || tables.slots.values().any(|slot| slot.local != 0 && is_it(slot))
 }
 
-/// Explains the packets that `client` sends to `target` and that come in by a device of this node.
+/// Explains the packets that `sender` sends to `target`, at the device of this node where they are met first.
 pub fn packets(
     tables: &Tables,
     target: &Dialled,
-    (client, query): (IpAddr, &Query),
+    (sender, query): (Sender, &Query),
     answer: &mut Explanation,
 ) {
-    answer.steps.push(format!("{client} is not of this node: its packets come in by a device of the node"));
-    let frontend = match find(tables, &frontend_key(target)) {
+    answer.steps.push(whence(sender, query));
+    let frontend = match find(tables, &frontend_key(target), sender) {
         Ok(frontend) => frontend,
         Err(reason) => return nobody(tables, target, reason, answer),
     };
@@ -45,6 +46,10 @@ pub fn packets(
     };
     introduce(target, frontend, service, answer);
     if frontend.flags & FLAG_SOURCE_RANGES != 0 {
+        let Some(client) = sender.address() else {
+            answer.steps.push(ASK_WITH_ADDRESS.to_owned());
+            return lead(tables, (target, sender, query), frontend, service, answer);
+        };
         let allowed = is_allowed(tables, frontend.service_id, client);
         answer.steps.push(source_ranges(tables, frontend.service_id, client, allowed));
         if !allowed {
@@ -52,29 +57,58 @@ pub fn packets(
         }
     }
     if frontend.flags & FLAG_REDIRECTED != 0 && target.protocol == Protocol::Tcp {
-        let is_local = frontend.flags & FLAG_EXTERNAL_LOCAL != 0;
-        if !is_local || frontend.local_count > 0 || frontend.flags & FLAG_HAS_ENDPOINTS == 0 {
+        let is_local = frontend.flags & FLAG_EXTERNAL_LOCAL != 0 && !sender.is_inside();
+        if sender == Sender::Node {
+            answer.path = "kernel";
+            answer.steps.push(UNRULED.to_owned());
+        } else if !is_local || frontend.local_count > 0 || frontend.flags & FLAG_HAS_ENDPOINTS == 0 {
             return redirected(frontend, service, answer);
         }
     }
-    lead(tables, (target, client, query), frontend, service, answer);
+    lead(tables, (target, sender, query), frontend, service, answer);
+}
+
+const ASK_WITH_ADDRESS: &str =
+    "the Service has loadBalancerSourceRanges; give an address to --from to see whether they admit it";
+const UNRULED: &str = "rules hold for this port, but not for what the node sends without a socket hook, which is on its way \
+    out already: balanced without them, or refused with --l7-fail-closed (no_redirector)";
+
+/// Where the packets are met, and why it is packets that are led.
+fn whence(sender: Sender, query: &Query) -> String {
+    let from = &query.from;
+    match sender {
+        Sender::Outside(client) => {
+            format!("{client} is not of this node: its packets come in by a device of the node")
+        }
+        Sender::Pod(_) if query.left_alone => format!(
+            "{from} has the annotation sluice.dev/socket-lb: \"false\": its sockets connect as they ask (opted_out), and what \
+             nothing in the pod takes is led by packets, at the pod's device"
+        ),
+        Sender::Pod(_) => format!("packets of {from} whose socket no hook sees are led at the pod's device"),
+        Sender::Node => {
+            "packets of the node whose socket no hook sees are led where they leave it".to_owned()
+        }
+    }
 }
 
 /// The frontend that packets to `key` are for.
-fn find<'t>(tables: &'t Tables, key: &FrontendKey) -> Result<&'t FrontendValue, Reason> {
+fn find<'t>(tables: &'t Tables, key: &FrontendKey, sender: Sender) -> Result<&'t FrontendValue, Reason> {
     let key = FrontendKey { scope: 0, ..*key };
     if let Some(value) = tables.frontends.get(&key) {
         // An endpoint's own address is translated where the client is, and nowhere on the way.
-        let elsewhere = value.kind == FrontendKind::Headless as u8;
+        let elsewhere = value.kind == FrontendKind::Headless as u8 && !sender.is_inside();
         return if elsewhere { Err(Reason::NotOurs) } else { Ok(value) };
     }
     match tables.addresses.get(&key.addr) {
         None if is_in_ranges(tables, SERVICE_CIDRS, &key.addr) => Err(Reason::UnallocatedAddress),
         Some(kind) if kind & ADDRESS_CLUSTER_IP != 0 => Err(Reason::UnknownPort),
+        // The node's own addresses are never sent out.
+        Some(kind) if kind & ADDRESS_NODE != 0 && sender == Sender::Node => Err(Reason::NotOurs),
         Some(kind) if kind & ADDRESS_NODE != 0 => {
             tables.frontends.get(&key.on_any_node_address()).ok_or(Reason::NotOurs)
         }
-        Some(kind) if kind & ADDRESS_VIP != 0 => Err(Reason::UnknownPort),
+        // Inside, the machine that has the address may have other ports of its own.
+        Some(kind) if kind & ADDRESS_VIP != 0 && !sender.is_inside() => Err(Reason::UnknownPort),
         Some(_) | None => Err(Reason::NotOurs),
     }
 }
@@ -105,17 +139,17 @@ fn end(answer: &mut Explanation, verdict: &'static str, reason: Reason) {
 
 fn lead(
     tables: &Tables,
-    (target, client, query): (&Dialled, IpAddr, &Query),
+    (target, sender, query): (&Dialled, Sender, &Query),
     frontend: &FrontendValue,
     service: &ServiceValue,
     answer: &mut Explanation,
 ) {
-    let range = choose::packet_range(frontend, false);
+    let range = choose::packet_range(frontend, sender.is_inside());
     fill_endpoints(tables, frontend, range, service, answer);
     for (flag, policy) in
         [(FLAG_EXTERNAL_LOCAL, "externalTrafficPolicy"), (FLAG_INTERNAL_LOCAL, "internalTrafficPolicy")]
     {
-        if frontend.flags & flag != 0 {
+        if frontend.flags & flag != 0 && !(flag == FLAG_EXTERNAL_LOCAL && sender.is_inside()) {
             answer.steps.push(format!("{policy} is Local: only endpoints on this node"));
         }
     }
@@ -140,12 +174,13 @@ fn lead(
     }
     keeps(frontend, answer);
     if choose::is_maglev(frontend) {
-        maglev::of_packets(tables, frontend, range, (client, query.from_port), answer);
+        maglev::of_packets(tables, frontend, range, (sender.address(), query.from_port), answer);
     } else {
         let count = answer.endpoints.len();
         answer.steps.push(format!("1 of {count} is chosen at random with the first packet, and kept"));
     }
-    source(tables, range, is_tunnelled(target.protocol, query.options), answer);
+    let is_tunnelled = is_tunnelled(target.protocol, query.options) && !sender.is_inside();
+    source(tables, range, (sender, is_tunnelled), answer);
     end(answer, "translate", Reason::PacketTranslated);
 }
 
@@ -159,7 +194,17 @@ const fn is_tunnelled(protocol: Protocol, options: u64) -> bool {
 }
 
 /// Under which address the endpoints see the client.
-fn source(tables: &Tables, range: (u32, u32), is_tunnelled: bool, answer: &mut Explanation) {
+fn source(
+    tables: &Tables,
+    range: (u32, u32),
+    (sender, is_tunnelled): (Sender, bool),
+    answer: &mut Explanation,
+) {
+    if matches!(sender, Sender::Pod(_)) {
+        let step = "the pod's address is kept, for answers come back to its device anyway; where it is led to itself, it sees \
+            the node";
+        return answer.steps.push(step.to_owned());
+    }
     let used: Vec<&SlotValue> = used_slots(tables, range).collect();
     let of = |local: bool| {
         let mine = used.iter().filter(|slot| (slot.local != 0) == local);

@@ -79,7 +79,7 @@ fn ask(tables: &Tables, destination: &str) -> Result<Explanation, String> {
         &Query {
             from: "host".into(),
             left_alone: false,
-            outside: None,
+            sender: None,
             from_port: None,
             options: 0,
             destination: destination.parse()?,

@@ -27,11 +27,15 @@ fn tables(states: &[EndpointState], edit: fn(&mut Service)) -> Tables {
 }
 
 fn ask(tables: &Tables, from: &str, outside: bool, to: &str) -> Explanation {
-    let outside = outside.then(|| from.parse().unwrap());
-    let destination = to.parse().unwrap();
+    let sender = outside.then(|| Sender::Outside(from.parse().unwrap()));
+    sent(tables, from, sender, to)
+}
+
+fn sent(tables: &Tables, from: &str, sender: Option<Sender>, to: &str) -> Explanation {
+    let (left_alone, destination) = (from == "mesh", to.parse().unwrap());
     explain(
         tables,
-        &Query { from: from.into(), left_alone: false, outside, from_port: None, options: 0, destination },
+        &Query { from: from.into(), left_alone, sender, from_port: None, options: 0, destination },
     )
     .unwrap()
 }
@@ -121,11 +125,11 @@ fn forwarding_says_how_other_nodes_are_reached() {
             continue;
         }
         let destination = "203.0.113.10:80".parse().unwrap();
-        let outside = Some("192.168.50.2".parse().unwrap());
+        let sender = Some(Sender::Outside("192.168.50.2".parse().unwrap()));
         let query = Query {
             from: "192.168.50.2".into(),
             left_alone: false,
-            outside,
+            sender,
             from_port: None,
             options,
             destination,
@@ -145,11 +149,11 @@ fn a_maglev_table_names_whom_it_chooses_when_the_client_is_known() {
         tables
     };
     let ask = |tables: &Tables, client: Option<(&str, Option<u16>)>| {
-        let outside = client.map(|(address, _)| address.parse().unwrap());
+        let sender = client.map(|(address, _)| Sender::Outside(address.parse().unwrap()));
         let from_port = client.and_then(|(_, port)| port);
         let destination = "203.0.113.10:80".parse().unwrap();
         let from = client.map_or("host", |(address, _)| address).to_owned();
-        explain(tables, &Query { from, left_alone: false, outside, from_port, options: 0, destination })
+        explain(tables, &Query { from, left_alone: false, sender, from_port, options: 0, destination })
             .unwrap()
     };
     let (by_port, by_address) = (maglev(None), maglev(Some(60)));
@@ -231,6 +235,96 @@ fn rules_lead_addresses_of_others_to_the_cluster_ip_after_the_policies() {
         let answer = ask(&tables, from, outside, to);
         let steps = answer.steps.join("\n");
         assert_eq!((answer.verdict, answer.reason), want, "{case} {to}: {steps}");
+        assert!(steps.contains(step), "{case} {to}: {steps}");
+    }
+}
+
+#[test]
+fn packets_of_pods_and_of_the_node_are_explained_as_the_kernel_decides() {
+    let all: fn(&mut Service) = |_| {};
+    let external_local: fn(&mut Service) = |service| service.external_local = true;
+    let internal_local: fn(&mut Service) = |service| service.internal_local = true;
+    let ranges: fn(&mut Service) =
+        |service| service.source_ranges.networks = vec!["10.0.0.0/24".parse().unwrap()];
+    let (lb, cluster, node) = ("203.0.113.10:80", "10.96.0.1:80", "192.0.2.1:30080");
+    let pod = |address: &str| Sender::Pod(Some(address.parse().unwrap()));
+    let (own, unknown, host) = (pod("10.0.0.7"), Sender::Pod(None), Sender::Node);
+    let both = &[Ready, Ready][..];
+    let (translated, passed) = (("translate", "packet_translated"), ("pass", "not_ours"));
+    for (case, states, edit, (from, sender), to, want, endpoints, step) in [
+        ("opted out", both, all, ("mesh", unknown), cluster, translated, 2, "socket-lb"),
+        (
+            "a virtual machine",
+            both,
+            all,
+            ("10.0.0.7", own),
+            cluster,
+            translated,
+            2,
+            "the pod's address is kept",
+        ),
+        ("short-circuit", both, external_local, ("10.0.0.7", own), lb, translated, 2, "1 of 2 is chosen"),
+        (
+            "iTP Local",
+            both,
+            internal_local,
+            ("10.0.0.7", own),
+            cluster,
+            translated,
+            1,
+            "only endpoints on this",
+        ),
+        ("NodePort", both, all, ("10.0.0.7", own), node, translated, 2, "1 of 2"),
+        (
+            "none local",
+            &[NotReady, Ready][..],
+            internal_local,
+            ("10.0.0.7", own),
+            cluster,
+            ("drop", "no_local_endpoints"),
+            0,
+            "never refused",
+        ),
+        ("none", &[][..], all, ("10.0.0.7", own), cluster, ("reject", "no_endpoints"), 0, "with a reset"),
+        (
+            "unknown port",
+            both,
+            all,
+            ("10.0.0.7", own),
+            "10.96.0.1:81",
+            ("reject", "unknown_port"),
+            0,
+            "reset",
+        ),
+        (
+            "a VIP's other port",
+            both,
+            all,
+            ("10.0.0.7", own),
+            "203.0.113.10:81",
+            passed,
+            0,
+            "goes on as it is",
+        ),
+        ("admitted", both, ranges, ("10.0.0.7", own), lb, translated, 2, "10.0.0.7 is in one"),
+        (
+            "kept out",
+            both,
+            ranges,
+            ("10.0.1.7", pod("10.0.1.7")),
+            lb,
+            ("drop", "source_not_allowed"),
+            0,
+            "in none",
+        ),
+        ("by name", both, ranges, ("mesh", unknown), lb, translated, 2, "give an address to --from"),
+        ("the node", both, all, ("host", host), lb, translated, 2, "10.0.0.2:8080; they see an address"),
+        ("its own NodePort", both, all, ("host", host), node, passed, 0, "goes on as it is"),
+    ] {
+        let answer = sent(&tables(states, edit), from, Some(sender), to);
+        let steps = answer.steps.join("\n");
+        assert_eq!((answer.verdict, answer.reason), want, "{case} {to}: {steps}");
+        assert_eq!(answer.endpoints.len(), endpoints, "{case} {to}");
         assert!(steps.contains(step), "{case} {to}: {steps}");
     }
 }
