@@ -11,6 +11,7 @@ mod chaos;
 mod crds;
 mod demo;
 mod docs;
+mod fuzz;
 mod handover;
 mod image;
 mod kernels;
@@ -46,6 +47,8 @@ enum Command {
     Bench(bench::Args),
     /// Long sessions through kills, upgrades, lost API servers; tells what was lost (needs root)
     Chaos(chaos::Args),
+    /// A million random packets through the programs, and a million random dials against the reference model (needs root)
+    Fuzz(fuzz::Args),
     /// What the eBPF programs cost the kernel's verifier, against `xtask/verified.json` (needs root)
     Verify(verify::Args),
     /// Writes an OCI archive with a static binary, from scratch and without a container engine
@@ -68,6 +71,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(&setup::ensure()?, &args),
         Command::Bench(args) => bench::run(&setup::ensure()?, &args),
         Command::Chaos(args) => chaos::run(&setup::ensure()?, &args),
+        Command::Fuzz(args) => fuzz::run(&setup::ensure()?, &args),
         Command::Verify(args) => verify::run(&setup::ensure()?, &args),
         Command::Image(args) => image::run(&setup::ensure()?, &args).map(drop),
         Command::Crds => crds::run(&setup::ensure()?),
