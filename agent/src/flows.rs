@@ -247,7 +247,8 @@ mod tests {
     #[test]
     fn connections_that_nobody_removed_and_that_are_gone_were_forgotten() {
         let mut ledger = Ledger::default();
-        let rows: [(&str, (u64, u64), u64, u32, u64); 8] = [
+        type Row = (&'static str, (u64, u64), u64, u32, u64);
+        let rows: [Row; 8] = [
             ("the first look", (90, 100), 40, 0, 0),
             ("nothing happened", (100, 100), 40, 3, 0),
             ("three were removed", (100, 100), 37, 0, 0),
