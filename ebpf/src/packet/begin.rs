@@ -108,14 +108,17 @@ pub fn unallocated(addr: &Addr) -> Reason {
 }
 
 /// A TCP connection that began without us goes on without us: to a socket of the node, or to the redirector after its rules
-/// are gone.
+/// are gone. Not to one that listens: at the redirector's, what was forgotten when rules came ends, by whichever address.
 #[inline(always)]
 fn leave_others<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     if work.packet.key.protocol != TCP || work.packet.tcp_flags & (flow::SYN | flow::ACK) == flow::SYN {
         return Ok(());
     }
     work.reply = work.packet.key;
-    if fib::has_socket(frame, work) { Err(Reason::NotOurs) } else { Ok(()) }
+    work.asks = true;
+    let is_others = fib::is_connected(frame, work);
+    work.asks = false;
+    if is_others { Err(Reason::NotOurs) } else { Ok(()) }
 }
 
 /// Whether this client may use the service.
