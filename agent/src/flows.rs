@@ -1,15 +1,16 @@
-//! Which remembered connections go: those that are over, and those of UDP whose backend does not serve any more. Pure.
+//! Which remembered connections go: those that are over, those of UDP whose backend does not serve any more, and those of TCP
+//! that would escape rules. Pure.
 //!
 //! A UDP client that keeps its port is one connection for ever, so that nothing but this ends its way to a pod that is
 //! gone. TCP finds out by itself, and a pod that terminates may yet finish what it began.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sluice_common::{
     Addr,
     layout::{
         ADDRESS_NODE, EndpointState, FLOW_CUT, FLOW_REPLY, FlowKey, FlowValue, FrontendKey, FrontendValue,
-        UDP,
+        TCP, UDP,
     },
     packet::flow,
 };
@@ -25,11 +26,13 @@ pub enum Removal {
     NotServing,
     /// No Service has what the client dialled.
     NoService,
+    /// Rules hold for what the client dialled, and began after the connection.
+    Ruled,
 }
 
 impl Removal {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Expired, Self::NotServing, Self::NoService];
+    pub const ALL: [Self; 4] = [Self::Expired, Self::NotServing, Self::NoService, Self::Ruled];
 
     /// Stable name for metrics.
     pub const fn name(self) -> &'static str {
@@ -37,6 +40,7 @@ impl Removal {
             Self::Expired => "expired",
             Self::NotServing => "not_serving",
             Self::NoService => "no_service",
+            Self::Ruled => "ruled",
         }
     }
 }
@@ -133,11 +137,30 @@ pub const fn dialled(key: &FlowKey, flow: &FlowValue) -> Option<FrontendKey> {
     Some(FrontendKey { addr: key.dst, port_be: key.dst_port_be, protocol: UDP, scope: 0 })
 }
 
+/// Whether the client of a TCP connection dialled one of `ruled`, every address of some ports, and was led past the
+/// redirector, which listens at one of them.
+fn escapes(key: &FlowKey, flow: &FlowValue, ruled: &BTreeSet<FrontendKey>) -> bool {
+    let of = |addr, port_be| FrontendKey { addr, port_be, protocol: TCP, scope: 0 };
+    key.protocol == TCP
+        && flow.flags & (FLOW_REPLY | FLOW_CUT) == 0
+        && ruled.contains(&of(key.dst, key.dst_port_be))
+        && !ruled.contains(&of(flow.dst, flow.dst_port_be))
+}
+
 /// Why the entry goes at `now_ns` of `CLOCK_MONOTONIC`, if it does. By addresses, not by ids: those start anew when maps
-/// are made anew.
-pub fn removal(key: &FlowKey, flow: &FlowValue, serving: &Serving, now_ns: u64) -> Option<Removal> {
+/// are made anew. Connections that escape `ruled` go.
+pub fn removal(
+    key: &FlowKey,
+    flow: &FlowValue,
+    serving: &Serving,
+    ruled: &BTreeSet<FrontendKey>,
+    now_ns: u64,
+) -> Option<Removal> {
     if !flow::is_live(flow, key.protocol, now_ns) {
         return Some(Removal::Expired);
+    }
+    if escapes(key, flow, ruled) {
+        return Some(Removal::Ruled);
     }
     let Some(frontend) = serving.frontend(&dialled(key, flow)?) else {
         return Some(Removal::NoService);
@@ -151,7 +174,7 @@ mod tests {
     use std::net::IpAddr;
 
     use bytemuck::Zeroable as _;
-    use sluice_common::layout::{BackendValue, Excluded, STATE_REPLIED, ServiceValue, SlotValue, TCP};
+    use sluice_common::layout::{BackendValue, Excluded, STATE_REPLIED, ServiceValue, SlotValue};
 
     use super::*;
 
@@ -235,12 +258,38 @@ mod tests {
         ] {
             let (key, value) = flow(dialled, backend, idle_s);
             let serving = Serving::new(tables(&states));
-            assert_eq!(removal(&key, &value, &serving, NOW_NS), want, "{case}");
+            assert_eq!(removal(&key, &value, &serving, &BTreeSet::new(), NOW_NS), want, "{case}");
             let reply = FlowValue { flags: FLOW_REPLY, ..value };
             let only_time = want.filter(|removal| *removal == Expired);
-            assert_eq!(removal(&key, &reply, &serving, NOW_NS), only_time, "{case}: its reply");
+            assert_eq!(
+                removal(&key, &reply, &serving, &BTreeSet::new(), NOW_NS),
+                only_time,
+                "{case}: its reply"
+            );
             let tcp = FlowKey { protocol: TCP, ..key };
-            assert_eq!(removal(&tcp, &value, &serving, NOW_NS), None, "{case}: TCP");
+            assert_eq!(removal(&tcp, &value, &serving, &BTreeSet::new(), NOW_NS), None, "{case}: TCP");
+        }
+    }
+
+    #[test]
+    fn tcp_that_was_led_past_rules_goes_and_what_the_redirector_has_stays() {
+        let of = |address: &str| FrontendKey { protocol: TCP, ..frontend_key(address, 0) };
+        let ruled: BTreeSet<FrontendKey> = [of("10.96.0.1"), of("203.0.113.1")].into();
+        let serving = Serving::new(tables(&[EndpointState::Ready]));
+        for (case, dialled, backend, protocol, flags, want) in [
+            ("past them", "10.96.0.1", ("10.0.0.1", 5353), TCP, 0, true),
+            ("by another address", "203.0.113.1", ("10.0.0.1", 5353), TCP, 0, true),
+            ("to the redirector", "203.0.113.1", ("10.96.0.1", 53), TCP, 0, false),
+            ("another Service", "10.96.0.2", ("10.0.0.1", 5353), TCP, 0, false),
+            ("its reply", "10.96.0.1", ("10.0.0.1", 5353), TCP, FLOW_REPLY, false),
+            ("pieces", "10.96.0.1", ("10.0.0.1", 5353), TCP, FLOW_CUT, false),
+            ("UDP", "10.96.0.1", ("10.0.0.1", 5353), UDP, 0, false),
+        ] {
+            let (key, value) = flow(dialled, backend, 0);
+            let (key, value) = (FlowKey { protocol, ..key }, FlowValue { flags, ..value });
+            let got = removal(&key, &value, &serving, &ruled, NOW_NS);
+            assert_eq!(got, want.then_some(Removal::Ruled), "{case}");
+            assert_eq!(removal(&key, &value, &serving, &BTreeSet::new(), NOW_NS), None, "{case}: no rules");
         }
     }
 
@@ -297,8 +346,15 @@ mod tests {
         for (case, make) in breaks {
             let mut tables = whole.clone();
             make(&mut tables);
-            assert_eq!(removal(&key, &value, &Serving::new(tables), NOW_NS), None, "{case}");
+            assert_eq!(
+                removal(&key, &value, &Serving::new(tables), &BTreeSet::new(), NOW_NS),
+                None,
+                "{case}"
+            );
         }
-        assert_eq!(removal(&key, &value, &Serving::new(whole), NOW_NS), Some(Removal::NotServing));
+        assert_eq!(
+            removal(&key, &value, &Serving::new(whole), &BTreeSet::new(), NOW_NS),
+            Some(Removal::NotServing)
+        );
     }
 }

@@ -114,7 +114,7 @@ pub struct State {
     pub sync: Histogram,
     /// Map writes since the start.
     pub writes: u64,
-    /// Sockets that were told that their backend is gone, since the start.
+    /// Sockets that were told that their backend is gone, or that rules hold for what they dialled, since the start.
     #[serde(default)]
     pub sockets_destroyed: u64,
     /// This node is about to go: load balancers are told not to use it.

@@ -190,6 +190,10 @@ struct RunArgs {
     /// While the redirector is away, refuse connections to Services that rules hold for
     #[arg(long)]
     l7_fail_closed: bool,
+    /// Seconds for which connections are kept that were open before rules held for their port, or `never`: they are not
+    /// ended
+    #[arg(long, default_value = "30", value_name = "SECONDS")]
+    l7_grace: run::GraceTime,
     /// Tell in `/metrics` how many connections through packets each Service port has
     #[arg(long)]
     service_metrics: bool,
@@ -375,6 +379,7 @@ fn agent(args: RunArgs) -> anyhow::Result<()> {
         run_dir: args.run_dir,
         external_redirector: args.redirector == RedirectorMode::External,
         l7_fail_closed: args.l7_fail_closed,
+        l7_grace: args.l7_grace,
         service_metrics: args.service_metrics,
         packets: run::Packets {
             node_devices: args.devices,

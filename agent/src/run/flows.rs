@@ -1,5 +1,6 @@
-//! A thread that looks into the maps each half minute. It keeps what the packet path remembers true: it forgets connections that are over, and UDP ones whose
-//! backend does not serve any more. Apart from the programming thread, for there may be many.
+//! A thread that looks into the maps each half minute. It keeps what the packet path remembers true: it forgets connections
+//! that are over, UDP ones whose backend does not serve any more, and TCP ones that would escape rules. Apart from the
+//! programming thread, for there may be many.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,7 @@ use std::{
 use anyhow::Result;
 use sluice_common::{
     Reason,
-    layout::{FLOW_REPLY, FlowKey, FlowValue, HOOKS_OF_PODS},
+    layout::{FLOW_REPLY, FlowKey, FlowValue, FrontendKey, HOOKS_OF_PODS},
 };
 
 use crate::{
@@ -33,19 +34,24 @@ const TOLD: Duration = Duration::from_secs(600);
 const FORGOTTEN: &str = "flows/forgotten";
 
 /// Starts the thread, which looks whenever it is sent something and begins with that: before, what the maps say of
-/// Services may be nothing yet. It ends with the sender.
-pub fn spawn(pins: Pins, shared: Arc<Shared>, per_service: bool) -> Result<mpsc::Sender<()>> {
+/// Services may be nothing yet. What it is sent is what was dialled of connections that go, since rules hold for it. It ends
+/// with the sender.
+pub fn spawn(
+    pins: Pins,
+    shared: Arc<Shared>,
+    per_service: bool,
+) -> Result<mpsc::Sender<BTreeSet<FrontendKey>>> {
     // Programs of another version may have run that say nothing of what they begin.
     Flows::open(&pins)?.set_none_at_pods(0)?;
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel::<BTreeSet<FrontendKey>>();
     std::thread::Builder::new().name("flows".to_owned()).spawn(move || {
-        let mut asked = receiver.recv().is_ok();
+        let mut asked = receiver.recv().ok();
         let mut ledger = Ledger::default();
         let mut last = None;
-        while asked {
+        while let Some(mut ruled) = asked {
             // However often it was asked, one look answers.
-            while receiver.try_recv().is_ok() {}
-            match sweep(&pins, &mut ledger, per_service) {
+            ruled.extend(receiver.try_iter().flatten());
+            match sweep(&pins, &ruled, &mut ledger, per_service) {
                 Ok(swept) => {
                     tell_forgotten(&shared, swept.forgotten, &mut last);
                     shared.update(|state| {
@@ -65,7 +71,11 @@ pub fn spawn(pins: Pins, shared: Arc<Shared>, per_service: bool) -> Result<mpsc:
                 }),
                 Err(error) => tracing::warn!("how full maps are is not known: {error:#}"),
             }
-            asked = !matches!(receiver.recv_timeout(EVERY), Err(mpsc::RecvTimeoutError::Disconnected));
+            asked = match receiver.recv_timeout(EVERY) {
+                Ok(ruled) => Some(ruled),
+                Err(mpsc::RecvTimeoutError::Timeout) => Some(BTreeSet::new()),
+                Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            };
         }
     })?;
     Ok(sender)
@@ -101,7 +111,12 @@ struct Swept {
     by_service: BTreeMap<[String; 3], u64>,
 }
 
-fn sweep(pins: &Pins, ledger: &mut Ledger, per_service: bool) -> Result<Swept> {
+fn sweep(
+    pins: &Pins,
+    ruled: &BTreeSet<FrontendKey>,
+    ledger: &mut Ledger,
+    per_service: bool,
+) -> Result<Swept> {
     let now_ns = now_ns();
     let mut flows = Flows::open(pins)?;
     let maps = BpfMaps::open(pins)?;
@@ -125,10 +140,10 @@ fn sweep(pins: &Pins, ledger: &mut Ledger, per_service: bool) -> Result<Swept> {
         *swept.by_service.entry(name).or_default() += count;
     }
     for (key, seen) in &entries {
-        let Some(reason) = removal(key, seen, &serving, now_ns) else { continue };
+        let Some(reason) = removal(key, seen, &serving, ruled, now_ns) else { continue };
         // A packet may have come since, and made another connection of it.
         let Some(flow) = flows.get(key) else { continue };
-        if removal(key, &flow, &serving, now_ns) != Some(reason) {
+        if removal(key, &flow, &serving, ruled, now_ns) != Some(reason) {
             continue;
         }
         // The client's entry first: its next packet then finds another backend, whatever comes back meanwhile.

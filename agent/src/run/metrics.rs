@@ -67,7 +67,7 @@ fn of_programming(page: &mut Page, state: &State) {
     page.one(Gauge, "kubeproxy_sync_proxy_rules_last_timestamp_seconds", text, updated.as_secs_f64());
     let text = "Map entries written or deleted since the start.";
     page.one(Counter, "sluice_map_writes_total", text, state.writes);
-    let text = "Sockets told that their backend is gone.";
+    let text = "Sockets told that their backend is gone, or that rules hold for what they dialled.";
     page.one(Counter, "sluice_sockets_destroyed_total", text, state.sockets_destroyed);
     let text = "Connections of the packet path that the agent made the kernel forget.";
     let mut removed = page.metric(Counter, "sluice_flows_removed_total", text);

@@ -24,6 +24,7 @@ mod devices;
 mod feed;
 mod flows;
 mod forwarding;
+mod grace;
 mod health_ports;
 mod http;
 mod lending;
@@ -38,6 +39,7 @@ mod sweeper;
 mod token;
 
 pub use devices::{Forwarding, Packets};
+pub use grace::GraceTime;
 pub use nodeport::Selector;
 pub use probe::connect_from_cgroup;
 
@@ -71,6 +73,8 @@ pub struct Options {
     pub external_redirector: bool,
     /// While the redirector is away, what needs it is refused.
     pub l7_fail_closed: bool,
+    /// How long connections from before a port's rules are kept.
+    pub l7_grace: GraceTime,
     /// `/metrics` tells how many connections each Service port has.
     pub service_metrics: bool,
     /// Where and how packets are balanced.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use sluice_common::layout::{FLAG_REDIRECTED, ServiceValue};
+use sluice_common::layout::{FLAG_REDIRECTED, FrontendKey, ServiceValue};
 use tokio::sync::{oneshot, watch};
 
 use super::{
@@ -30,7 +30,7 @@ use crate::{
     model::{Change, Node, ObjectName, OptOut, Store},
     reconcile::Reconciler,
     reserved,
-    sockets::Gone,
+    sockets::{Doomed, Gone},
 };
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -65,9 +65,9 @@ struct Programmer {
     checks: Checks,
     /// The node's addresses that NodePorts are served on, as far as its interfaces have them.
     here: Vec<IpAddr>,
-    sweeper: mpsc::Sender<Vec<Gone>>,
+    sweeper: mpsc::Sender<Doomed>,
     opt_outs: mpsc::Sender<Vec<OptOut>>,
-    flows: mpsc::Sender<()>,
+    flows: mpsc::Sender<BTreeSet<FrontendKey>>,
     need_pods: watch::Sender<bool>,
     steering: Steering,
     devices: Devices,
@@ -118,7 +118,7 @@ pub fn spawn(
         opt_outs,
         flows: flows::spawn(loaded.pins().clone(), Arc::clone(&shared), options.service_metrics)?,
         need_pods,
-        steering: Steering::new(feed, last),
+        steering: Steering::new(feed, last, options.l7_grace),
         devices: Devices::new(&loaded, options)?,
         names: names::Names::open(&loaded)?,
         pod_askers: BTreeSet::new(),
@@ -241,6 +241,9 @@ impl Programmer {
                 .to_owned();
             self.shared.problem("attach", Some(text));
         }
+        if self.attached {
+            self.end_unruled();
+        }
         let done = complete && (self.first_round_done || self.store.is_partial()) && self.attached;
         self.schedule_retry(now, done);
         let counts = self.reconciler.tables().counts().map(|(map, count)| (map.to_owned(), count as u64));
@@ -302,10 +305,10 @@ impl Programmer {
         });
         let gone: Vec<Gone> = gone.collect();
         if !gone.is_empty() {
-            let _the_thread_lives_as_long_as_we = self.sweeper.send(gone);
+            let _the_thread_lives_as_long_as_we = self.sweeper.send(Doomed { gone, ..Doomed::default() });
         }
         if outcome.udp_left {
-            let _the_thread_lives_as_long_as_we = self.flows.send(());
+            let _the_thread_lives_as_long_as_we = self.flows.send(BTreeSet::new());
         }
         self.report(&outcome);
         outcome.failed.keys().for_each(|name| self.store.mark(name.clone()));
@@ -322,6 +325,15 @@ impl Programmer {
         let problem = result.as_ref().err().map(|error| format!("rules do not take effect: {error:#}"));
         self.shared.problem("steering", problem);
         result.is_ok()
+    }
+
+    /// Ends connections that are older than the rules for what they dialled, when it is time.
+    fn end_unruled(&mut self) {
+        let ruled = self.steering.take_ended(self.reconciler.tables(), self.loaded.pins());
+        if !ruled.is_empty() {
+            let _the_threads_live_as_long_as_we = self.flows.send(ruled.clone());
+            let _the_threads_live_as_long_as_we = self.sweeper.send(Doomed { ruled, ..Doomed::default() });
+        }
     }
 
     /// What pods declare is asked for as long as some Service hangs on it.

@@ -11,9 +11,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use sluice_common::layout::HEARTBEAT_NS;
+use sluice_common::layout::{FrontendKey, HEARTBEAT_NS};
 
-use super::{feed::Feed, lending::Lending, nodeport};
+use super::{
+    feed::Feed,
+    grace::{Grace, GraceTime},
+    lending::Lending,
+    nodeport,
+};
 use crate::{
     compile::Dialled,
     health::{About, Shared},
@@ -63,13 +68,15 @@ pub struct Steering {
     marked: bool,
     /// What is planned hangs on something that has changed.
     replan: bool,
+    /// When connections end that are older than the rules.
+    grace: Grace,
     /// The file has an earlier agent's snapshot.
     is_stale: bool,
 }
 
 impl Steering {
     /// Begins with what an earlier agent published last, if there was one.
-    pub fn new(feed: Arc<Feed>, last: Option<Snapshot>) -> Self {
+    pub fn new(feed: Arc<Feed>, last: Option<Snapshot>, grace: GraceTime) -> Self {
         let is_stale = last.is_some();
         let mut last = last.unwrap_or_default();
         let pods = std::mem::take(&mut last.pods);
@@ -92,6 +99,7 @@ impl Steering {
             answered,
             marked: false,
             replan: false,
+            grace: Grace::new(grace),
             is_stale,
         }
     }
@@ -111,7 +119,9 @@ impl Steering {
     pub fn wake(&self) -> Option<Instant> {
         let waiting = self.waiting.map(|since| since + WORD);
         let check = self.checked.filter(|_| !self.wanted.is_empty()).map(|at| at + CHECK_EVERY);
-        let others = [self.planner.wake(), self.lingering.values().min().copied()];
+        // While the redirector is away, what is overdue waits for the next check.
+        let ends = self.grace.wake().filter(|at| *at > Instant::now());
+        let others = [self.planner.wake(), self.lingering.values().min().copied(), ends];
         [waiting, check].into_iter().chain(others).flatten().min()
     }
 
@@ -158,6 +168,7 @@ impl Steering {
         self.route(&reconciler.redirected_cluster_ips())?;
         if waited {
             self.waiting = None;
+            self.grace.set(&self.wanted, now);
             store.set_redirected(self.wanted.clone());
         }
         Ok(())
@@ -219,6 +230,7 @@ impl Steering {
             splits.extend(store.splits().get(&port.0, port.1).map(|split| (port.clone(), split.clone())));
         }
         store.set_splits(splits);
+        self.grace.set(&stays, Instant::now());
         store.set_redirected(stays);
         self.checked = None;
     }
@@ -274,6 +286,16 @@ impl Steering {
         }
         self.routed = Some((wanted, Instant::now()));
         Ok(())
+    }
+
+    /// What was dialled of the connections that end now, for they are older than the rules that hold for it. While the
+    /// redirector is away, they would only be made anew without rules.
+    pub fn take_ended(&mut self, tables: &Tables, pins: &Pins) -> BTreeSet<FrontendKey> {
+        let now = Instant::now();
+        if !self.grace.is_due(now) || !is_beating(pins) {
+            return BTreeSet::new();
+        }
+        self.grace.take_due(now, tables, &self.node)
     }
 
     /// Looks whether the redirector is well.

@@ -1,5 +1,5 @@
-//! A thread that tells sockets of backends that are gone. Apart from the programming thread, for it visits every
-//! pod's network namespace.
+//! A thread that tells sockets of backends that are gone, and of rules that they would escape. Apart from the programming
+//! thread, for it visits every pod's network namespace.
 
 use std::{
     os::fd::BorrowedFd,
@@ -14,7 +14,7 @@ use sluice_common::layout::RevnatKey;
 use crate::{
     health::Shared,
     maps::{Pins, bpf::SocketMemory},
-    sockets::{Gone, Memory, sweep},
+    sockets::{Doomed, Memory, sweep},
 };
 
 /// A sweep lists the sockets of every pod: how many parts of the thread's time are left to others for each that it takes,
@@ -36,19 +36,24 @@ impl Memory for Maps {
 }
 
 /// Starts the thread; it ends with the sender.
-pub fn spawn(pins: Pins, cgroup: PathBuf, shared: Arc<Shared>) -> Result<mpsc::Sender<Vec<Gone>>> {
-    let (sender, receiver) = mpsc::channel::<Vec<Gone>>();
+pub fn spawn(pins: Pins, cgroup: PathBuf, shared: Arc<Shared>) -> Result<mpsc::Sender<Doomed>> {
+    let (sender, receiver) = mpsc::channel::<Doomed>();
     std::thread::Builder::new().name("sweeper".to_owned()).spawn(move || {
-        while let Ok(mut gone) = receiver.recv() {
-            gone.extend(receiver.try_iter().flatten());
+        while let Ok(mut doomed) = receiver.recv() {
+            receiver.try_iter().for_each(|more| doomed.add(more));
             let start = Instant::now();
-            match SocketMemory::open(&pins).map(|memory| sweep(&cgroup, &gone, &Maps(memory))) {
+            match SocketMemory::open(&pins).map(|memory| sweep(&cgroup, &doomed, &Maps(memory))) {
                 Ok(0) => {}
                 Ok(count) => {
-                    tracing::info!(sockets = count, "told sockets that their backend is gone");
+                    tracing::info!(
+                        sockets = count,
+                        "told sockets that their backend is gone, or that rules hold"
+                    );
                     shared.update(|state| state.sockets_destroyed += count as u64);
                 }
-                Err(error) => tracing::warn!("sockets of deleted backends were not told: {error:#}"),
+                Err(error) => tracing::warn!(
+                    "sockets of deleted backends, or that escape rules, were not told: {error:#}"
+                ),
             }
             // What goes meanwhile is swept together.
             std::thread::sleep(rest(start.elapsed()));

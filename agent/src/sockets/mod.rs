@@ -1,4 +1,5 @@
-//! Tells sockets that their backend is gone: they would wait for it for ever, since nothing translates again.
+//! Tells sockets that their backend is gone: they would wait for it for ever, since nothing translates again. And those that
+//! dialled what rules hold for by now, and would go on without them.
 //!
 //! Only sockets that our programs translated: TCP by what the socket itself remembers, UDP by its way back.
 
@@ -16,7 +17,7 @@ use anyhow::{Context as _, Result};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use sluice_common::{
     Addr,
-    layout::{RevnatKey, TCP, UDP},
+    layout::{FrontendKey, RevnatKey, SocketValue, TCP, UDP},
 };
 
 mod diag;
@@ -36,6 +37,24 @@ pub struct Gone {
     pub tcp_too: bool,
 }
 
+/// Whose sockets are told.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Doomed {
+    /// Backends.
+    pub gone: Vec<Gone>,
+    /// What was dialled, every address of a port: TCP only. Sockets that were led from one of these to another, which is the
+    /// cluster IP at which the redirector listens, are not meant.
+    pub ruled: BTreeSet<FrontendKey>,
+}
+
+impl Doomed {
+    /// Takes those of `other` in.
+    pub fn add(&mut self, other: Self) {
+        self.gone.extend(other.gone);
+        self.ruled.extend(other.ruled);
+    }
+}
+
 /// What a sweep needs of the maps.
 pub trait Memory {
     /// The map in which sockets remember their translation.
@@ -44,14 +63,14 @@ pub trait Memory {
     fn has_revnat(&self, key: &RevnatKey) -> bool;
 }
 
-/// Destroys the sockets that hold a backend of `gone`, in every network namespace in which a process of `cgroup`
+/// Destroys the sockets that hold a backend of `doomed` or dialled what it names, in every network namespace in which a process of `cgroup`
 /// lives. Returns how many there were. The calling thread is in another network namespace afterwards.
 ///
 /// A namespace or a socket that disappears meanwhile is no failure; one whose sockets cannot be listed is logged, and
 /// keeps nobody else's from being told.
-pub fn sweep(cgroup: &Path, gone: &[Gone], memory: &impl Memory) -> usize {
+pub fn sweep(cgroup: &Path, doomed: &Doomed, memory: &impl Memory) -> usize {
     let told = |files: &Vec<PathBuf>| match enter_first(files) {
-        Ok(true) => sweep_here(gone, memory),
+        Ok(true) => sweep_here(doomed, memory),
         Ok(false) => Ok(0),
         Err(error) => Err(error),
     };
@@ -60,7 +79,7 @@ pub fn sweep(cgroup: &Path, gone: &[Gone], memory: &impl Memory) -> usize {
         match told(files) {
             Ok(count) => destroyed += count,
             Err(error) => tracing::warn!(
-                "sockets of deleted backends were not told in the network namespace {}: {error:#}",
+                "sockets were not told in the network namespace {}: {error:#}",
                 files.first().map_or_else(String::new, |file| file.display().to_string())
             ),
         }
@@ -97,20 +116,33 @@ fn namespaces(cgroup: &Path) -> HashMap<u64, Vec<PathBuf>> {
     found
 }
 
-fn sweep_here(gone: &[Gone], memory: &impl Memory) -> Result<usize> {
+/// Whether a TCP socket that remembers `value` is told: by backend, or by what it dialled.
+fn is_meant(value: &SocketValue, gone: &BTreeSet<(Addr, u16)>, ruled: &BTreeSet<FrontendKey>) -> bool {
+    let dialled = &value.frontend;
+    let led_to = FrontendKey { addr: value.backend_addr, port_be: value.backend_port_be, ..*dialled };
+    let escapes = ruled.contains(dialled) && !ruled.contains(&led_to);
+    dialled.protocol == TCP && (escapes || gone.contains(&(value.backend_addr, value.backend_port_be)))
+}
+
+fn sweep_here(doomed: &Doomed, memory: &impl Memory) -> Result<usize> {
+    let Doomed { gone, ruled } = doomed;
     let socket = diag::Socket::open().context("cannot open a sock_diag socket")?;
     let with_tcp: BTreeSet<(Addr, u16)> =
         gone.iter().filter(|gone| gone.tcp_too).map(|gone| (gone.addr, gone.port_be)).collect();
     let mut doomed = Vec::new();
-    if !with_tcp.is_empty() {
+    if !with_tcp.is_empty() || !ruled.is_empty() {
         for found in socket.list(TCP, Some(memory.sockets())).context("cannot list TCP sockets")? {
-            let held = found.remembers.filter(|value| value.frontend.protocol == TCP);
-            if held.is_some_and(|value| with_tcp.contains(&(value.backend_addr, value.backend_port_be))) {
+            if found.remembers.is_some_and(|value| is_meant(&value, &with_tcp, ruled)) {
                 doomed.push(found);
             }
         }
     }
-    for found in socket.list(UDP, None).context("cannot list UDP sockets")? {
+    let udp = if gone.is_empty() {
+        Vec::new()
+    } else {
+        socket.list(UDP, None).context("cannot list UDP sockets")?
+    };
+    for found in udp {
         let asked = |gone: &Gone| {
             let key = RevnatKey { cookie: found.cookie, addr: gone.addr, port_be: gone.port_be, pad: [0; 6] };
             memory.has_revnat(&key)
@@ -124,7 +156,9 @@ fn sweep_here(gone: &[Gone], memory: &impl Memory) -> Result<usize> {
         match socket.destroy(&found) {
             Ok(()) => destroyed += 1,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(%error, "a socket whose backend is gone cannot be destroyed"),
+            Err(error) => {
+                tracing::warn!(%error, "a socket whose backend is gone, or that escapes rules, cannot be destroyed")
+            }
         }
     }
     Ok(destroyed)
@@ -132,7 +166,42 @@ fn sweep_here(gone: &[Gone], memory: &impl Memory) -> Result<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+
+    #[test]
+    fn sockets_are_meant_by_what_they_dialled_or_by_their_backend() {
+        let key = |address: &str, port: u16, protocol: u8| FrontendKey {
+            addr: address.parse::<IpAddr>().unwrap().into(),
+            port_be: port.to_be(),
+            protocol,
+            scope: 0,
+        };
+        let ruled: BTreeSet<_> = [key("10.96.0.1", 80, TCP), key("203.0.113.1", 80, TCP)].into();
+        let gone: BTreeSet<_> = [(key("10.0.0.9", 0, TCP).addr, 8080_u16.to_be())].into();
+        let (cluster_ip, vip) = (("10.96.0.1", 80), ("203.0.113.1", 80));
+        for (case, dialled, protocol, backend, want) in [
+            ("past the rules", cluster_ip, TCP, ("10.0.0.1", 8080), true),
+            ("past them by another address", vip, TCP, ("10.0.0.1", 8080), true),
+            ("to the redirector, by the cluster IP", vip, TCP, ("10.96.0.1", 80), false),
+            ("another port", ("10.96.0.1", 81), TCP, ("10.0.0.1", 8080), false),
+            ("another Service, same backend", ("10.96.0.2", 80), TCP, ("10.0.0.1", 8080), false),
+            ("UDP", cluster_ip, UDP, ("10.0.0.1", 8080), false),
+            ("gone", ("10.96.0.2", 80), TCP, ("10.0.0.9", 8080), true),
+            ("another port of it", ("10.96.0.2", 80), TCP, ("10.0.0.9", 8081), false),
+            ("not translated", ("0.0.0.0", 0), 0, ("10.0.0.9", 8080), false),
+        ] {
+            let backend = key(backend.0, backend.1, TCP);
+            let value = SocketValue {
+                frontend: key(dialled.0, dialled.1, protocol),
+                backend_addr: backend.addr,
+                backend_port_be: backend.port_be,
+                pad: 0,
+            };
+            assert_eq!(is_meant(&value, &gone, &ruled), want, "{case}");
+        }
+    }
 
     #[test]
     fn a_namespace_is_entered_by_whichever_of_its_processes_is_still_there() {

@@ -1,5 +1,7 @@
 //! Programs come to where they run once what they read is right.
 
+use std::collections::BTreeSet;
+
 use super::Programmer;
 
 impl Programmer {
@@ -19,7 +21,7 @@ impl Programmer {
                 self.devices.forget();
                 self.serve_packets();
                 // When all programs are ours: earlier ones may not say what they begin.
-                let _the_thread_lives_as_long_as_we = self.flows.send(());
+                let _the_thread_lives_as_long_as_we = self.flows.send(BTreeSet::new());
                 self.shared.problem("attach", None);
                 self.shared.update(|state| state.programmed = true);
                 tracing::info!(cgroup = %self.loaded.cgroup().display(), "programs attached");
