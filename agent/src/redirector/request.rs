@@ -114,7 +114,7 @@ pub async fn handle(session: Rc<Session>, mut received: Request<Incoming>) -> Re
                 http2: session.http2,
                 upgrade,
                 extended,
-                tunnel: tunnel.map(|(socket, place)| Near { socket, place }),
+                tunnel: tunnel.map(|(socket, place)| Near { socket, place, under_way: session.begin() }),
             };
             decide(&session, call, incoming, &mut record).await
         }

@@ -6,7 +6,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{io::copy_bidirectional, task::spawn_local};
 
-use super::{balance::InFlight, counters::Counter, limits::RequestPlace, worker::Worker};
+use super::{balance::InFlight, counters::Counter, limits::RequestPlace, stream::UnderWay, worker::Worker};
 
 /// On an answer: the client's side of a tunnel that was wanted by HTTP/2.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,8 @@ pub struct Near {
     pub socket: OnUpgrade,
     /// The request's place.
     pub place: Rc<RequestPlace>,
+    /// What comes on the connection is no head of a request, which must not be slow.
+    pub under_way: UnderWay,
 }
 
 /// Joins both sides once hyper has let go of them.
@@ -30,6 +32,6 @@ pub fn start(worker: &Rc<Worker>, client: Near, endpoint: OnUpgrade, in_flight: 
             // How a tunnel ends is its users' affair.
             let _copied = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(endpoint)).await;
         }
-        drop((open, in_flight, client.place));
+        drop((open, in_flight, client.place, client.under_way));
     });
 }

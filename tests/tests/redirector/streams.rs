@@ -89,6 +89,28 @@ pub fn reversing_tunnel(request: &mut Request<Incoming>) -> Response<AnyBody> {
 }
 
 #[tokio::test]
+async fn a_tunnel_outlives_the_time_that_a_head_may_take() {
+    let endpoint = Endpoint::serve(|mut request| async move { reversing_tunnel(&mut request) }).await;
+    let mut setup = Setup::http(&[&endpoint], json!([rule(json!({}))]));
+    setup.options.header_timeout = Duration::from_millis(500);
+    let world = setup.start();
+    let mut client = world.http1().await;
+    let ask = request("GET /chat\nconnection: Upgrade\nupgrade: websocket").body(whole("")).unwrap();
+    let response = client.0.send_request(ask).await.unwrap();
+    assert_eq!(response.status(), 101);
+    let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    for byte in [b"p", b"i", b"n", b"g"] {
+        socket.write_all(byte).await.unwrap();
+        // Not to wait for something: this client is slower than a head may be.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let mut bytes = Vec::new();
+    socket.read_to_end(&mut bytes).await.unwrap();
+    assert_eq!(bytes, b"gnip");
+    assert_eq!(world.count("refusedSlowHeaders"), 0);
+}
+
+#[tokio::test]
 async fn a_websocket_becomes_a_tunnel() {
     let endpoint = Endpoint::serve(|mut request| async move {
         assert_eq!(request.headers()["upgrade"], "websocket");
