@@ -1,6 +1,6 @@
 //! Containers of the DaemonSets in `deploy/base`, as a node's runtime starts them, by crun: capabilities, a read-only root,
-//! mounts with their propagation, the ConfigMap as environment. Left out is what only a kubelet does: probes, and seccomp's
-//! `RuntimeDefault`, whose list is the runtime's own.
+//! mounts with their propagation, the ConfigMap as environment, seccomp as containerd's default has it. Left out is what only
+//! a kubelet does: probes.
 
 use std::{
     fs::{self, File},
@@ -9,6 +9,8 @@ use std::{
 };
 
 use serde_json::{Value, json};
+
+mod seccomp;
 
 use crate::{
     wait,
@@ -191,9 +193,20 @@ impl<'n> Container<'n> {
             "mounts": self.all_mounts(),
             "linux": {
                 "namespaces": namespaces,
+                "seccomp": self.filter(),
                 "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
             },
         })
+    }
+
+    /// The container's own profile, or the pod's.
+    fn filter(&self) -> Value {
+        let own = self.spec["securityContext"]["seccompProfile"]["type"].as_str();
+        match own.or(self.pod["securityContext"]["seccompProfile"]["type"].as_str()) {
+            Some("RuntimeDefault") => seccomp::runtime_default(&self.capabilities()),
+            Some("Unconfined") | None => Value::Null,
+            Some(other) => panic!("no test knows the seccomp profile {other}"),
+        }
     }
 
     fn all_mounts(&self) -> Vec<Value> {

@@ -178,6 +178,9 @@ fn operable(daemon: &Value) {
         assert_eq!(security["readOnlyRootFilesystem"], true);
         assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
         assert!(container["resources"]["requests"]["memory"].is_string());
+        // Who has no filter by the runtime has one by itself.
+        let unconfined = security["seccompProfile"]["type"] == "Unconfined";
+        assert_eq!(unconfined, container["name"] == "redirector", "{container}");
     }
 }
 
