@@ -1,5 +1,6 @@
 //! Which crates of a lock have known weaknesses, by the recorded advisories. Pure.
 
+use anyhow::{Context as _, Result};
 use semver::{Version, VersionReq};
 use serde::{Deserialize, Serialize};
 
@@ -7,6 +8,11 @@ use super::{
     lock::{Lock, Locked},
     policy::Advisories,
 };
+
+/// After so long somebody should renew the record.
+const OLD_DAYS: i64 = 180;
+/// After so long an audit by it fails.
+const TOO_OLD_DAYS: i64 = 365;
 
 /// The advisories of RustSec/advisory-db (CC0-1.0) at one commit, without their texts.
 #[derive(Serialize, Deserialize, PartialEq, Debug)]
@@ -35,7 +41,37 @@ pub struct Advisory {
     pub unaffected: Vec<VersionReq>,
 }
 
+/// What a record's age comes to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Age {
+    /// Nothing to say.
+    Young,
+    /// It should be renewed; in words.
+    Old(String),
+    /// It says too little to rely on; in words.
+    TooOld(String),
+}
+
 impl Record {
+    /// How old it is on a day of that number since 1970.
+    ///
+    /// # Errors
+    /// Its date is none.
+    pub fn age(&self, today: i64) -> Result<Age> {
+        let date =
+            day(&self.date).with_context(|| format!("{:?} is not a date such as 2026-08-21", self.date))?;
+        let days = today - date;
+        let text = format!(
+            "the advisories are {days} days old; renew them with `cargo xtask audit --record DIR`, a checkout of \
+             RustSec/advisory-db"
+        );
+        Ok(match days {
+            ..=OLD_DAYS => Age::Young,
+            ..=TOO_OLD_DAYS => Age::Old(text),
+            _ => Age::TooOld(text),
+        })
+    }
+
     /// A line for each crate with a weakness that nobody has put aside, and for each reason that is not needed any more.
     pub fn findings(&self, lock: &Lock, policy: &Advisories) -> Vec<String> {
         let ignored = |advisory: &Advisory| {
@@ -86,6 +122,17 @@ impl Advisory {
         };
         format!("{} {}: {id} ({kind}); {way}", locked.name, locked.version)
     }
+}
+
+/// The number of a day such as `2026-08-21` since 1970, in the Gregorian calendar.
+fn day(date: &str) -> Option<i64> {
+    let mut parts = date.split('-').map(str::parse::<i64>);
+    let (year, month, day) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
+    let valid = parts.next().is_none() && (1..=12).contains(&month) && (1..=31).contains(&day);
+    // A year begins in March here, so that the day that not every year has is its last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    valid.then(|| year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468)
 }
 
 /// A version before a release is within a range if its release is: `semver` would have ranges name it.
@@ -139,6 +186,34 @@ mod tests {
             let found = recorded().findings(&lock("h2", version), &ignore(id, reason));
             assert_eq!(found.len(), findings, "{version} {id} {reason:?}: {found:?}");
         }
+    }
+
+    #[test]
+    fn days_are_counted_through_leap_years() {
+        for (date, want) in [
+            ("1970-01-01", Some(0)),
+            ("2000-02-29", Some(11_016)),
+            ("2000-03-01", Some(11_017)),
+            ("2026-08-21", Some(20_686)),
+            ("2026-13-01", None),
+            ("2026-08", None),
+            ("today", None),
+        ] {
+            assert_eq!(day(date), want, "{date}");
+        }
+    }
+
+    #[test]
+    fn an_old_record_is_told_and_one_of_more_than_a_year_is_none() {
+        let record = recorded();
+        let made = day(&record.date).expect("a date");
+        assert_eq!(record.age(made).expect("an age"), Age::Young);
+        assert_eq!(record.age(made + 180).expect("an age"), Age::Young);
+        assert!(
+            matches!(record.age(made + 181).expect("an age"), Age::Old(text) if text.contains("181 days"))
+        );
+        assert!(matches!(record.age(made + 365).expect("an age"), Age::Old(_)));
+        assert!(matches!(record.age(made + 366).expect("an age"), Age::TooOld(_)));
     }
 
     #[test]

@@ -1,11 +1,19 @@
 //! `cargo xtask audit`: licences, sources and known weaknesses of the crates under Sluice, without a network. What is
 //! allowed is in `deny.toml`, which cargo-deny reads too; what is known, in `xtask/advisories.json`.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context as _, Result, bail};
 
-use self::{advisories::Record, lock::Lock, policy::Policy};
+use self::{
+    advisories::{Age, Record},
+    lock::Lock,
+    policy::Policy,
+};
 use crate::shell::{cargo, run_quiet, workspace};
 
 mod advisories;
@@ -39,6 +47,11 @@ pub fn run(args: &Args) -> Result<()> {
     for target in &policy.graph.targets {
         findings.extend(policy.licenses.findings(&packages(target)?)?);
     }
+    match record.age(today()?)? {
+        Age::Young => {}
+        Age::Old(text) => println!("warning: {text}"),
+        Age::TooOld(text) => findings.push(text),
+    }
     findings.sort();
     findings.dedup();
     println!("{} crates, {} advisories as of {}", lock.package.len(), record.advisories.len(), record.date);
@@ -52,6 +65,12 @@ pub fn run(args: &Args) -> Result<()> {
         0 => Ok(()),
         count => bail!("{count} findings; mend them, or list them in deny.toml with a reason"),
     }
+}
+
+/// Days since 1970.
+fn today() -> Result<i64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
+    Ok((now.as_secs() / 86_400) as i64)
 }
 
 fn read(name: &str) -> Result<String> {
