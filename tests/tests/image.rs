@@ -58,6 +58,25 @@ fn kubeconfig(folder: &Path, file: &str) -> (PathBuf, PathBuf) {
     (authority, changed)
 }
 
+/// Types of a binary's segments, by the program headers of a 64-bit, little-endian machine; elf(5).
+fn segments(binary: &[u8]) -> Vec<u32> {
+    assert_eq!(&binary[..6], b"\x7fELF\x02\x01");
+    let short = |at: usize| usize::from(u16::from_le_bytes(binary[at..at + 2].try_into().unwrap()));
+    let first = u64::from_le_bytes(binary[32..40].try_into().unwrap()) as usize;
+    let word = |at: usize| u32::from_le_bytes(binary[at..at + 4].try_into().unwrap());
+    (0..short(56)).map(|index| word(first + index * short(54))).collect()
+}
+
+/// No more than nodes fetch over thin lines, one static binary and the licence.
+fn is_small_and_static(archive: &Path, root: &Path) {
+    const PT_LOAD: u32 = 1;
+    const PT_INTERP: u32 = 3;
+    let bytes = fs::metadata(archive).unwrap().len();
+    assert!(bytes < 30_000_000, "{bytes} bytes");
+    let found = segments(&fs::read(root.join("usr/bin/sluice")).unwrap());
+    assert!(found.contains(&PT_LOAD) && !found.contains(&PT_INTERP), "{found:?}");
+}
+
 #[test]
 fn agent_and_redirector_run_from_the_image_and_find_the_api_server_by_name() {
     let archive = std::env::var_os("SLUICE_IMAGE");
@@ -66,6 +85,7 @@ fn agent_and_redirector_run_from_the_image_and_find_the_api_server_by_name() {
     let mut cluster = Cluster::new();
     let (root, config) = unpack(&archive, cluster.world.folder());
     assert_eq!(config["config"]["Entrypoint"][0], "/usr/bin/sluice");
+    is_small_and_static(&archive, &root);
     cluster.api.serve_rules();
     cluster.cart(1);
     cluster.api.apply(&sluice_tests::manifest::service("web", &["10.96.0.2"], &["http:80:8080"]));
