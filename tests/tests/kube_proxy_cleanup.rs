@@ -126,6 +126,21 @@ fn nftables_of_both_families_go_and_others_stay() {
 }
 
 #[test]
+fn the_device_that_tells_whose_ipvs_services_are_stays_until_they_can_be_looked_at() {
+    let (_world, [with, _]) = nodes();
+    // Of another kind than kube-proxy's own, which not every kernel has; it is known by its name.
+    run(&with, "ip", &["link", "add", "kube-ipvs0", "type", "veth", "peer", "name", "other"], "");
+    run(&with, "ip", &["address", "add", "10.96.0.1/32", "dev", "kube-ipvs0"], "");
+    // This machine has no ipvsadm, or no IPVS for it. Neither the first run nor the next one takes the device.
+    for _ in 0..2 {
+        let mut command = with.command(&sluice_binary().display().to_string());
+        let said = text(&command.args(["cleanup", "--kube-proxy"]).output().unwrap());
+        assert!(said.contains("ipvsadm"), "{said}");
+        assert!(run(&with, "ip", &["address", "show", "dev", "kube-ipvs0"], "").contains("10.96.0.1"));
+    }
+}
+
+#[test]
 fn a_kube_proxy_that_still_runs_is_named_and_nothing_is_touched() {
     let (world, [with, _]) = nodes();
     Mode::Nftables.load(&with, &rules()).unwrap();
