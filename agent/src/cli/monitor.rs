@@ -246,10 +246,8 @@ impl Watch {
         let row = event_row(&event, &names, unix_ns(&event));
         let text = match self.format {
             Format::Table => output::harmless(&row.line()),
-            Format::Json => serde_json::to_string(&row)? + "\n",
-            Format::Yaml => {
-                "---\n".to_owned() + &serde_saphyr::to_string(&row).context("cannot write YAML")?
-            }
+            Format::Json => output::in_json(&serde_json::to_string(&row)?) + "\n",
+            Format::Yaml => "---\n".to_owned() + &output::yaml(&row)?,
         };
         out.write_all(text.as_bytes())?;
         self.sums.shown += 1;
