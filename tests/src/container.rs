@@ -5,21 +5,41 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, ExitStatus, Stdio},
+    process::Stdio,
 };
 
 use serde_json::{Value, json};
 
+mod running;
 mod seccomp;
 
 use crate::{
-    wait,
-    world::{Node, Pod, kill, sluice_binary, tool_path},
+    kustomize::render,
+    world::{Node, Pod, sluice_binary, tool_path},
 };
+pub use running::Running;
 
 /// The mounts that every container has. /sys is read-only but where volumes stand, and so is /proc/sys.
 const SYSTEM: [(&str, &str, &str); 3] =
     [("/proc", "proc", ""), ("/dev", "tmpfs", "mode=755"), ("/sys", "sysfs", "ro")];
+
+/// What a container has that asks for nothing. Source: `containerd/pkg/oci/spec.go`, `defaultUnixCaps`.
+const BY_DEFAULT: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
 
 /// What a runtime makes of `mountPropagation`.
 fn propagation(mount: &Value) -> &'static str {
@@ -62,6 +82,9 @@ pub struct Container<'n> {
     pod: Value,
     environment: Vec<String>,
     mounts: Vec<Value>,
+    /// The node is a container itself, as kind's are: its part of the cgroup hierarchy is all that it sees, and nobody
+    /// mounted a bpffs.
+    on_kind: bool,
 }
 
 impl<'n> Container<'n> {
@@ -87,7 +110,50 @@ impl<'n> Container<'n> {
         environment.push(format!("SLUICE_CGROUP=/sys/fs/cgroup/{}", cgroup.display()));
         environment.push(format!("NODE_NAME={}", node.name));
         environment.push("PATH=/usr/bin:/bin".to_owned());
-        Self { node, name: name.to_owned(), root, spec, pod, environment, mounts: Vec::new() }
+        Self { node, name: name.to_owned(), root, spec, pod, environment, mounts: Vec::new(), on_kind: false }
+    }
+
+    /// The same of the overlay for kind, init containers too, on a node as kind makes them.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn of_kind(node: &'n Node, name: &str, root: Root) -> Self {
+        let objects = render("overlays/kind");
+        let of =
+            |kind: &str| objects.iter().filter(|object| object["kind"] == kind).cloned().collect::<Vec<_>>();
+        let mut pods = of("DaemonSet").into_iter().map(|daemon| daemon["spec"]["template"]["spec"].clone());
+        let named = |pod: &Value| {
+            let lists = [&pod["initContainers"], &pod["containers"]].map(Value::as_array);
+            lists.into_iter().flatten().flatten().find(|one| one["name"] == name).cloned()
+        };
+        let found = pods.find_map(|pod| Some((named(&pod)?, pod)));
+        let (spec, pod) = found.expect("a container of that name");
+        let config = of("ConfigMap")[0]["data"].clone();
+        let config = config.as_object().expect("a ConfigMap").iter();
+        let mut environment: Vec<String> =
+            config.map(|(name, value)| format!("{name}={}", value.as_str().expect("text"))).collect();
+        environment.push(format!("NODE_NAME={}", node.name));
+        environment.push("PATH=/usr/bin:/bin".to_owned());
+        Self { node, name: name.to_owned(), root, spec, pod, environment, mounts: Vec::new(), on_kind: true }
+    }
+
+    /// A container of somebody's pod on that node, of user root with what runtimes give by default: capabilities, a filter of
+    /// system calls, namespaces of its own. It runs these words.
+    pub fn of_a_stranger(node: &'n Node, words: &[&str], seccomp: &str) -> Self {
+        let (program, arguments) = words.split_first().expect("a program");
+        let spec = json!({
+            "command": [program],
+            "args": arguments,
+            "volumeMounts": [],
+            "securityContext": {
+                "readOnlyRootFilesystem": false,
+                "seccompProfile": {"type": seccomp},
+                "capabilities": {"drop": ["ALL"], "add": BY_DEFAULT},
+            },
+        });
+        let environment = vec!["PATH=/usr/bin:/bin".to_owned()];
+        let (name, pod) = ("stranger".to_owned(), json!({"volumes": []}));
+        Self { node, name, root: Root::Machine, spec, pod, environment, mounts: Vec::new(), on_kind: false }
     }
 
     /// With a variable of another value.
@@ -103,8 +169,15 @@ impl<'n> Container<'n> {
         self
     }
 
-    /// The capabilities that the DaemonSet gives it, without `CAP_`.
+    fn is_privileged(&self) -> bool {
+        self.spec["securityContext"]["privileged"] == true
+    }
+
+    /// The capabilities that the DaemonSet gives it, without `CAP_`. Of a privileged one those that matter.
     pub fn capabilities(&self) -> Vec<String> {
+        if self.is_privileged() {
+            return vec!["SYS_ADMIN".to_owned()];
+        }
         let added = self.spec["securityContext"]["capabilities"]["add"].as_array();
         added.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     }
@@ -138,10 +211,23 @@ impl<'n> Container<'n> {
         fs::write(folder.join("config.json"), config.to_string()).expect("a file");
         let place = self.place();
         // A runtime asks for a hierarchy of cgroup v2 alone, as nodes have it; this machine may have both.
-        let script = "mount --make-rprivate / && mount -t tmpfs cgroups /sys/fs/cgroup && \
-                      mount -t cgroup2 cgroups /sys/fs/cgroup && exec \"$@\"";
-        let mut command = place.command("unshare");
-        command.args(["--mount", "sh", "-c", script, "sh"]).arg(tool_path("crun"));
+        let hierarchy = "mount -t tmpfs cgroups /sys/fs/cgroup && mount -t cgroup2 cgroups /sys/fs/cgroup";
+        let node = Pod { cgroup: self.node.cgroup().to_owned(), ..place.clone() };
+        let (mut command, script) = if self.on_kind {
+            // What a container mounts for the node is to reach it; what is mounted here for crun is not.
+            let script = format!(
+                "mount --make-rprivate /sys && {hierarchy} && echo $$ > /sys/fs/cgroup/container-{id}/cgroup.procs && \
+                 exec \"$@\""
+            );
+            let mut command = node.command("unshare");
+            command.args(["--cgroup", "--mount", "--propagation", "unchanged"]);
+            (command, script)
+        } else {
+            let mut command = place.command("unshare");
+            command.arg("--mount");
+            (command, format!("mount --make-rprivate / && {hierarchy} && exec \"$@\""))
+        };
+        command.args(["sh", "-c", &script, "sh"]).arg(tool_path("crun"));
         command.arg("--root").arg(folder.join("state")).args([
             "--cgroup-manager=disabled",
             "run",
@@ -166,7 +252,7 @@ impl<'n> Container<'n> {
     /// Source: `runtime-spec/config.md`; what a runtime does with a pod's fields, `containerd/internal/cri`.
     fn config(&self, root: &Path) -> Value {
         let security = &self.spec["securityContext"];
-        assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
+        assert!(self.is_privileged() || security["capabilities"]["drop"] == json!(["ALL"]));
         let capabilities: Vec<String> =
             self.capabilities().iter().map(|capability| format!("CAP_{capability}")).collect();
         let binary = match &self.root {
@@ -174,12 +260,20 @@ impl<'n> Container<'n> {
             Root::Image(_) => "/usr/bin/sluice",
         };
         let arguments = self.spec["args"].as_array().expect("args");
-        let words: Vec<Value> = std::iter::once(json!(binary)).chain(arguments.iter().cloned()).collect();
+        let command = self.spec["command"].as_array().cloned().unwrap_or_else(|| vec![json!(binary)]);
+        let words: Vec<Value> = command.into_iter().chain(arguments.iter().cloned()).collect();
         let mut namespaces = vec![json!({"type": "mount"}), json!({"type": "ipc"}), json!({"type": "uts"})];
         if self.pod["hostPID"] != true {
             namespaces.push(json!({"type": "pid"}));
         }
-        json!({
+        if self.on_kind {
+            namespaces.push(json!({"type": "cgroup"}));
+        }
+        let mounts = self.all_mounts();
+        let reaches = |how: &str| mounts.iter().any(|mount| mount["options"].to_string().contains(how));
+        // As containerd does it for the widest propagation that a volume asks for.
+        let widest = ["rshared", "rslave"].into_iter().find(|how| reaches(how)).unwrap_or("rprivate");
+        let mut config = json!({
             "ociVersion": "1.0.2",
             "process": {
                 "user": {"uid": 0, "gid": 0},
@@ -190,21 +284,28 @@ impl<'n> Container<'n> {
                 "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
             },
             "root": {"path": root, "readonly": security["readOnlyRootFilesystem"]},
-            "mounts": self.all_mounts(),
+            "mounts": mounts,
             "linux": {
+                "rootfsPropagation": widest,
                 "namespaces": namespaces,
-                "seccomp": self.filter(),
                 "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
             },
-        })
+        });
+        if let Some(filter) = self.filter() {
+            config["linux"]["seccomp"] = filter;
+        }
+        config
     }
 
-    /// The container's own profile, or the pod's.
-    fn filter(&self) -> Value {
+    /// By the container's own profile, or the pod's.
+    fn filter(&self) -> Option<Value> {
+        if self.is_privileged() {
+            return None;
+        }
         let own = self.spec["securityContext"]["seccompProfile"]["type"].as_str();
         match own.or(self.pod["securityContext"]["seccompProfile"]["type"].as_str()) {
-            Some("RuntimeDefault") => seccomp::runtime_default(&self.capabilities()),
-            Some("Unconfined") | None => Value::Null,
+            Some("RuntimeDefault") => Some(seccomp::runtime_default(&self.capabilities())),
+            Some("Unconfined") | None => None,
             Some(other) => panic!("no test knows the seccomp profile {other}"),
         }
     }
@@ -241,7 +342,11 @@ impl<'n> Container<'n> {
             "/sys/fs/bpf" => {
                 let folder = self.node.bpffs();
                 fs::create_dir_all(&folder).expect("a folder");
-                mount_bpffs(&folder);
+                if self.on_kind {
+                    mount_shared(&folder)
+                } else {
+                    mount_bpffs(&folder)
+                }
                 folder
             }
             "/run/sluice" => {
@@ -264,37 +369,17 @@ fn mount_bpffs(folder: &Path) {
     }
 }
 
+/// A folder whose mounts are those of other mount namespaces too, as all of a node's are; the world's sweep takes it away.
+fn mount_shared(folder: &Path) {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    let above = folder.parent().expect("a folder above");
+    let device = |folder: &Path| rustix::fs::stat(folder).expect("a folder").st_dev;
+    if device(folder) == device(above) {
+        mount("sys", folder, "tmpfs", MountFlags::empty(), None).expect("a tmpfs");
+        mount_change(folder, MountPropagationFlags::SHARED).expect("a shared mount");
+    }
+}
+
 fn bind(source: &Path, destination: &str, options: &[&str]) -> Value {
     json!({"destination": destination, "type": "bind", "source": source, "options": options})
-}
-
-/// A container that was started. Ends with the value.
-pub struct Running {
-    child: Child,
-    cgroup: PathBuf,
-    log: PathBuf,
-}
-
-impl Running {
-    /// What it wrote.
-    pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// Waits until it has ended.
-    pub fn wait_ended(&mut self) -> ExitStatus {
-        let (child, log) = (&mut self.child, &self.log);
-        wait::until("a container that ends", || {
-            let ended = child.try_wait().expect("a child can be waited for");
-            ended.ok_or_else(|| fs::read_to_string(log).unwrap_or_default())
-        })
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Only the container lives there.
-        let _gone_already = fs::write(self.cgroup.join("cgroup.kill"), "1");
-        kill(&mut self.child);
-    }
 }

@@ -21,8 +21,16 @@ pub const OVERLAYS: [&str; 4] = ["base", "overlays/kind", "overlays/kubeadm", "o
 /// # Panics
 /// kubectl cannot make them.
 pub fn render(folder: &str) -> Vec<Value> {
+    render_with(folder, &|_, text| text)
+}
+
+/// The same with files changed, as somebody who installs does: `change` is given their names and texts.
+///
+/// # Panics
+/// kubectl cannot make them.
+pub fn render_with(folder: &str, change: &dyn Fn(&str, String) -> String) -> Vec<Value> {
     let copy = temporary();
-    copy_folder(&deploy("."), &copy);
+    copy_folder(&deploy("."), &copy, change);
     let output = tool("kubectl").arg("kustomize").arg(copy.join(folder)).output().expect("kubectl starts");
     fs::remove_dir_all(&copy).expect("our own folder");
     assert!(output.status.success(), "{folder}: {}", text(&output));
@@ -49,14 +57,15 @@ fn temporary() -> PathBuf {
 }
 
 /// Copies `deploy/`. For a kubectl before 1.21, which Debian 12 has, in the words of its time.
-fn copy_folder(from: &Path, to: &Path) {
+fn copy_folder(from: &Path, to: &Path, change: &dyn Fn(&str, String) -> String) {
     fs::create_dir_all(to).expect("a temporary folder");
     for entry in fs::read_dir(from).expect("a folder").flatten() {
         let (path, target) = (entry.path(), to.join(entry.file_name()));
         if path.is_dir() {
-            copy_folder(&path, &target);
-        } else if path.extension().is_some_and(|ending| ending == "yaml") {
+            copy_folder(&path, &target, change);
+        } else if path.extension().is_some_and(|ending| ending == "yaml" || ending == "env") {
             let text = fs::read_to_string(&path).expect("a file");
+            let text = change(&entry.file_name().to_string_lossy(), text);
             fs::write(target, if is_old() { in_old_words(&text) } else { text }).expect("a temporary file");
         }
     }
@@ -72,5 +81,6 @@ fn is_old() -> bool {
 
 fn in_old_words(text: &str) -> String {
     let text = text.replace("resources:\n  - ../../base\n", "bases:\n  - ../../base\n");
-    text.replace("patches:\n  - path: ", "patchesStrategicMerge:\n  - ")
+    let text = text.replace("envs:\n      - ", "env: ");
+    text.replace("patches:\n", "patchesStrategicMerge:\n").replace("\n  - path: ", "\n  - ")
 }

@@ -77,6 +77,39 @@ fn the_manifests_capabilities_are_enough() {
 }
 
 #[test]
+fn on_a_node_that_is_a_container_the_pins_are_the_nodes_and_outlive_everybody() {
+    let mut world = world();
+    let _cart = world.server("cart-1", &[(8080, false)]);
+    world.apply("pods", &manifest::pod("cart-1", "cart", &[&world.find("cart-1").v4.to_string()]));
+    let client = world.pod("client");
+    let container = |name: &str| Container::of_kind(&world, name, Root::Machine);
+    let agent = || {
+        let agent = container("agent").set("SLUICE_API_SERVER", "").set("SLUICE_MANIFESTS", "/manifests");
+        agent.mount(&world.manifests(), "/manifests")
+    };
+    // Without the init container it refuses: pins that end with a container would be worse.
+    let mut refused = agent().start();
+    assert_eq!(refused.wait_ended().code(), Some(1), "{}", refused.log());
+    assert!(refused.log().contains("seen by this container alone"), "{}", refused.log());
+    let mut mounted = container("bpffs").start();
+    assert!(mounted.wait_ended().success(), "{}", mounted.log());
+    let redirector = container("redirector").start();
+    let first = agent().start();
+    wait_ready(&world, || first.log());
+    wait::until("a rule", || {
+        let response = curl(&client, &["http://10.96.0.2/"]);
+        if response.status == 418 { Ok(()) } else { Err(format!("{response:?}{}", redirector.log())) }
+    });
+    drop(first);
+    // The node's own view: the pins are there, and translate, with every container of ours gone but the redirector.
+    assert!(world.bpffs().join("sluice/maps/FRONTENDS").exists());
+    let mut peer = world.peer(&client);
+    assert_eq!(peer.tcp("10.96.0.1:80").unwrap().by, "cart-1");
+    let again = agent().start();
+    wait_ready(&world, || again.log());
+}
+
+#[test]
 fn a_node_port_is_reserved_through_the_mounted_settings() {
     let world = world();
     let text = manifest::service("cart", &["10.96.0.1"], &["http:80:8080"])

@@ -13,7 +13,10 @@ use k8s_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use sluice::redirector::LONGEST_END;
-use sluice_tests::kustomize::{OVERLAYS, render};
+use sluice_tests::{
+    container::read,
+    kustomize::{OVERLAYS, render, render_with},
+};
 
 /// Whether `object` is all of a `T` and nothing else: what `T` does not know is lost on the way through it, what it wants
 /// and the object lacks is added.
@@ -107,7 +110,7 @@ fn fits(daemon: &Value, config: &Value) {
     assert_eq!(&daemon["spec"]["selector"]["matchLabels"], labels);
     assert_eq!(&labels["app.kubernetes.io/name"], name, "of two DaemonSets neither has the other's pods");
     let volumes: Vec<_> = list(&spec["volumes"]).iter().map(|volume| &volume["name"]).collect();
-    for container in list(&spec["containers"]) {
+    for container in list(&spec["containers"]).iter().chain(list(&spec["initContainers"])) {
         for mount in list(&container["volumeMounts"]) {
             assert!(volumes.contains(&&mount["name"]), "{name}: {mount}");
         }
@@ -147,8 +150,8 @@ fn next_comes_first(redirector: &Value, agent: &Value, config: &Value) {
 
 /// The agent listens where the probes and the PodMonitor ask.
 fn ports_fit(agent: &Value, config: &Value) {
-    let port =
-        |name: &str| config[name].as_str().unwrap().rsplit(':').next().unwrap().parse::<u16>().unwrap();
+    let first = |name: &str| config[name].as_str().unwrap().split(',').next().unwrap().to_owned();
+    let port = |name: &str| first(name).rsplit(':').next().unwrap().parse::<u16>().unwrap();
     let named = |name: &str| {
         let ports = list(&agent["ports"]).iter().filter(|port| port["name"] == name);
         ports.map(|port| port["containerPort"].clone()).collect::<Vec<_>>()
@@ -188,14 +191,56 @@ fn operable(daemon: &Value) {
 fn an_overlay_changes_what_it_says_and_nothing_else() {
     let base = one(&render("base"), "ConfigMap")["data"].clone();
     for (overlay, changed) in [
-        ("overlays/kind", &["SLUICE_API_SERVER"][..]),
-        ("overlays/kubeadm", &["SLUICE_API_SERVER"]),
-        ("overlays/beside-kube-proxy", &["SLUICE_ADMIN", "SLUICE_API_SERVER", "SLUICE_HEALTHZ"]),
+        ("overlays/kind", &["SLUICE_API_SERVER", "SLUICE_CGROUP"][..]),
+        ("overlays/kubeadm", &[]),
+        ("overlays/beside-kube-proxy", &["SLUICE_ADMIN", "SLUICE_HEALTHZ"]),
     ] {
         let data = one(&render(overlay), "ConfigMap")["data"].clone();
         let differs = data.as_object().unwrap().iter().filter(|(name, value)| base[*name] != **value);
         assert_eq!(differs.map(|(name, _)| name.as_str()).collect::<Vec<_>>(), changed, "{overlay}");
     }
+}
+
+#[test]
+fn the_api_servers_address_is_said_once_for_all_overlays() {
+    const PLACEHOLDER: &str = "control-plane.example";
+    for overlay in OVERLAYS {
+        let said = |change: &dyn Fn(&str, String) -> String| {
+            one(&render_with(overlay, change), "ConfigMap")["data"]["SLUICE_API_SERVER"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        let set = |name: &str, text: String| match name {
+            "cluster.env" => text.replace(PLACEHOLDER, "10.9.8.7"),
+            _ => text,
+        };
+        // kind knows its own. Elsewhere who forgets it meets a name that nobody has.
+        let kind = "https://kind-control-plane:6443";
+        let (unset, own) = match overlay {
+            "overlays/kind" => (kind, kind),
+            _ => ("https://control-plane.example:6443", "https://10.9.8.7:6443"),
+        };
+        assert_eq!((said(&|_, text| text).as_str(), said(&set).as_str()), (unset, own), "{overlay}");
+    }
+}
+
+#[test]
+fn a_label_says_which_nodes_have_kube_proxy_and_which_have_sluice() {
+    let place = "/spec/template/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/\
+                 nodeSelectorTerms/0/matchExpressions/0";
+    let daemons = render("overlays/beside-kube-proxy");
+    let kube_proxy = read("overlays/beside-kube-proxy/kube-proxy.yaml");
+    let expression = |value: &str| json!({"key": "sluice.dev/proxy", "operator": "NotIn", "values": [value]});
+    for daemon in daemons.iter().filter(|object| object["kind"] == "DaemonSet") {
+        assert_eq!(daemon.pointer(place), Some(&expression("kube-proxy")), "{}", daemon["metadata"]["name"]);
+    }
+    assert_eq!(kube_proxy.pointer(place), Some(&expression("sluice")));
+    // It is one of a DaemonSet, with what kube-proxy's has besides.
+    let mut patched = daemon(&render("base"), "sluice").clone();
+    patched["spec"]["template"]["spec"]["affinity"] =
+        kube_proxy["spec"]["template"]["spec"]["affinity"].clone();
+    check(&patched);
 }
 
 #[test]

@@ -49,12 +49,16 @@ mod tests {
 
     #[test]
     fn the_config_map_has_every_flag_and_nothing_else() {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/base/kustomization.yaml");
-        let text = fs::read_to_string(file).unwrap();
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/base");
+        let text = fs::read_to_string(base.join("kustomization.yaml")).unwrap();
         let value: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
         let literals = value["configMapGenerator"][0]["literals"].as_array().unwrap();
+        let cluster = fs::read_to_string(base.join("cluster.env")).unwrap();
+        let cluster = cluster.lines().filter(|line| !line.starts_with('#'));
+        let literals: Vec<&str> =
+            literals.iter().map(|literal| literal.as_str().unwrap()).chain(cluster).collect();
         let (names, values): (BTreeSet<_>, Vec<_>) =
-            literals.iter().map(|literal| literal.as_str().unwrap().split_once('=').unwrap()).unzip();
+            literals.iter().map(|literal| literal.split_once('=').unwrap()).unzip();
         let flags = flags(&Cli::command());
         let wanted: BTreeSet<String> =
             flags.iter().filter(|flag| *flag != BY_THE_POD).map(|flag| variable(flag)).collect();
@@ -62,7 +66,7 @@ mod tests {
         // What is written there is what the flags take.
         let given = literals.iter().zip(values).filter(|(_, value)| !value.is_empty());
         for (literal, value) in given {
-            let name = literal.as_str().unwrap().split_once('=').unwrap().0;
+            let name = literal.split_once('=').unwrap().0;
             let flag = flags.iter().find(|flag| variable(flag) == name).unwrap();
             // Of the agent's, the redirector's, or both.
             let takes = |command: &str| {

@@ -125,6 +125,11 @@ enum Command {
         #[arg(long, requires = "kube_proxy")]
         host_root: Option<PathBuf>,
     },
+    /// Mounts a bpffs for pins where the node has none: for an init container, whose mounts reach the node
+    Mount {
+        #[arg(long, default_value = "/sys/fs/bpf/sluice")]
+        bpffs: PathBuf,
+    },
     /// Prints the definitions of rule objects, for clusters without Istio
     Crds {
         /// virtualservices or destinationrules; both without it
@@ -169,9 +174,9 @@ struct RunArgs {
     /// Address for state and metrics
     #[arg(long, default_value = "127.0.0.1:10249")]
     admin: SocketAddr,
-    /// Address for health checks
-    #[arg(long, default_value = "0.0.0.0:10256")]
-    healthz: SocketAddr,
+    /// Address for health checks; others behind it, separated by commas, as soon as nobody else has them
+    #[arg(long, default_value = "0.0.0.0:10256", value_delimiter = ',')]
+    healthz: Vec<SocketAddr>,
     /// Seconds that an update may take to reach the maps before health checks fail
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..=3_600))]
     sync_timeout: u16,
@@ -306,6 +311,7 @@ pub fn main() -> ExitCode {
             read::cleanup_kube_proxy(host_root.as_deref()).map(|()| true)
         }
         Command::Cleanup { bpffs, .. } => read::cleanup(&bpffs).map(|()| true),
+        Command::Mount { bpffs } => read::mount(&bpffs).map(|()| true),
         Command::Crds { plural } => definitions::print(plural.as_deref()).map(|()| true),
         Command::Completions { shell } => {
             manuals::completions(Cli::command(), shell);

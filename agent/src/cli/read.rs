@@ -262,12 +262,21 @@ pub fn cleanup(bpffs: &Path) -> Result<()> {
     Ok(())
 }
 
+/// `sluice mount`.
+pub fn mount(bpffs: &Path) -> Result<()> {
+    match loader::mount(bpffs)? {
+        Some(place) => println!("mounted a bpffs at {}", place.display()),
+        None => println!("{} is on a bpffs already", bpffs.display()),
+    }
+    Ok(())
+}
+
 /// `sluice cleanup --kube-proxy`.
 pub fn cleanup_kube_proxy(host_root: Option<&Path>) -> Result<()> {
     let told = kube_proxy::cleanup(host_root)?;
     if told.is_empty() {
         println!("kube-proxy left nothing here");
     }
-    told.iter().for_each(|line| println!("{line}"));
+    told.iter().for_each(|line| println!("{}", output::harmless(line)));
     Ok(())
 }

@@ -22,16 +22,17 @@ mod clsact;
 mod devices;
 mod features;
 mod lock;
+mod mounts;
 mod pins;
 mod renew;
 mod steering;
 mod trial;
 
-pub use checks::find_cgroup;
+pub use checks::{find_cgroup, lives_in};
 pub use devices::{DeviceAttachment, Point, Tc, device_attachments};
 pub use features::{Kernel, Lacking};
 pub use lock::{Lock, WatchLock, holder};
-pub use pins::cleanup;
+pub use pins::{cleanup, mount};
 pub use steering::{is_steering, steered_netns};
 pub use trial::{Trial, trial};
 

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{HOOKS, Lock, STEERING};
+use super::{
+    HOOKS, Lock, STEERING,
+    mounts::{self, Mount},
+};
 use crate::{
     maps::{Pins, SPECS},
     reserved, routes,
@@ -73,12 +76,24 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(removed)
 }
 
-fn mount(root: &Path) -> Result<()> {
+/// Mounts a bpffs for pins at `root`, unless there is one. Returns where it was mounted.
+///
+/// # Errors
+/// It cannot be mounted, or would be seen by this container alone.
+pub fn mount(root: &Path) -> Result<Option<PathBuf>> {
     let existing = root.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
     if is_bpffs(existing)? {
-        return Ok(());
+        return Ok(None);
     }
     let target = if root.starts_with(SYSTEM_BPFFS) { Path::new(SYSTEM_BPFFS) } else { root };
+    if stays_here(&mounts::all()?, target) {
+        bail!(
+            "{} is not on a bpffs, and one mounted here would be seen by this container alone and end with it; mount one on \
+             the node (`mount -t bpf bpf {}`), or by an init container as deploy/overlays/kind does",
+            root.display(),
+            target.display()
+        );
+    }
     fs::create_dir_all(target).with_context(|| format!("cannot create {}", target.display()))?;
     let mut entries = fs::read_dir(target).with_context(|| format!("cannot read {}", target.display()))?;
     if entries.next().is_some() {
@@ -91,7 +106,7 @@ fn mount(root: &Path) -> Result<()> {
     match rustix::mount::mount("bpf", target, "bpf", flags, None) {
         Ok(()) => {
             tracing::info!(path = %target.display(), "mounted a bpffs");
-            Ok(())
+            Ok(Some(target.to_owned()))
         }
         Err(error) => bail!(
             "{} is not on a bpffs and none could be mounted ({error}); run `mount -t bpf bpf {}` or name another \
@@ -102,7 +117,33 @@ fn mount(root: &Path) -> Result<()> {
     }
 }
 
+/// Whether a mount at `target` is for this mount namespace alone, where others' mounts are seen: in a container, on a volume of
+/// the node's with `mountPropagation: HostToContainer`.
+fn stays_here(mounts: &[Mount], target: &Path) -> bool {
+    mounts::of(mounts, target).is_some_and(|mount| mount.follows && !mount.shares)
+}
+
 fn is_bpffs(folder: &Path) -> Result<bool> {
     let stat = rustix::fs::statfs(folder).with_context(|| format!("cannot look at {}", folder.display()))?;
     Ok(stat.f_type.cast_unsigned() == BPF_FS_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_on_a_volume_of_the_node_must_reach_the_node() {
+        for (case, tags, want) in [
+            ("a node with systemd", "shared:7", false),
+            ("a node without", "", false),
+            ("HostToContainer", "master:7", true),
+            ("Bidirectional", "shared:9 master:7", false),
+        ] {
+            let tags = if tags.is_empty() { String::new() } else { format!("{tags} ") };
+            let mounts =
+                mounts::parse(&format!("24 1 0:21 /fs/bpf /sys/fs/bpf rw,relatime {tags}- sysfs sysfs rw\n"));
+            assert_eq!(stays_here(&mounts, Path::new("/sys/fs/bpf")), want, "{case}");
+        }
+    }
 }

@@ -1,6 +1,12 @@
 //! The admin endpoints: `/state`, `/metrics`, `/healthz`, `/livez`, `/readyz`, `/proxyMode`.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::SystemTime};
+use std::{
+    io::ErrorKind,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context as _, Result};
 use hyper::{Method, StatusCode};
@@ -16,10 +22,13 @@ use crate::{
     maps::Pins,
 };
 
+/// How often an address that somebody else has is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Who may come to a listener.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// The node itself: everything.
+    /// The node itself: everything. Others, if it is bound to more than loopback: what is no secret.
     Admin,
     /// The network: whether we are well, and no more.
     Health,
@@ -45,18 +54,52 @@ impl Server {
         Ok(Self { role, listener, shared: Arc::clone(shared), pins: Pins::at(bpffs) })
     }
 
+    /// Listens on `address` as soon as nobody else does, such as kube-proxy, which this replaces; then serves for ever.
+    ///
+    /// # Errors
+    /// The address is not ours; it is named.
+    pub async fn serve_when_free(
+        role: Role,
+        address: SocketAddr,
+        shared: &Arc<Shared>,
+        bpffs: &Path,
+    ) -> Result<()> {
+        let mut told = false;
+        loop {
+            let error = match Self::bind(role, address, shared, bpffs).await {
+                Ok(server) => {
+                    tracing::info!(%address, "listening");
+                    return server.serve().await;
+                }
+                Err(error) => error,
+            };
+            let taken = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            if taken != Some(ErrorKind::AddrInUse) {
+                return Err(error);
+            }
+            if !told {
+                tracing::info!(%address, "somebody else listens there: it is tried again until they do not");
+                told = true;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
     /// Answers requests for ever.
     ///
     /// # Errors
     /// Never by itself; a connection that fails concerns only its client.
     pub async fn serve(self) -> Result<()> {
         let Self { role, listener, shared, pins } = self;
-        let answer = move |method: &Method, path: &str| answer(role, &shared, &pins, method, path);
+        let answer = move |method: &Method, path: &str, peer: SocketAddr| {
+            let near = peer.ip().to_canonical().is_loopback();
+            answer(role, near, &shared, &pins, method, path)
+        };
         http::serve(listener, Arc::new(answer)).await
     }
 }
 
-fn answer(role: Role, shared: &Shared, pins: &Pins, method: &Method, path: &str) -> Answer {
+fn answer(role: Role, near: bool, shared: &Shared, pins: &Pins, method: &Method, path: &str) -> Answer {
     if method != Method::GET && method != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n".to_owned());
     }
@@ -69,6 +112,11 @@ fn answer(role: Role, shared: &Shared, pins: &Pins, method: &Method, path: &str)
         _ if !admin => {
             text(StatusCode::NOT_FOUND, "not found; there are /healthz /livez /readyz\n".to_owned())
         }
+        // Names of pods and Services, and what is wrong with them.
+        "/state" if !near => text(
+            StatusCode::FORBIDDEN,
+            "only served to the node itself, at its loopback address: run `sluice status` there\n".to_owned(),
+        ),
         "/state" => json(StatusCode::OK, serde_json::to_string(&state).unwrap_or_default()),
         "/proxyMode" => text(StatusCode::OK, "ebpf".to_owned()),
         "/metrics" => text(StatusCode::OK, metrics::page(&state, pins)),

@@ -225,9 +225,9 @@ fn answer_at(
     place: SocketAddr,
     table: &watch::Receiver<Table>,
     shared: &Arc<Shared>,
-) -> impl Fn(&hyper::Method, &str) -> http::Answer + Send + Sync + use<> {
+) -> impl Fn(&hyper::Method, &str, SocketAddr) -> http::Answer + Send + Sync + use<> {
     let (table, shared) = (table.clone(), Arc::clone(shared));
-    move |_, _| {
+    move |_, _, _| {
         let entry = table.borrow().servers.get(&place).cloned();
         match entry {
             Some((service, ready)) => answer(&service, ready, shared.is_forwarding()),

@@ -1,6 +1,6 @@
 //! What the agent's HTTP servers share: connections and answers. What they answer is elsewhere.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use http_body_util::Full;
@@ -25,20 +25,20 @@ const MOST_CONNECTIONS: usize = 64;
 /// A whole response.
 pub type Answer = Response<Full<Bytes>>;
 
-/// Answers requests on `listener` for ever. When the future is dropped, its connections end with it.
+/// Answers requests on `listener` for ever, by method, path and who asks. When the future is dropped, its connections end with it.
 ///
 /// # Errors
 /// Never by itself; a connection that fails concerns only its client.
 pub async fn serve(
     listener: TcpListener,
-    answer: Arc<impl Fn(&Method, &str) -> Answer + Send + Sync + 'static>,
+    answer: Arc<impl Fn(&Method, &str, SocketAddr) -> Answer + Send + Sync + 'static>,
 ) -> Result<()> {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(connection(stream, Arc::clone(&answer)))),
+                Ok((stream, peer)) => drop(connections.spawn(connection(stream, peer, Arc::clone(&answer)))),
                 // Out of file descriptors, most likely: they come back.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
@@ -48,10 +48,11 @@ pub async fn serve(
 
 async fn connection(
     stream: TcpStream,
-    answer: Arc<impl Fn(&Method, &str) -> Answer + Send + Sync + 'static>,
+    peer: SocketAddr,
+    answer: Arc<impl Fn(&Method, &str, SocketAddr) -> Answer + Send + Sync + 'static>,
 ) {
     let answer = service_fn(|request: Request<Incoming>| {
-        let response = answer(request.method(), request.uri().path());
+        let response = answer(request.method(), request.uri().path(), peer);
         async move { Ok::<_, std::convert::Infallible>(response) }
     });
     let connection = http1::Builder::new()

@@ -61,8 +61,8 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// Metrics and state.
     pub admin: SocketAddr,
-    /// Health.
-    pub healthz: SocketAddr,
+    /// Health: the first at once, the others when nobody else has them.
+    pub healthz: Vec<SocketAddr>,
     /// How long an update may take before the node counts as unhealthy.
     pub sync_timeout: Duration,
     /// On which addresses NodePorts are served.
@@ -110,8 +110,12 @@ pub fn run(options: Options) -> Result<()> {
             None => Some(k8s::connect(&options.kubernetes, &shared).await?),
         };
         let admin = admin::Server::bind(admin::Role::Admin, options.admin, &shared, &options.bpffs).await?;
-        let health =
-            admin::Server::bind(admin::Role::Health, options.healthz, &shared, &options.bpffs).await?;
+        let (healthz, later) = options.healthz.split_first().context("--healthz names no address")?;
+        let health = admin::Server::bind(admin::Role::Health, *healthz, &shared, &options.bpffs).await?;
+        let later = later.iter().map(|address| {
+            admin::Server::serve_when_free(admin::Role::Health, *address, &shared, &options.bpffs)
+        });
+        let later = futures::future::try_join_all(later);
         let sizes = options.sizes;
         // The verifier takes its time: objects are listed meanwhile.
         let loading = tokio::task::spawn_blocking(move || loader::load(claim, &sizes));
@@ -154,6 +158,7 @@ pub fn run(options: Options) -> Result<()> {
             result = source => result,
             result = admin.serve() => result,
             result = health.serve() => result,
+            Err(error) = later => Err(error),
             result = health_ports::serve(health_table, Arc::clone(&shared), teller) => result,
             result = program => result,
             result = stop_signal() => result,

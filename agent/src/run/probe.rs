@@ -57,7 +57,8 @@ pub fn probe(maps: &mut BpfMaps, cgroup: &Path) -> Result<()> {
         BackendValue { addr: Addr::from(IpAddr::V4(Ipv4Addr::LOCALHOST)), port_be, pad: 0, node_id: 0 };
     maps.put_probe(key, value, slot, backend)?;
     let target = SocketAddr::from((PROBE_ADDRESS, u16::from_be(port_be)));
-    let result = if is_inside(cgroup) { connect(target) } else { connect_from_child(cgroup, target) };
+    let result =
+        if crate::loader::lives_in(cgroup) { connect(target) } else { connect_from_child(cgroup, target) };
     maps.write(&Op::DeleteFrontend(key))?;
     result.with_context(|| format!("from the cgroup {}", cgroup.display()))
 }
@@ -70,16 +71,6 @@ fn connect(target: SocketAddr) -> Result<()> {
         bail!("the peer of a connection to {target} is shown as {peer}");
     }
     Ok(())
-}
-
-/// Whether this process lives in `cgroup` or below it.
-fn is_inside(cgroup: &Path) -> bool {
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    match crate::loader::find_cgroup(None) {
-        Ok(root) => root.join(own).starts_with(cgroup),
-        Err(_) => false,
-    }
 }
 
 /// Connects from a child process in a cgroup of its own below `cgroup`.

@@ -72,6 +72,23 @@ fn attempt(what: &str, namespace: &File, parent: Pid) -> io::Result<()> {
             drop(vec![1_u8; 64 << 20]);
             Ok(())
         }
-        other => Err(io::Error::other(format!("no attempt has the name {other}"))),
+        "mount a bpffs" => Ok(mount("bpf", "/dev", "bpf", MountFlags::empty(), None)?),
+        "list maps" => aya::maps::loaded_maps().next().map_or(Ok(()), |map| map.map(drop)).map_err(explained),
+        other => with_argument(other),
     }
+}
+
+/// Those that name something: `pin:PATH`, `map:ID`.
+fn with_argument(what: &str) -> io::Result<()> {
+    let opened = match what.split_once(':') {
+        Some(("pin", path)) => aya::maps::MapData::from_pin(path),
+        Some(("map", id)) => aya::maps::MapData::from_id(id.parse().map_err(io::Error::other)?),
+        Some(_) | None => return Err(io::Error::other(format!("no attempt has the name {what}"))),
+    };
+    opened.map(drop).map_err(explained)
+}
+
+/// With the kernel's reason, which these errors do not show by themselves.
+fn explained(error: impl std::fmt::Debug) -> io::Error {
+    io::Error::other(format!("{error:?}"))
 }
