@@ -1,12 +1,6 @@
 //! The command line. Reading commands work from the pinned maps, so that they need no agent.
 
-use std::{
-    io::{IsTerminal as _, Write as _},
-    net::SocketAddr,
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use ipnet::IpNet;
@@ -20,6 +14,7 @@ mod connections;
 mod definitions;
 mod environment;
 mod limits;
+mod log;
 mod manuals;
 mod monitor;
 mod output;
@@ -337,7 +332,7 @@ pub fn main() -> ExitCode {
 }
 
 fn redirect(args: RedirectorArgs) -> anyhow::Result<()> {
-    log();
+    log::start();
     redirector::run(redirector::ProcessOptions {
         run_dir: args.run_dir,
         bpffs: args.bpffs,
@@ -352,21 +347,8 @@ fn redirect(args: RedirectorArgs) -> anyhow::Result<()> {
     })
 }
 
-fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube_client=off,kube_runtime=off"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // It would say so on standard error, and panic where there is no room for that either.
-        .log_internal_errors(false)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-}
-
 fn agent(args: RunArgs) -> anyhow::Result<()> {
-    log();
+    log::start();
     let host_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     run::run(run::Options {
         manifests: args.manifests,
