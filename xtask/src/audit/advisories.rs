@@ -65,10 +65,12 @@ impl Record {
             "the advisories are {days} days old; renew them with `cargo xtask audit --record DIR`, a checkout of \
              RustSec/advisory-db"
         );
-        Ok(match days {
-            ..=OLD_DAYS => Age::Young,
-            ..=TOO_OLD_DAYS => Age::Old(text),
-            _ => Age::TooOld(text),
+        Ok(if days <= OLD_DAYS {
+            Age::Young
+        } else if days <= TOO_OLD_DAYS {
+            Age::Old(text)
+        } else {
+            Age::TooOld(text)
         })
     }
 
