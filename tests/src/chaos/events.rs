@@ -40,6 +40,13 @@ const OTHER_SIZES: [&str; 4] = ["--max-services", "32768", "--max-slots", "13107
 pub fn all(other: Option<PathBuf>, shared: &Arc<Shared>) -> Vec<Event> {
     let (upgrade, shared) = (other, Arc::clone(shared));
     vec![
+        event("the redirector is told to end, and another one comes", |cluster, go_on| {
+            redirector_leaves(cluster, go_on)
+        }),
+        event("another redirector takes over, and the first is told to end", redirector_taken_over),
+        event("the redirector is killed, and another one comes", move |cluster, _| {
+            redirector_killed(cluster, &shared)
+        }),
         event("node-1's agent is killed, stays away, and another one comes", |cluster, go_on| {
             killed(cluster, 1, go_on);
             Ok(())
@@ -56,13 +63,6 @@ pub fn all(other: Option<PathBuf>, shared: &Arc<Shared>) -> Vec<Event> {
         }),
         event("downgrade of both nodes", |cluster, go_on| {
             [1, 2].into_iter().try_for_each(|number| replaced(cluster, number, None, &[], go_on))
-        }),
-        event("the redirector is told to end, and another one comes", |cluster, go_on| {
-            redirector_leaves(cluster, go_on)
-        }),
-        event("another redirector takes over, and the first is told to end", redirector_taken_over),
-        event("the redirector is killed, and another one comes", move |cluster, _| {
-            redirector_killed(cluster, &shared)
         }),
         event("the API server goes for a while; an endpoint comes meanwhile", |cluster, go_on| {
             cluster.api.down();
