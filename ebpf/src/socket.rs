@@ -6,8 +6,8 @@ use sluice_common::{
     Addr, Reason, choose,
     layout::{
         ADDRESS_CLUSTER_IP, ADDRESS_LOOPBACK, ADDRESS_NODE, BackendValue, CONFIG_HOST_NETNS, CONFIG_OPT_OUTS,
-        CONFIG_WATCHED, EventHook, FLAG_SOURCE_RANGES, FrontendKey, FrontendValue, NO_BACKEND, RevnatKey,
-        RevnatValue, SocketValue, TCP, UDP,
+        CONFIG_WATCHED, EventHook, FLAG_REDIRECTED, FLAG_SOURCE_RANGES, FrontendKey, FrontendValue,
+        NO_BACKEND, RevnatKey, RevnatValue, SocketValue, TCP, UDP,
     },
 };
 
@@ -222,6 +222,10 @@ pub fn connect<F: Family>(ctx: &SockAddrContext, story: &mut Story) -> Outcome {
             return (if refuse { Verdict::Refuse } else { Verdict::Pass }, reason);
         }
     };
+    if value.flags & FLAG_REDIRECTED != 0 && redirector_is_well() && !raw::fib::is_listening(0) {
+        // It did not live to say so, and what dials it now would be refused.
+        raw::stop_heartbeat();
+    }
     match rules::course(&value, &key, true, &mut story.backend.addr) {
         Course::Kernel => {}
         Course::AsDialled => {

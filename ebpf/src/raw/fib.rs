@@ -7,12 +7,17 @@ use aya_ebpf::{
         BPF_F_CURRENT_NETNS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
         BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Fib, bpf_sock, bpf_sock_tuple,
     },
-    helpers::generated::{bpf_fib_lookup, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+    helpers::generated::{
+        bpf_fib_lookup, bpf_map_lookup_elem, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+    },
 };
 use sluice_common::{Addr, layout::TCP};
 
 use super::{AF_INET, AF_INET6};
-use crate::packet::{Frame, Work};
+use crate::{
+    maps::LISTENERS,
+    packet::{Frame, Work},
+};
 
 /// Where a packet goes on to.
 #[derive(Clone, Copy)]
@@ -37,6 +42,20 @@ pub enum Unroutable {
     TooBig(u32),
     /// No route, or none that leads anywhere.
     NoRoute,
+}
+
+/// Whether a socket stands at this place of `LISTENERS`.
+#[inline(always)]
+pub fn is_listening(place: u32) -> bool {
+    let map = addr_of!(LISTENERS).cast_mut().cast();
+    // SAFETY: the map's own address, and a live key of its size.
+    let socket = unsafe { bpf_map_lookup_elem(map, addr_of!(place).cast()) };
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: the lookup gave a socket, and with it a reference that is ours to let go.
+    let _released = unsafe { bpf_sk_release(socket) };
+    true
 }
 
 /// Finds the route of the packet with the ends of `work.flow`, into `work.route`.
