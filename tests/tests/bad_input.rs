@@ -152,6 +152,68 @@ fn check_finds_the_same_offline() {
 }
 
 #[test]
+fn check_finds_the_usual_mistakes_of_rules() {
+    let world = World::new();
+    let file = world.folder().join("rules.yaml");
+    let service = manifest::service("reviews", &["10.96.0.1"], &["http:80:8080"]);
+    let subsets = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: reviews, namespace: shop}\n\
+                   spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}\n";
+    let above = (service + subsets).lines().count();
+    let v1 = "    - destination: {host: reviews, subset: v1}\n";
+    for (case, http, code, path, says) in [
+        (
+            "a weight within the destination",
+            "  - route:\n    - destination:\n        host: reviews\n        weight: 80\n".to_owned(),
+            1,
+            "spec.http[0].route[0].destination.weight",
+            "`weight` belongs to spec.http[0].route[0]",
+        ),
+        (
+            "a route within a route",
+            format!("  - route:\n    - route:\n    {}", v1.replace("    -", "  -")),
+            1,
+            "spec.http[0].route[0].route",
+            "`route` belongs to spec.http[0]",
+        ),
+        (
+            "a subset that nobody defines",
+            v1.replace("v1", "v9").replacen("    -", "  - route:\n    -", 1),
+            0,
+            "spec.http[0].route[0].destination",
+            "has subset \"v9\"",
+        ),
+        (
+            "a rule that no request reaches",
+            format!("  - route:\n{v1}  - match: [{{uri: {{prefix: /a}}}}]\n    route:\n{v1}"),
+            0,
+            "spec.http[1]",
+            "http[0] takes all that it wants",
+        ),
+        (
+            "weights that are all zero",
+            format!("  - route:\n{v1}      weight: 0\n{v1}      weight: 0\n"),
+            1,
+            "spec.http[0].route",
+            "0",
+        ),
+        ("nothing", format!("  - route:\n{v1}"), 0, "", ""),
+    ] {
+        let good = manifest::service("reviews", &["10.96.0.1"], &["http:80:8080"]) + subsets;
+        let rule = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews, namespace: shop}\n\
+                    spec:\n  hosts: [reviews]\n  http:\n";
+        std::fs::write(&file, good + rule + &http).unwrap();
+        let output = world.sluice(&["check", &file.display().to_string()]);
+        let printed = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{case}: {printed}");
+        let place = format!("rules.yaml:{}: VirtualService shop/reviews: {path}: ", above + 1);
+        let found: Vec<&str> = printed.lines().filter(|line| line.contains("VirtualService")).collect();
+        assert_eq!(found.is_empty(), path.is_empty(), "{case}: {printed}");
+        let told = found.iter().any(|line| line.contains(&place) && line.contains(says));
+        assert!(told || path.is_empty(), "{case}: {printed}");
+    }
+}
+
+#[test]
 fn sctp_whose_port_would_change_is_told_before_packets_are_dropped() {
     let world = World::new();
     let service = "apiVersion: v1\nkind: Service\nmetadata: {name: signals, namespace: shop}\nspec:\n  type: NodePort\n  \

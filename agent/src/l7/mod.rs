@@ -9,7 +9,7 @@ pub mod rules;
 pub mod snapshot;
 mod split;
 
-pub use plan::{Place, Plan, Planner, Report};
+pub use plan::{Offline, Place, Plan, Planner, Report, offline};
 pub use rules::definitions;
 
 /// What is wrong with one rule object, whatever else there is.

@@ -10,19 +10,21 @@ use serde_json::Value;
 
 mod decided;
 mod forms;
+mod offline;
 #[cfg(test)]
 mod tests;
 mod waiting;
 
 use decided::Decided;
 use forms::Forms;
+pub use offline::{Offline, offline};
 
 use super::{
     rules::{
         Message,
         hosts::Mesh,
         protocol::{Speech, declared},
-        table::{KnownService, Routes},
+        table::{KnownService, Routes, Scope},
     },
     snapshot::{Endpoint, Pod, Port, Service, Snapshot, SplitPort},
     split::{Served, served},
@@ -75,6 +77,8 @@ pub struct Plan {
 pub struct Planner {
     mesh: Mesh,
     forms: Forms,
+    /// Of which Services it is known whether they exist.
+    scope: Scope,
     decided: Option<Decided>,
 }
 

@@ -69,7 +69,7 @@ impl Planner {
         Decided {
             aliases: services.values().flatten().cloned().collect(),
             services,
-            reports: self.forms.reports(&set, &known),
+            reports: self.forms.reports(&set, &known, &self.hosts(store), &self.scope),
             redirected,
             splits,
             has_rules: true,

@@ -14,8 +14,8 @@ use super::{
         Message, Severity,
         hosts::Mesh,
         table::{
-            DestinationRule, Kind, KnownServices, RuleSet, VirtualService, read_destination_rule,
-            read_virtual_service,
+            DestinationRule, Hosts, Kind, KnownServices, RuleSet, Scope, VirtualService,
+            read_destination_rule, read_virtual_service,
         },
     },
     Report,
@@ -132,9 +132,12 @@ impl Forms {
         self.good.iter().filter(move |((of, _), _)| *of == kind).map(|(_, (_, raw))| &**raw)
     }
 
-    /// What became of each object; `set` is what counts.
-    pub fn reports(&self, set: &RuleSet, known: &KnownServices) -> Vec<Report> {
-        let mut findings = set.report(known);
+    /// What became of each object; `set` is what counts, `hosts` the Services of `scope` as rules meet them.
+    pub fn reports(&self, set: &RuleSet, known: &KnownServices, hosts: &Hosts, scope: &Scope) -> Vec<Report> {
+        let mut findings = set.report(known, scope);
+        for (about, messages) in set.unserved(hosts, scope) {
+            findings.entry(about).or_default().extend(messages);
+        }
         let report = |((kind, name), own): (&Key, &Vec<Message>)| {
             let of = match kind {
                 RuleKind::VirtualService => Kind::VirtualService,

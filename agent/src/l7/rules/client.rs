@@ -135,6 +135,28 @@ impl Filter {
         self.source_namespace.is_some() || !self.source_labels.is_empty() || !self.subnets.is_empty()
     }
 
+    /// Whether everything that `inner` lets through goes through this one too, as far as can be told; in doubt no.
+    pub(crate) fn covers(&self, inner: &Self) -> bool {
+        let subnets = self.subnets.is_empty()
+            || (!inner.subnets.is_empty()
+                && inner.subnets.iter().all(|subnet| self.subnets.contains(subnet)));
+        self.on_mesh
+            && subnets
+            && (self.port.is_none() || self.port == inner.port)
+            && (self.source_namespace.is_none() || self.source_namespace == inner.source_namespace)
+            && self.source_labels.iter().all(|(key, value)| inner.source_labels.get(key) == Some(value))
+    }
+
+    /// Whether it concerns clients on this node at all, and not only those of gateways.
+    pub(crate) fn is_on_mesh(&self) -> bool {
+        self.on_mesh
+    }
+
+    /// The port that it names.
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.port
+    }
+
     /// Whether it may concern some client at `port`.
     fn allows_port(&self, port: u16) -> bool {
         self.on_mesh && self.port.is_none_or(|wanted| wanted == port)

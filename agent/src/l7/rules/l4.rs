@@ -43,6 +43,40 @@ impl L4Match {
     }
 }
 
+impl L4Match {
+    /// Whether every connection that meets `inner` meets this one too, as far as can be told.
+    fn covers(&self, inner: &Self) -> bool {
+        let names = match (&self.server_names, &inner.server_names) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(outer), Some(inner)) => {
+                inner.iter().all(|inner| outer.iter().any(|outer| outer.covers(inner)))
+            }
+        };
+        names && self.filter.covers(&inner.filter)
+    }
+}
+
+/// Warns of rules that no connection reaches, because earlier ones take all that they want.
+pub(crate) fn warn_unreachable(rules: &[L4Rule], messages: &mut Messages) {
+    for (i, rule) in rules.iter().enumerate() {
+        let earlier = &rules[..i];
+        let all = earlier.iter().position(|earlier| earlier.matches.is_empty());
+        let takes = |outer: &L4Rule, inner| outer.matches.iter().any(|outer| outer.covers(inner));
+        let taken = |inner| earlier.iter().position(|outer| takes(outer, inner));
+        let wanted = rule.matches.iter().filter(|entry| entry.filter.is_on_mesh());
+        let takers: Option<Vec<_>> = if rule.matches.is_empty() { None } else { wanted.map(taken).collect() };
+        let last = takers.and_then(|takers| takers.into_iter().max());
+        if let Some(taker) = all.or(last) {
+            let text = format!(
+                "no connection reaches this rule: {} takes all that it wants; move it up",
+                earlier[taker].place
+            );
+            messages.warn(format!("spec.{}", rule.place), text);
+        }
+    }
+}
+
 impl Filtered for L4Rule {
     fn filters(&self) -> impl ExactSizeIterator<Item = &Filter> {
         self.matches.iter().map(|entry| &entry.filter)

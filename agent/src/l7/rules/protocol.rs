@@ -13,6 +13,38 @@ pub enum Speech {
     Tcp,
 }
 
+/// The lists of rules that a VirtualService has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum List {
+    /// `http`.
+    Http,
+    /// `tls`.
+    Tls,
+    /// `tcp`.
+    Tcp,
+}
+
+impl List {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tls => "tls",
+            Self::Tcp => "tcp",
+        }
+    }
+
+    /// Whether its rules hold for a port that is declared to speak so.
+    pub fn fits(self, speech: Option<Speech>) -> bool {
+        match speech {
+            None => true,
+            Some(Speech::Http | Speech::Http2) => self == Self::Http,
+            Some(Speech::Tls) => self == Self::Tls,
+            Some(Speech::Tcp) => self == Self::Tcp,
+        }
+    }
+}
+
 /// Ports of protocols in which the server speaks first, so that waiting for the client would hang.
 const SERVER_FIRST: [u16; 4] = [25, 53, 3306, 27017];
 

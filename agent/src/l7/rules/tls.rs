@@ -6,7 +6,7 @@ use super::{
     ObjectName,
     client::{Filter, RawFilter},
     hosts::{self, HostPattern, Mesh},
-    l4::{L4Match, L4Rule},
+    l4::{L4Match, L4Rule, warn_unreachable},
     objects::{Messages, TlsMatch, TlsRoute},
 };
 
@@ -30,6 +30,7 @@ pub(crate) fn compile(
         }
         rules.push(L4Rule::compile(&place, matches, &route.route, name, mesh, messages));
     }
+    warn_unreachable(&rules, messages);
     rules
 }
 

@@ -16,6 +16,7 @@ mod rule;
 mod select;
 mod set;
 mod target;
+mod unserved;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -29,3 +30,4 @@ pub use rule::{Action, HttpRule, Route, RouteDestination};
 pub use select::{Selected, Selection};
 pub use set::{Findings, Kind, KnownService, KnownServices, RuleSet, Superseded};
 pub use target::{Target, TargetState};
+pub use unserved::{Host, Hosts, Scope, Steering};

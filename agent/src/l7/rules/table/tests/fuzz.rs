@@ -93,7 +93,7 @@ fn objects_of_any_kind() {
                 service.value.into_iter().collect(),
                 rule.value.into_iter().collect(),
             );
-            drop(set.report(&known()));
+            drop(set.report(&known(), &Scope::Cluster));
             let table = set.routes(REVIEWS, 80, &known());
             let client = Pod::new(Some("shop"), "app=web");
             // Says that the index and the order of the rules agree.

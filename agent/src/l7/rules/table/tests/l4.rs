@@ -120,3 +120,55 @@ fn what_is_refused() {
         assert_eq!(texts(&read.messages), [want], "{case}");
     }
 }
+
+#[test]
+fn a_rule_that_no_connection_reaches() {
+    let rule = |entry: Value| json!({"match": [entry], "route": to("reviews")});
+    let all = || json!({"route": to("reviews")});
+    let sni = |names: &[&str]| rule(json!({"sniHosts": names}));
+    for (case, list, first, second, want) in [
+        ("after a catch-all", "tcp", all(), rule(json!({"port": 80})), true),
+        ("two catch-alls", "tcp", all(), all(), true),
+        ("after the same port", "tcp", rule(json!({"port": 80})), rule(json!({"port": 80})), true),
+        ("after another port", "tcp", rule(json!({"port": 81})), rule(json!({"port": 80})), false),
+        ("after a port", "tcp", rule(json!({"port": 80})), all(), false),
+        ("after one for a gateway", "tcp", rule(json!({"gateways": ["gw"]})), all(), false),
+        (
+            "fewer labels first",
+            "tcp",
+            rule(json!({"sourceLabels": {"a": "b"}})),
+            rule(json!({"sourceLabels": {"a": "b", "c": "d"}})),
+            true,
+        ),
+        (
+            "more labels first",
+            "tcp",
+            rule(json!({"sourceLabels": {"a": "b", "c": "d"}})),
+            rule(json!({"sourceLabels": {"a": "b"}})),
+            false,
+        ),
+        (
+            "within the same subnet",
+            "tcp",
+            rule(json!({"destinationSubnets": ["10.0.0.0/8"]})),
+            rule(json!({"destinationSubnets": ["10.0.0.0/8"], "port": 80})),
+            true,
+        ),
+        (
+            "after a subnet",
+            "tcp",
+            rule(json!({"destinationSubnets": ["10.0.0.0/8"]})),
+            rule(json!({"port": 80})),
+            false,
+        ),
+        ("after its wildcard", "tls", sni(&["*.example.com"]), sni(&["a.example.com"]), true),
+        ("before its wildcard", "tls", sni(&["a.example.com"]), sni(&["*.example.com"]), false),
+        ("one name of two", "tls", sni(&["a.example.com"]), sni(&["a.example.com", "b.example.com"]), false),
+    ] {
+        let spec = json!({"hosts": ["reviews", "*.example.com"], list: [first, second]});
+        let messages = texts(&read("vs", 0, spec).messages);
+        let text =
+            format!("spec.{list}[1]: no connection reaches this rule: {list}[0] takes all that it wants");
+        assert_eq!(messages.iter().any(|message| message.starts_with(&text)), want, "{case}: {messages:?}");
+    }
+}

@@ -18,6 +18,7 @@ mod matching;
 mod policies;
 mod refused;
 mod selection;
+mod unserved;
 mod walk;
 mod warnings;
 
@@ -175,6 +176,6 @@ pub(crate) fn texts(messages: &[super::super::Message]) -> Vec<String> {
 }
 
 pub(crate) fn findings(set: &RuleSet) -> BTreeMap<String, Vec<String>> {
-    let report = set.report(&known()).into_iter();
+    let report = set.report(&known(), &Scope::Cluster).into_iter();
     report.map(|((_, name), messages)| (name.to_string(), texts(&messages))).collect()
 }
