@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use sluice_tests::{
     http::{Nginx, Response, curl, logged, nginx},
     manifest, wait,
-    world::{Agent, Pod, World},
+    world::{Agent, Pod, World, text},
 };
 
 const VIP: &str = "http://10.96.0.1";
@@ -125,6 +125,20 @@ fn weights_split_requests_over_subsets() {
     assert_eq!(route["virtualService"], "shop/reviews", "{explained}");
     assert_eq!(route["destination"].as_array().unwrap().len(), 2);
     assert!(route["destination"][0].as_str().unwrap().ends_with("subset v1 (80 %)"), "{route}");
+
+    let run_dir = canary.world.folder().join("run").display().to_string();
+    let rows = canary.world.json(&["route", "--run-dir", &run_dir]);
+    assert_eq!(rows.as_array().unwrap().len(), 1, "{rows}");
+    let rule = &rows[0]["rules"][0];
+    assert_eq!((&rows[0]["path"], &rule["place"]), (&"redirector".into(), &"http[0]".into()), "{rows}");
+    assert_eq!(
+        (&rule["destinations"][0]["weight"], &rule["destinations"][1]["weight"]),
+        (&80.into(), &20.into())
+    );
+    let printed = text(&canary.world.sluice(&["route", "--run-dir", &run_dir]));
+    let line =
+        "80 % reviews.shop.svc.cluster.local:80 subset v1; 20 % reviews.shop.svc.cluster.local:80 subset v2";
+    assert!(printed.contains("everything") && printed.contains(line), "{printed}");
 }
 
 #[test]

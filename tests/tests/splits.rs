@@ -116,6 +116,14 @@ fn weights_split_connections_in_the_kernel_and_change_with_the_rule() {
     let first = explained["route"]["destination"][0].as_str().unwrap();
     assert!(first.ends_with("subset v1 (80 %)"), "{first}");
     assert_eq!(explained["excluded"][0]["reason"], "rule", "{explained}");
+    let run_dir = db.world.folder().join("run").display().to_string();
+    let rows = db.world.json(&["route", "--run-dir", &run_dir]);
+    let line = &rows[0]["rules"][0];
+    assert_eq!((&rows[0]["path"], &line["place"]), (&"kernel".into(), &"tcp[0]".into()), "{rows}");
+    assert_eq!(
+        (&line["destinations"][0]["weight"], &line["destinations"][0]["fault"]),
+        (&80.into(), &serde_json::Value::Null)
+    );
     let frontends = db.world.json(&["frontend"]);
     assert!(frontends.as_array().unwrap().iter().all(|row| row["path"] == "kernel"), "{frontends}");
 

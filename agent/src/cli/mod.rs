@@ -20,6 +20,7 @@ mod monitor;
 mod output;
 mod read;
 mod request;
+mod route;
 mod status;
 mod verify;
 
@@ -299,7 +300,7 @@ pub fn main() -> ExitCode {
         Command::Explain { from, packets, destination, method, header, run_dir, reading } => {
             read::explain((from, packets), destination, (method, header), &run_dir, &reading).map(|()| true)
         }
-        Command::Route { run_dir, reading } => request::route(&reading, &run_dir).map(|()| true),
+        Command::Route { run_dir, reading } => route::route(&reading, &run_dir).map(|()| true),
         Command::Check { paths, output } => check::check(&paths, output),
         Command::Verify { output } => verify::verify(output),
         Command::Cleanup { kube_proxy: true, host_root, .. } => {

@@ -1,7 +1,6 @@
-//! `sluice explain http://…` and `sluice route`: what the redirector would do, from the snapshot that it has.
+//! `sluice explain http://…`: what the redirector would do, from the snapshot that it has.
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::Path,
     str::FromStr,
@@ -9,15 +8,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use serde::Serialize;
 
-use super::{Reading, output};
 use crate::{
     inspect::{Destination, EndpointShare, Explanation, RouteRow, SkippedRow},
-    l7::{
-        rules::{hosts::Mesh, table},
-        snapshot::{Snapshot, snapshot_file},
-    },
+    l7::snapshot::{Snapshot, snapshot_file},
     redirector::{Question, explain},
 };
 
@@ -110,7 +104,8 @@ pub struct Request {
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-fn snapshot(run_dir: &Path) -> Result<Snapshot> {
+/// What the agent told the redirector last.
+pub fn snapshot(run_dir: &Path) -> Result<Snapshot> {
     let file = snapshot_file(run_dir);
     let why = || format!("cannot read {}; is this the agent's --run-dir?", file.display());
     let bytes = std::fs::read(&file).with_context(why)?;
@@ -149,13 +144,17 @@ pub fn add_route(answer: &mut Explanation, request: Request, run_dir: &Path) -> 
             (Some(fault), _, _) => format!("503, for {fault}"),
             (None, Some(name), _) => format!("the addresses that {name} has when a request comes"),
             (None, None, 0) => "503, for it has no endpoint".to_owned(),
-            (None, None, count) => format!("the least busy of two out of {count}"),
+            (None, None, _) => destination.choice.clone(),
         };
         answer.steps.push(format!("{share:.0} % of such requests go to {}: {what}", destination.name));
         if !destination.zones.is_empty() {
             let zone = |(weight, name): &(u32, String)| format!("{weight} to {name}");
             let shares: Vec<String> = destination.zones.iter().map(zone).collect();
             answer.steps.push(format!("endpoints are told apart by zone, by weight: {}", shares.join(", ")));
+        }
+        if destination.leaves_out && destination.fault.is_none() {
+            let text = "endpoints that fail are left out for a while (outlierDetection): the redirector alone knows whether any is now";
+            answer.steps.push(text.to_owned());
         }
         names.push(format!("{} ({share:.0} %)", destination.name));
         answer.endpoints.extend(destination.endpoints.iter().map(|endpoint| EndpointShare {
@@ -204,70 +203,6 @@ pub fn add_split(answer: &mut Explanation, run_dir: &Path) {
         destination: shares.map(|(share, percent)| format!("{} ({percent:.0} %)", share.name)).collect(),
         skipped: Vec::new(),
     });
-}
-
-/// One port in `sluice route`.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct PortRow {
-    service: String,
-    port: u16,
-    frontends: Vec<SocketAddr>,
-    endpoints: usize,
-    virtual_services: Vec<String>,
-    http: bool,
-    tls: bool,
-    tcp: bool,
-}
-
-/// `sluice route`: the ports that the redirector serves, and which rules hold for them.
-pub fn route(reading: &Reading, run_dir: &Path) -> Result<()> {
-    let snapshot = snapshot(run_dir)?;
-    let mesh = Mesh { domain: snapshot.domain.clone(), ..Mesh::default() };
-    let read = |object| table::read_virtual_service(object, &mesh).value;
-    let accepted: Vec<_> = snapshot.virtual_services.iter().filter_map(read).collect();
-    let read = |object| table::read_destination_rule(object, &mesh).value;
-    let policies = snapshot.destination_rules.iter().filter_map(read).collect();
-    let set = table::RuleSet::new(mesh.clone(), accepted.clone(), policies);
-    let mut rows = Vec::new();
-    for service in &snapshot.services {
-        let host = mesh.resolve(&service.name, &service.namespace);
-        for port in service.ports.iter().filter(|port| !port.frontends.is_empty()) {
-            let routes = set.routes(&host, port.port, &BTreeMap::new());
-            let owners =
-                accepted.iter().filter(|one| one.hosts.iter().any(|own| own.specificity(&host).is_some()));
-            rows.push(PortRow {
-                service: format!("{}/{}", service.namespace, service.name),
-                port: port.port,
-                frontends: port.frontends.iter().chain(&port.led).copied().collect(),
-                endpoints: port.endpoints.len(),
-                virtual_services: owners.map(|one| one.meta.name.to_string()).collect(),
-                http: routes.has_http(),
-                tls: routes.has_tls(),
-                tcp: routes.has_tcp(),
-            });
-        }
-    }
-    output::print(reading.output, &rows, || {
-        let line = |row: &PortRow| {
-            let kinds = [("http", row.http), ("tls", row.tls), ("tcp", row.tcp)];
-            let kinds: Vec<&str> = kinds.into_iter().filter(|(_, has)| *has).map(|(kind, _)| kind).collect();
-            let frontends: Vec<String> = row.frontends.iter().map(ToString::to_string).collect();
-            let kinds = if kinds.is_empty() { "per request".to_owned() } else { kinds.join(", ") };
-            let endpoints = row.endpoints.to_string();
-            let port = row.port.to_string();
-            [
-                row.service.clone(),
-                port,
-                kinds,
-                row.virtual_services.join(", "),
-                frontends.join(" "),
-                endpoints,
-            ]
-        };
-        let lines: Vec<_> = rows.iter().map(line).collect();
-        output::table(["SERVICE", "PORT", "RULES", "VIRTUALSERVICES", "FRONTENDS", "ENDPOINTS"], &lines)
-    })
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ impl Candidates {
         endpoints: Vec<SocketAddr>,
     ) -> Self {
         let Destination { affinity, speech, .. } = *destination;
-        let hashes = endpoints.iter().map(|endpoint| hash_of(endpoint.to_string().as_bytes())).collect();
+        let hashes = endpoints.iter().copied().map(endpoint_hash).collect();
         let monitor = worker.shared.monitors.monitor(target, &endpoints);
         let warming = worker.balancer.warmth.of(target, &endpoints);
         let policy = target.policy.as_deref();
@@ -211,16 +211,11 @@ impl Balancer {
         wish: Wish<'_>,
     ) -> Option<SocketAddr> {
         if let Some(hash) = wish.hash {
-            // The best score stays the best when others come and go.
-            let scored = candidates.endpoints.iter().zip(&candidates.hashes);
-            let best =
-                scored.max_by_key(|(endpoint, own)| (!wish.tried.contains(endpoint), mix(hash ^ *own)));
-            return best.map(|(endpoint, _)| *endpoint);
+            let scored = candidates.endpoints.iter().copied().zip(candidates.hashes.iter().copied());
+            return by_hash(hash, scored, wish.tried);
         }
         let candidates = candidates.of_zone(draws, &wish);
-        let simple = policy
-            .and_then(|policy| policy.traffic.load_balancer.as_ref()?.simple)
-            .unwrap_or(SimpleBalancer::LeastRequest);
+        let simple = simple(policy);
         let mut chosen = self.draw(draws, candidates, simple)?;
         for _ in 1..CHOICES {
             if !wish.avoid_tried || !wish.tried.contains(&chosen) {
@@ -285,6 +280,28 @@ impl Drop for InFlight {
             }
         }
     }
+}
+
+/// The endpoint that clients with `hash` get; of those in `tried` only when there is no other. `scored` has the hash of each.
+pub fn by_hash(
+    hash: u64,
+    scored: impl Iterator<Item = (SocketAddr, u64)>,
+    tried: &[SocketAddr],
+) -> Option<SocketAddr> {
+    // The best score stays the best when others come and go.
+    let best = scored.max_by_key(|(endpoint, own)| (!tried.contains(endpoint), mix(hash ^ *own)));
+    best.map(|(endpoint, _)| endpoint)
+}
+
+/// What a hash of an endpoint is made of.
+pub fn endpoint_hash(endpoint: SocketAddr) -> u64 {
+    hash_of(endpoint.to_string().as_bytes())
+}
+
+/// How one is chosen where no hash says so.
+pub fn simple(policy: Option<&Policy>) -> SimpleBalancer {
+    let simple = policy.and_then(|policy| policy.traffic.load_balancer.as_ref()?.simple);
+    simple.unwrap_or(SimpleBalancer::LeastRequest)
 }
 
 /// Whether the policy wants TLS to endpoints, which there is none of yet; it is never replaced by plain text.

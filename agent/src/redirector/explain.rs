@@ -5,15 +5,21 @@ use std::net::{IpAddr, SocketAddr};
 use http::HeaderMap;
 
 use super::{
-    balance::select,
+    balance::{select, wants_tls},
     config::{Config, canonical},
     locality::Locality,
     snapshot::Snapshot,
 };
 use crate::l7::rules::{
     Client, RequestView,
-    table::{self, Target, TargetState, Verdict},
+    table::{self, Target, Verdict},
 };
+
+mod choice;
+#[cfg(test)]
+mod tests;
+
+use choice::choice;
 
 /// A request that nobody sent.
 #[derive(Clone, Debug)]
@@ -66,6 +72,10 @@ pub struct Destination {
     pub zones: Vec<(u32, String)>,
     /// Why requests get 503.
     pub fault: Option<&'static str>,
+    /// How one of the endpoints is chosen.
+    pub choice: String,
+    /// Whether endpoints that fail are left out for a while, which only the redirector knows.
+    pub leaves_out: bool,
 }
 
 /// Explains; `None` when the redirector serves no such address.
@@ -97,11 +107,16 @@ pub fn explain(snapshot: Snapshot, question: &Question) -> Option<Answer> {
         headers: &question.headers,
     };
     let found = table::explain(&frontend.routes, &client, &request);
-    let destinations: Vec<Destination> =
-        found.destinations.iter().map(|(weight, target)| destination(&config, *weight, target)).collect();
+    let client_address = from.or_else(|| {
+        let addresses = pod.into_iter().flat_map(|pod| &pod.addresses);
+        addresses.copied().find(|address| address.is_ipv4() == question.dialled.is_ipv4())
+    });
+    let asker = choice::Asker { address: client_address, headers: &question.headers, query };
+    let of = |(weight, target): &(u32, Target)| destination(&config, *weight, target, &asker);
+    let destinations: Vec<Destination> = found.destinations.iter().map(of).collect();
     let served = destinations
         .iter()
-        .any(|to| to.fault.is_none() && (!to.endpoints.is_empty() || to.resolved.is_some()));
+        .any(|to| to.weight > 0 && to.fault.is_none() && (!to.endpoints.is_empty() || to.resolved.is_some()));
     let (rule, matched, outcome, answered) = match found.verdict {
         Verdict::Service => (
             None,
@@ -129,19 +144,19 @@ pub fn explain(snapshot: Snapshot, question: &Question) -> Option<Answer> {
     })
 }
 
-fn destination(config: &Config, weight: u32, target: &Target) -> Destination {
+fn destination(config: &Config, weight: u32, target: &Target, asker: &choice::Asker<'_>) -> Destination {
     let subset = target.subset.as_deref().map_or(String::new(), |subset| format!(" subset {subset}"));
     let named = config.named(&target.host, target.port);
     let known = named.as_ref().or_else(|| config.destination(&target.host, target.port));
     let endpoints = known.map_or_else(Vec::new, |known| select(known, target.policy.as_deref()));
     let resolved = known.and_then(|known| known.external_name.as_deref()).filter(|_| endpoints.is_empty());
     let resolved = resolved.map(str::to_owned);
-    let fault = match target.state {
-        TargetState::Ready => None,
-        TargetState::UnknownService => Some("no such Service"),
-        TargetState::UnknownPort => Some("the Service has no such port"),
-        TargetState::UnknownSubset => Some("no DestinationRule has this subset"),
-    };
+    let tls = "its DestinationRule wants TLS to endpoints, which is not supported yet";
+    let fault = target.state.fault().or_else(|| wants_tls(target).then_some(tls));
+    let policy = target.policy.as_deref();
+    let affinity = known.is_some_and(|known| known.affinity);
+    let choice = choice(policy, affinity, asker, &endpoints);
+    let leaves_out = policy.is_some_and(|policy| policy.traffic.outlier_detection.is_some());
     let parts = known.zip(target.policy.as_deref()).and_then(|(known, policy)| {
         let locality = Locality::new(policy, config.zone.as_deref(), known, &endpoints)?;
         Some(locality.split(&endpoints))
@@ -155,5 +170,7 @@ fn destination(config: &Config, weight: u32, target: &Target) -> Destination {
         resolved,
         zones,
         fault,
+        choice,
+        leaves_out,
     }
 }

@@ -152,13 +152,25 @@ impl Filter {
         self.on_mesh
     }
 
+    /// What must hold besides the port, in words.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        words.extend(self.source_namespace.as_ref().map(|name| format!("from namespace {name:?}")));
+        words.extend(self.source_labels.iter().map(|(key, value)| format!("from pods with {key}={value}")));
+        if !self.subnets.is_empty() {
+            let subnets: Vec<String> = self.subnets.iter().map(ToString::to_string).collect();
+            words.push(format!("dialled within {}", subnets.join(" or ")));
+        }
+        words
+    }
+
     /// The port that it names.
     pub(crate) fn port(&self) -> Option<u16> {
         self.port
     }
 
     /// Whether it may concern some client at `port`.
-    fn allows_port(&self, port: u16) -> bool {
+    pub(crate) fn allows_port(&self, port: u16) -> bool {
         self.on_mesh && self.port.is_none_or(|wanted| wanted == port)
     }
 }

@@ -110,6 +110,20 @@ impl Condition {
     }
 }
 
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uri(pattern, false) => write!(f, "uri {pattern}"),
+            Self::Uri(pattern, true) => write!(f, "uri {pattern} in any case"),
+            Self::Part(part, pattern) => write!(f, "{} {pattern}", part.name()),
+            Self::WithoutPart(part, pattern) => write!(f, "{} not {pattern}", part.name()),
+            Self::Header(name, pattern) => write!(f, "header {:?} {pattern}", name.as_str()),
+            Self::WithoutHeader(name, pattern) => write!(f, "header {:?} not {pattern}", name.as_str()),
+            Self::Query(name, pattern) => write!(f, "query parameter {name:?} {pattern}"),
+        }
+    }
+}
+
 struct Miss<'a> {
     condition: &'a Condition,
     request: &'a RequestView<'a>,

@@ -1,6 +1,6 @@
 //! Address prefixes, as in `10.0.0.0/8`. A plain address is a prefix of its full length.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 /// A prefix.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +32,16 @@ impl Subnet {
         let address = address.to_canonical();
         let differing = number(address) ^ self.address;
         address.is_ipv4() == self.v4 && differing.checked_shr(self.bits).unwrap_or(0) == 0
+    }
+}
+
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.v4 {
+            write!(f, "{}/{}", std::net::Ipv4Addr::from(self.address as u32), 32 - self.bits)
+        } else {
+            write!(f, "{}/{}", std::net::Ipv6Addr::from(self.address), 128 - self.bits)
+        }
     }
 }
 

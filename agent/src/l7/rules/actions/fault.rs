@@ -1,6 +1,6 @@
 //! Injected faults: delays and aborts. They come before timeouts and retries, which do not act on them.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use super::super::objects::{self, Messages, Percent};
 use super::{Share, timeout};
@@ -67,6 +67,25 @@ impl Fault {
         Injected {
             delay: self.delay.filter(|(share, _)| share.hits(delay_draw)).map(|(_, delay)| delay),
             abort: self.abort.filter(|(share, _)| share.hits(abort_draw)).map(|(_, abort)| abort),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((share, delay)) = &self.delay {
+            write!(f, "delays {share} by {delay:?}")?;
+        }
+        if self.delay.is_some() && self.abort.is_some() {
+            f.write_str(", ")?;
+        }
+        match &self.abort {
+            Some((share, Abort::Http(status))) => write!(f, "aborts {share} with {status}"),
+            Some((share, Abort::Grpc(code))) => {
+                let name = GRPC_NAMES.get(usize::from(*code)).unwrap_or(&"?");
+                write!(f, "aborts {share} with gRPC's {name}")
+            }
+            None => Ok(()),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Redirects: the status and the Location. Response headers of the rule are applied by the caller.
 
+use std::fmt;
+
 use http::{HeaderValue, StatusCode};
 
 use super::super::{
@@ -98,8 +100,9 @@ impl Redirect {
             }
         };
         if let (NewPath::Same, None, NewPort::Same, None) = (&new_path, &authority, port, scheme) {
-            messages.error(path, "goes nowhere: set uri, prefixRewrite, authority, port or scheme");
-            return None;
+            let text =
+                "leads clients back to where they are: set uri, prefixRewrite, authority, port or scheme";
+            messages.warn(path, text);
         }
         Some(Self { status, path: new_path, authority, port, scheme })
     }
@@ -148,6 +151,28 @@ impl Redirect {
             }
         }
         HeaderValue::try_from(location).ok()
+    }
+}
+
+impl fmt::Display for Redirect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "redirects with {} to ", self.status.as_u16())?;
+        if let Some(scheme) = self.scheme {
+            write!(f, "{scheme}://")?;
+        }
+        f.write_str(self.authority.as_deref().unwrap_or("the same host"))?;
+        match self.port {
+            NewPort::Same => {}
+            NewPort::SchemeDefault => f.write_str(", the scheme's port")?,
+            NewPort::Addressed => f.write_str(", the port addressed")?,
+            NewPort::Number(port) => write!(f, ":{port}")?,
+        }
+        match &self.path {
+            NewPath::Same => Ok(()),
+            NewPath::Whole(path) => write!(f, ", path {path}"),
+            NewPath::Prefix(PathRewrite::Uri(prefix)) => write!(f, ", prefix {prefix}"),
+            NewPath::Prefix(PathRewrite::Regex(..)) => f.write_str(", another path"),
+        }
     }
 }
 

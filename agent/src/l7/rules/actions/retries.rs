@@ -40,7 +40,7 @@ pub struct RetryPolicy {
     pub per_try_timeout: Option<Duration>,
     /// Whether endpoints that were tried are avoided, with up to five choices of another.
     pub ignore_previous_hosts: bool,
-    /// `retryRemoteLocalities`; noted, not honoured yet.
+    /// `retryRemoteLocalities`: whether a retry may go to a zone where no endpoint was tried yet.
     pub remote_localities: bool,
     base: Duration,
     on: Vec<Condition>,

@@ -1,5 +1,7 @@
 //! Percentages in the steps that upstream has, and the draw that decides them.
 
+use std::fmt;
+
 use super::super::objects::{Messages, Percent};
 
 /// Parts of a million: a percentage in steps of 0.0001.
@@ -29,5 +31,11 @@ impl Share {
     /// Whether this time is one of the share; `draw` is uniform over all of `u32`.
     pub const fn hits(self, draw: u32) -> bool {
         ((draw as u64 * MILLION as u64) >> 32) < self.0 as u64
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} %", f64::from(self.0) / 10_000.0)
     }
 }

@@ -5,6 +5,7 @@ mod covers;
 mod delegate;
 mod explain;
 mod index;
+mod listing;
 mod locality_checks;
 mod matches;
 mod missing;
@@ -23,6 +24,7 @@ pub(crate) mod tests;
 
 pub use accept::{Read, VirtualService, read_virtual_service};
 pub use explain::{Explanation, Skipped, Verdict, explain};
+pub use listing::{Line, Share};
 pub use matches::Match;
 pub use policy::{DestinationRule, Policy, read_destination_rule};
 pub use routes::{ClientRoutes, ClientRule, Routes};

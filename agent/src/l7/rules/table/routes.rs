@@ -28,17 +28,17 @@ pub struct Routes {
 pub(super) struct Candidate {
     pub(super) specificity: usize,
     pub(super) resolved: Arc<Resolved>,
-    http: Vec<PortRule<HttpRule>>,
-    tls: Vec<PortRule<L4Rule>>,
-    tcp: Vec<PortRule<L4Rule>>,
+    pub(super) http: Vec<PortRule<HttpRule>>,
+    pub(super) tls: Vec<PortRule<L4Rule>>,
+    pub(super) tcp: Vec<PortRule<L4Rule>>,
 }
 
 /// A rule whose destinations were resolved for the port.
 #[derive(Clone, Debug)]
-struct PortRule<R> {
-    rule: Arc<R>,
-    destinations: Vec<Template>,
-    mirrors: Vec<Template>,
+pub(super) struct PortRule<R> {
+    pub(super) rule: Arc<R>,
+    pub(super) destinations: Vec<Template>,
+    pub(super) mirrors: Vec<Template>,
 }
 
 /// What is left of [`Routes`] for one client. Made once per connection.

@@ -33,6 +33,18 @@ pub enum TargetState {
     UnknownSubset,
 }
 
+impl TargetState {
+    /// Why requests there get 503.
+    pub const fn fault(self) -> Option<&'static str> {
+        match self {
+            Self::Ready => None,
+            Self::UnknownService => Some("no such Service"),
+            Self::UnknownPort => Some("the Service has no such port"),
+            Self::UnknownSubset => Some("no DestinationRule has this subset"),
+        }
+    }
+}
+
 /// A destination for all clients.
 #[derive(Clone, Debug)]
 pub(super) struct Template {

@@ -199,11 +199,6 @@ fn redirect_and_direct_response() {
             ".redirect.redirectCode: 304 is none of 301, 302, 303, 307, 308",
         ),
         (
-            "nowhere",
-            redirect(json!({"redirectCode": 302})),
-            ".redirect: goes nowhere: set uri, prefixRewrite, authority, port or scheme",
-        ),
-        (
             "two ports",
             redirect(json!({"port": 80, "derivePort": "FROM_REQUEST_PORT"})),
             ".redirect: has both port and derivePort; keep one",
