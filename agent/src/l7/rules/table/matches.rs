@@ -45,7 +45,8 @@ impl Match {
             messages,
         );
         if raw.stat_prefix.is_some() {
-            messages.warn(format!("{path}.statPrefix"), "is not honoured yet: metrics are not kept by rule");
+            let text = "names nothing in metrics, which have the names of the VirtualService and of the rule";
+            messages.warn(format!("{path}.statPrefix"), text);
         }
         let mut out = Self {
             index,

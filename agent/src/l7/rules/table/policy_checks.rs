@@ -1,4 +1,4 @@
-//! What can be wrong with a DestinationRule, and what of it is not honoured yet.
+//! What can be wrong with a DestinationRule, and what of it is not honoured.
 
 use std::time::Duration;
 

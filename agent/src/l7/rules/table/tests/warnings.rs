@@ -24,7 +24,7 @@ fn a_rule_is_accepted_with_a_note() {
         (
             "prefix of metrics",
             json!({"match": [{"statPrefix": "a"}]}),
-            ".match[0].statPrefix: is not honoured yet: metrics are not kept by rule",
+            ".match[0].statPrefix: names nothing in metrics, which have the names of the VirtualService and of the rule",
         ),
         (
             "gateways and source",
@@ -60,6 +60,11 @@ fn a_rule_is_accepted_with_a_note() {
             "redirect with a timeout",
             json!({"route": [], "redirect": {"uri": "/"}, "timeout": "1s"}),
             ".timeout: has no effect beside redirect",
+        ),
+        (
+            "redirect to where the client is",
+            json!({"route": [], "redirect": {"redirectCode": 302}}),
+            ".redirect: leads clients back to where they are: set uri, prefixRewrite, authority, port or scheme",
         ),
         (
             "large body",
