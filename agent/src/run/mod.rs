@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod admin;
+mod arrivals;
 mod devices;
 mod feed;
 mod flows;

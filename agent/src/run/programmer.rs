@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     Options, Selector,
+    arrivals::Arrivals,
     devices::Devices,
     feed::Feed,
     flows, forwarding,
@@ -70,6 +71,7 @@ struct Programmer {
     flows: mpsc::Sender<BTreeSet<FrontendKey>>,
     need_pods: watch::Sender<bool>,
     steering: Steering,
+    arrivals: Arrivals,
     devices: Devices,
     names: names::Names,
     /// Services whose headless ports hang on what pods declare.
@@ -119,6 +121,7 @@ pub fn spawn(
         flows: flows::spawn(loaded.pins().clone(), Arc::clone(&shared), options.service_metrics)?,
         need_pods,
         steering: Steering::new(feed, last, options.l7_grace),
+        arrivals: Arrivals::default(),
         devices: Devices::new(&loaded, options)?,
         names: names::Names::open(&loaded)?,
         pod_askers: BTreeSet::new(),
@@ -217,6 +220,7 @@ impl Programmer {
         let guarded = devices.guard_cluster_ips(&mut self.reconciler, &mut self.maps, &cidrs, &self.shared);
         let complete = self.program() && addresses && services && rules && guarded;
         self.steering.check(self.loaded.pins(), &self.shared);
+        self.arrivals.check(&self.maps, self.steering.steers(), &self.shared);
         self.checks.publish(&self.here);
         if complete && !self.first_round_done && !self.store.is_partial() {
             match self.reconciler.purge(&mut self.maps) {

@@ -298,6 +298,11 @@ impl Steering {
         self.grace.take_due(now, tables, &self.node)
     }
 
+    /// Whether connections are to be steered.
+    pub fn steers(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
     /// Looks whether the redirector is well.
     pub fn check(&mut self, pins: &Pins, shared: &Shared) {
         let now = Instant::now();
