@@ -3,8 +3,8 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::Path,
-    process::{Child, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
 };
 
 use crate::{
@@ -94,6 +94,41 @@ pub fn nginx_http2(folder: &Path, pod: &Pod, port: u16) -> Nginx {
         if response.status == 200 { Ok(()) } else { Err(response) }
     });
     nginx
+}
+
+/// One that says its pod's name over TLS, HTTP/2 too, with a certificate for `name` that it has signed itself; and that
+/// certificate.
+pub fn nginx_tls(world: &World, pod: &Pod, port: u16, name: &str) -> (Nginx, PathBuf) {
+    let folder = world.folder().join(format!("tls-{}", pod.name));
+    fs::create_dir_all(&folder).expect("a folder");
+    let (key, own) = (folder.join("key.pem"), folder.join("own.pem"));
+    let mut command = Command::new(tool_path("openssl"));
+    command.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]);
+    command.args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=DNS:{name}")]);
+    let output = command.arg("-keyout").arg(&key).arg("-out").arg(&own).output().expect("openssl starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let server = format!(
+        "listen {port} ssl http2; ssl_certificate {}; ssl_certificate_key {}; location / {{ return 200 \"{}\"; }}",
+        own.display(),
+        key.display(),
+        pod.name
+    );
+    let nginx = start(world.folder(), pod, &server);
+    wait::until("nginx answers", || {
+        let response = curl(pod, &["--insecure", &format!("https://127.0.0.1:{port}/")]);
+        if response.status == 200 { Ok(()) } else { Err(response) }
+    });
+    (nginx, own)
 }
 
 /// Starts an nginx with one server of this configuration.

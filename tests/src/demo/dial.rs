@@ -1,4 +1,4 @@
-//! Dialling as a user would, with curl and socat, and reading what they say of it.
+//! Dialling as a user would, with curl, socat and a gRPC client, and reading what they say of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,13 +7,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 
 use crate::world::{Pod, sluice_binary, tool_path};
 
 /// How often each address is dialled. Of 24 even choices, one of three pods is missed once in five thousand runs.
 const TIMES: u32 = 24;
 /// Rounds until every pod has answered: makes a miss as rare as one in 10^15.
-pub const ROUNDS: u32 = 4;
+const ROUNDS: u32 = 4;
+/// Calls of a gRPC client.
+pub const CALLS: u32 = 240;
 
 /// What [`try_once`] meets where packets are dropped.
 pub const TIMED_OUT: &str = "timed out";
@@ -25,8 +28,8 @@ pub const ECHO: &str = "echo";
 pub enum Protocol {
     /// HTTP/1.1, a connection for each request, by curl.
     Tcp,
-    /// gRPC's HTTP/2: one connection for all requests of a round.
-    Http2,
+    /// gRPC, all calls over one connection, by tonic.
+    Grpc,
     /// HTTPS, to this name.
     Tls(&'static str),
     /// By socat.
@@ -37,7 +40,7 @@ impl Protocol {
     /// As people write it.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Tcp | Self::Http2 | Self::Tls(_) => "TCP",
+            Self::Tcp | Self::Grpc | Self::Tls(_) => "TCP",
             Self::Udp => "UDP",
         }
     }
@@ -93,7 +96,8 @@ impl Dialled {
 pub fn dial(pod: &Pod, protocol: Protocol, to: &str, request: Request) -> Result<Dialled> {
     let mut dialled = Dialled::default();
     match protocol {
-        Protocol::Tcp | Protocol::Http2 | Protocol::Tls(_) => {
+        Protocol::Grpc => grpc(pod, to, &mut dialled)?,
+        Protocol::Tcp | Protocol::Tls(_) => {
             for _ in 0..ROUNDS {
                 curl(pod, protocol, to, request, &mut dialled)?;
                 if dialled.refused {
@@ -141,6 +145,29 @@ pub fn ping(pod: &Pod, to: &str) -> Result<Dialled> {
     Ok(dialled)
 }
 
+/// [`CALLS`] calls over one connection, by tonic.
+fn grpc(pod: &Pod, to: &str, dialled: &mut Dialled) -> Result<()> {
+    let mut command = pod.command(&sluice_binary().with_file_name("sluice-rpc").display().to_string());
+    let output = command
+        .args(["call", to, "Say", &CALLS.to_string()])
+        .output()
+        .context("sluice-rpc does not start")?;
+    if !output.status.success() {
+        dialled.failures.insert(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    }
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let line: Value = serde_json::from_str(line).context("sluice-rpc prints lines of JSON")?;
+        dialled.connections =
+            line["connections"].as_u64().and_then(|count| count.try_into().ok()).unwrap_or(0);
+        dialled.peers.extend(line["peer"].as_str().map(str::to_owned));
+        match line["messages"][0].as_str().filter(|_| line["code"] == 0) {
+            Some(pod) => dialled.answered(pod, ""),
+            None => drop(dialled.failures.insert(format!("gRPC status {}", line["code"]))),
+        }
+    }
+    Ok(())
+}
+
 /// One curl, [`TIMES`] requests: each answer's body is the pod's name, then curl's own words on its peer.
 fn curl(
     pod: &Pod,
@@ -151,16 +178,6 @@ fn curl(
 ) -> Result<()> {
     // curl reads [1-24] as that many requests; the brackets of an IPv6 address need no escape.
     let query = format!("{path}?[1-{TIMES}]");
-    if protocol == Protocol::Http2 {
-        let mut command = pod.command(&sluice_binary().with_file_name("sluice-grpc").display().to_string());
-        let output = command.args([to, &TIMES.to_string()]).output().context("sluice-grpc does not start")?;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            dialled.failures.insert(text);
-        }
-        read(&String::from_utf8_lossy(&output.stdout), dialled);
-        return Ok(());
-    }
     let mut command = pod.command(&tool_path("curl"));
     command.args(["--silent", "--fail", "--max-time", "5", "--header", header]);
     command.args(["--write-out", "connects %{num_connects}\n%{remote_ip} %{remote_port} %{errormsg}\n"]);
@@ -170,7 +187,7 @@ fn curl(
             command.args(["--insecure", "--http1.1", "--header", "Connection: close", "--resolve"]);
             command.arg(format!("{name}:{port}:{address}")).arg(format!("https://{name}:{port}{query}"))
         }
-        Protocol::Tcp | Protocol::Http2 | Protocol::Udp => {
+        Protocol::Tcp | Protocol::Grpc | Protocol::Udp => {
             command.args(["--header", "Connection: close"]).arg(format!("http://{to}{query}"))
         }
     };

@@ -26,6 +26,8 @@ pub struct Row {
     outcome: Dialled,
     verdict: String,
     path: String,
+    /// Connections that the kernel gave to the redirector meanwhile; `None` where nobody looked.
+    steered: Option<u64>,
     ok: bool,
 }
 
@@ -39,8 +41,10 @@ enum Want<'w> {
     Refused,
     /// Both answer, the first about four times as often; `kernel` or `redirector` sees to it.
     Split(&'w str, &'w str, &'static str),
-    /// Every pod whose name begins so answers, over one connection for each round.
+    /// Every pod whose name begins so answers, none more than half as often again as its share, over one connection.
     Spread(&'w str),
+    /// As `All`, and no connection went to the redirector.
+    Past(&'w str),
     /// The first answers, and the second gets a copy of each request for this path.
     Mirrored(&'w str, &'w str, &'static str),
     /// Nobody answers but the rule itself.
@@ -84,7 +88,7 @@ impl Demo {
     /// A client program cannot be run; what it meets is a row, not an error.
     pub fn run(&mut self, agent: crate::world::Agent) -> Result<crate::world::Agent> {
         use Protocol::{Tcp, Udp};
-        say("clients: curl and socat dial the Services");
+        say("clients: curl, socat and a gRPC client dial the Services");
         self.row("front, IPv4", "pod", Tcp, "10.96.0.10:80", &Want::All("front-"))?;
         self.row("front, IPv6", "pod", Tcp, "[fd00:96::10]:80", &Want::All("front-"))?;
         self.row("catalogue, three pods", "pod", Tcp, "10.96.0.20:80", &Want::All("catalogue-"))?;
@@ -99,6 +103,7 @@ impl Demo {
         self.row("search, headless", "pod", Tcp, &headless[0], &Want::One("search-1"))?;
         self.row("search, headless, IPv6", "pod", Tcp, &headless[1], &Want::One("search-1"))?;
         self.row("a pod itself", "pod", Tcp, &format!("{}:8080", search.v4), &Want::One("search-1"))?;
+        self.row("front, no rules", "pod", Tcp, "10.96.0.10:80", &Want::Past("front-"))?;
         say("rules: a canary, by share, header and browser; the redirector applies them");
         let reviews = "10.96.0.70:80";
         self.row(
@@ -129,7 +134,7 @@ impl Demo {
         self.request("reviews, mirrored", "pod", reviews, ("/mirrored", "a: b"), &mirrored)?;
         self.request("reviews, 503 retried", "pod", reviews, ("/flaky", "a: b"), &Want::One(first))?;
         let ratings = "10.96.0.90:80";
-        self.row("ratings, gRPC's HTTP/2", "pod", Protocol::Http2, ratings, &Want::Spread("ratings-"))?;
+        self.row("ratings, gRPC", "pod", Protocol::Grpc, ratings, &Want::Spread("ratings-"))?;
         for (name, server, want) in [
             ("vault, SNI blue", "blue.vault.example", "vault-blue"),
             ("vault, SNI red", "red.vault.example", "vault-green"),
@@ -182,21 +187,31 @@ impl Demo {
         want: &Want<'_>,
     ) -> Result<()> {
         let pod = if from == "host" { self.world.node().clone() } else { self.world.find("visitor").clone() };
+        let before = self.steered();
         let outcome = dial::dial(&pod, protocol, to, request)?;
+        let steered = self.steered().saturating_sub(before);
         let dialled = format!("{to}/{}", protocol.name());
         let explained =
             self.world.json(&["explain", "--from", if from == "host" { from } else { "visitor" }, &dialled]);
         let [verdict, path] =
             ["verdict", "path"].map(|key| explained[key].as_str().unwrap_or("?").to_owned());
-        let ok = self.is_as_wanted(&outcome, (&verdict, &path), to, want);
-        self.rows.push(Row { name: name.to_owned(), dialled, from, outcome, verdict, path, ok });
+        let ok = self.is_as_wanted(&outcome, (&verdict, &path, steered), to, want);
+        let (name, steered) = (name.to_owned(), Some(steered));
+        self.rows.push(Row { name, dialled, from, outcome, verdict, path, steered, ok });
         Ok(())
+    }
+
+    /// Connections that the kernel gave to the redirector so far, as it counts them.
+    fn steered(&self) -> u64 {
+        let rows = self.world.json(&["reasons"]);
+        let row = rows.as_array().and_then(|rows| rows.iter().find(|row| row["name"] == "steered"));
+        row.and_then(|row| row["count"].as_u64()).unwrap_or(0)
     }
 
     fn is_as_wanted(
         &self,
         outcome: &Dialled,
-        (verdict, path): (&str, &str),
+        (verdict, path, steered): (&str, &str, u64),
         to: &str,
         want: &Want<'_>,
     ) -> bool {
@@ -205,8 +220,18 @@ impl Demo {
         match want {
             Want::All(prefix) => answered == self.pods(prefix) && own_peer && verdict == "translate",
             Want::Spread(prefix) => {
-                let one_each = outcome.connections == dial::ROUNDS;
-                answered == self.pods(prefix) && own_peer && one_each && path == "redirector"
+                let pods = self.pods(prefix);
+                let share = dial::CALLS / u32::try_from(pods.len()).unwrap_or(1).max(1);
+                // Of 240 among three, 80 are expected; five and a half standard deviations are 40.
+                let even =
+                    outcome.answers.values().all(|count| (share / 2..=share + share / 2).contains(count));
+                let all = outcome.answers.values().sum::<u32>() == dial::CALLS;
+                let one = outcome.connections == 1 && steered >= 1;
+                answered == pods && own_peer && even && all && one && path == "redirector"
+            }
+            Want::Past(prefix) => {
+                let past = path == "kernel" && steered == 0;
+                answered == self.pods(prefix) && own_peer && verdict == "translate" && past
             }
             Want::Mirrored(answers, copied, uri) => {
                 let sent = outcome.answers.values().sum::<u32>() as usize;
@@ -222,7 +247,10 @@ impl Demo {
                 let count = |pod: &str| outcome.answers.get(pod).copied().unwrap_or(0);
                 // Of 96, 77 and 19 are expected; six standard deviations are 24.
                 let shares = (53..=95).contains(&count(most)) && count(few) >= 1;
-                shares && answered == [*most, *few] && own_peer && path == *by
+                // Each of these requests is a connection.
+                let way =
+                    if *by == "kernel" { steered == 0 } else { steered >= u64::from(outcome.connections) };
+                shares && answered == [*most, *few] && own_peer && path == *by && way
             }
             Want::Status(status) => answered.is_empty() && outcome.statuses.iter().eq([*status]),
             Want::Refused => outcome.refused && answered.is_empty() && verdict == "reject",
@@ -270,6 +298,7 @@ pub fn json(rows: &[Row]) -> Value {
             "peer": row.outcome.peer(),
             "verdict": row.verdict,
             "path": row.path,
+            "steered": row.steered,
             "ok": row.ok,
         })
     };

@@ -153,7 +153,16 @@ impl Rows {
         let outcome = dial::ping(outside.world().client(), to)?;
         let ok = is_as_wanted(outside, &outcome, to, &Want::Met(dial::ECHO));
         let (name, dialled, none) = ("ping".to_owned(), to.to_owned(), String::new());
-        self.0.push(Row { name, dialled, from: "client", outcome, verdict: none.clone(), path: none, ok });
+        self.0.push(Row {
+            name,
+            dialled,
+            from: "client",
+            outcome,
+            verdict: none.clone(),
+            path: none,
+            steered: None,
+            ok,
+        });
         Ok(())
     }
 
@@ -172,7 +181,16 @@ impl Rows {
         let to = dialled.rsplit_once('/').map_or(dialled.as_str(), |(to, _)| to);
         let translated = matches!(want, Want::Pods(_));
         let ok = is_as_wanted(outside, &outcome, to, want) && (!translated || verdict == "translate");
-        self.0.push(Row { name: name.to_owned(), dialled, from: "client", outcome, verdict, path, ok });
+        self.0.push(Row {
+            name: name.to_owned(),
+            dialled,
+            from: "client",
+            outcome,
+            verdict,
+            path,
+            steered: None,
+            ok,
+        });
     }
 }
 

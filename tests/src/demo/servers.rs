@@ -1,4 +1,5 @@
-//! The shop's servers: nginx for TCP, socat for UDP, each answering with its pod's name and the client's address.
+//! The shop's servers: nginx for TCP, socat for UDP, each answering with its pod's name and the client's address; tonic for
+//! gRPC, which says the name.
 
 use std::{
     fs,
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     wait,
-    world::{Pod, World, kill, tool_path},
+    world::{Pod, World, kill, sluice_binary, tool_path},
 };
 
 /// What nginx writes a line into for each request.
@@ -57,7 +58,11 @@ impl Servers {
         fails: Option<&str>,
         folder: &Path,
     ) -> Result<()> {
-        self.0.push(if udp { socat(pod, port)? } else { nginx(pod, (port, kind), fails, folder)? });
+        self.0.push(match (udp, kind) {
+            (true, _) => socat(pod, port)?,
+            (false, "grpc") => grpc(pod, port)?,
+            (false, _) => nginx(pod, (port, kind), fails, folder)?,
+        });
         let table = if udp { "udp" } else { "tcp" };
         wait::until(&format!("{} listens", pod.name), || listens(pod, table, port));
         Ok(())
@@ -95,18 +100,21 @@ fn listens(pod: &Pod, table: &str, port: u64) -> Result<()> {
     bail!("nobody has port {port}")
 }
 
-/// A server that answers with the pod's name: over HTTP/2 on a port named `grpc`, over TLS on one named `https`, and not
-/// at the path `fails`. It logs what it is asked for.
+/// A gRPC server.
+fn grpc(pod: &Pod, port: u64) -> Result<Child> {
+    let mut command = pod.command(&sluice_binary().with_file_name("sluice-rpc").display().to_string());
+    command.args(["serve", &pod.name, &port.to_string()]);
+    spawn(command, pod)
+}
+
+/// A server that answers with the pod's name: over TLS on a port named `https`, and not at the path `fails`. It logs what it is asked for.
 fn nginx(pod: &Pod, (port, kind): (u64, &str), fails: Option<&str>, folder: &Path) -> Result<Child> {
     fs::create_dir_all(folder)?;
     let place = folder.display();
     let spools = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let spools = spools.map(|kind| format!("{kind}_temp_path {place}/{kind};")).join(" ");
-    let (with, certificate) = match kind {
-        "grpc" => (" http2", String::new()),
-        "https" => (" ssl", certificate(folder)?),
-        _ => ("", String::new()),
-    };
+    let (with, certificate) =
+        if kind == "https" { (" ssl", certificate(folder)?) } else { ("", String::new()) };
     let fails = fails.map_or_else(String::new, |path| format!("location {path} {{ return 503; }}"));
     let config = format!(
         "daemon off; master_process off; pid {place}/pid; error_log stderr;\nevents {{}}\n\
