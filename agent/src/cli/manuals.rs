@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result};
 use clap::{Arg, Command};
 use clap_complete::Shell;
 
+use crate::model::annotations;
+
 /// Prints what makes `shell` complete our commands and flags.
 pub fn completions(mut command: Command, shell: Shell) {
     clap_complete::generate(shell, &mut command, "sluice", &mut io::stdout());
@@ -20,7 +22,7 @@ pub fn man(command: Command, folder: &Path) -> Result<()> {
 /// Every command with its flags, in Markdown.
 pub fn reference(mut command: Command) -> String {
     command.build();
-    let mut text = "# Commands and flags\n\nWritten by `cargo xtask docs` from the code. Do not edit. Flags of `run` and \
+    let mut text = "# Commands, flags and annotations\n\nWritten by `cargo xtask docs` from the code. Do not edit. Flags of `run` and \
         `redirector` can be given as environment variables too, as the ConfigMap of `deploy/base` does.\n"
         .to_owned();
     let shown = command.get_subcommands().filter(|one| !one.is_hide_set() && one.get_name() != "help");
@@ -37,6 +39,15 @@ pub fn reference(mut command: Command) -> String {
             let _ = write!(text, "\n| flag | variable | default | does |\n|---|---|---|---|\n");
         }
         arguments.for_each(|row| text += &row);
+    }
+    text += "\n## Annotations and labels\n\nWhat Sluice heeds on objects, besides their fields.\n\n\
+             | on | name | value | does |\n|---|---|---|---|\n";
+    for mark in annotations::ALL {
+        let _ = writeln!(
+            text,
+            "| {} | {} `{}` | `{}` | {} |",
+            mark.on, mark.what, mark.name, mark.value, mark.does
+        );
     }
     text
 }
@@ -81,6 +92,41 @@ mod tests {
             assert!(fresh.contains(word), "{word}");
         }
         assert!(!fresh.contains("probe-connect"), "hidden");
+    }
+
+    #[test]
+    fn the_readme_and_the_page_name_every_annotation_of_ours() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let [readme, page] =
+            ["README.md", "docs/commands.md"].map(|file| fs::read_to_string(root.join(file)).unwrap());
+        for mark in annotations::ALL {
+            let row = format!("| {} | {} `{}` |", mark.on, mark.what, mark.name);
+            assert!(page.contains(&row), "docs/commands.md: {row}");
+            if mark.name.starts_with("sluice.dev/") {
+                assert!(readme.contains(&format!("`{}: ", mark.name)), "README.md: {}", mark.name);
+            }
+        }
+    }
+
+    #[test]
+    fn no_code_reads_an_annotation_that_is_not_in_the_table() {
+        let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                if entry.is_dir() {
+                    folders.push(entry);
+                    continue;
+                }
+                let text = fs::read_to_string(&entry).unwrap();
+                for found in text.split("sluice.dev/").skip(1) {
+                    let end =
+                        found.find(|c: char| !c.is_ascii_lowercase() && c != '-').unwrap_or(found.len());
+                    let name = format!("sluice.dev/{}", &found[..end]);
+                    let known = end == 0 || annotations::ALL.iter().any(|mark| mark.name == name);
+                    assert!(known, "{}: {name}", entry.display());
+                }
+            }
+        }
     }
 
     #[test]

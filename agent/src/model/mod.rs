@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 pub use sluice_common::layout::{EndpointState, ServiceKind};
 
+pub mod annotations;
 mod pods;
 mod rules;
 mod sctp;

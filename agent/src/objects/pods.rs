@@ -11,11 +11,10 @@ use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::Obje
 
 use super::{Complaints, Converted, ServiceWithSelector, parse_port, service::TargetPort};
 use crate::model::{
-    Endpoint, EndpointSlice, EndpointState, Family, ObjectName, OwnPod, Pod, Protocol, SlicePort,
+    Endpoint, EndpointSlice, EndpointState, Family, ObjectName, OwnPod, Pod, Protocol, SlicePort, annotations,
 };
 
-/// On a pod, "false" keeps the socket programs off its connections.
-const SOCKET_LB: &str = "sluice.dev/socket-lb";
+const SOCKET_LB: &str = annotations::SOCKET_LB.name;
 
 /// The facts of a pod that make endpoints.
 #[derive(Clone, PartialEq, Debug)]

@@ -5,14 +5,16 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::api::core::v1 as core;
 
 use super::{Complaints, Converted, parse_network, parse_port};
-use crate::model::{Algorithm, ObjectName, Protocol, Service, ServiceKind, ServicePort, SourceRanges};
+use crate::model::{
+    Algorithm, ObjectName, Protocol, Service, ServiceKind, ServicePort, SourceRanges, annotations,
+};
 
 /// Labels that tell every proxy, or every proxy but one, to leave a Service alone.
 /// Source: kube-proxy `cmd/kube-proxy/app/server.go`, `serviceProxyRequirement`.
-const NOT_FOR_US: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
-const PER_REQUEST_ANNOTATION: &str = "sluice.dev/per-request-balancing";
-const HEADLESS_ANNOTATION: &str = "sluice.dev/headless-port-translation";
-const ALGORITHM_ANNOTATION: &str = "sluice.dev/algorithm";
+const NOT_FOR_US: [&str; 2] = [annotations::OTHER_PROXY.name, annotations::HEADLESS.name];
+const PER_REQUEST_ANNOTATION: &str = annotations::PER_REQUEST.name;
+const HEADLESS_ANNOTATION: &str = annotations::HEADLESS_PORTS.name;
+const ALGORITHM_ANNOTATION: &str = annotations::ALGORITHM.name;
 /// Source: KEP and API default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_DEFAULT_S: i32 = 10_800;
 const AFFINITY_MAX_S: i32 = 86_400;

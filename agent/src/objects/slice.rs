@@ -5,14 +5,16 @@ use std::{collections::BTreeSet, sync::Arc};
 use k8s_openapi::api::discovery::v1 as discovery;
 
 use super::{Complaints, Converted, parse_port};
-use crate::model::{Endpoint, EndpointSlice, EndpointState, Family, ObjectName, Protocol, SlicePort};
+use crate::model::{
+    Endpoint, EndpointSlice, EndpointState, Family, ObjectName, Protocol, SlicePort, annotations,
+};
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// When the change happened that made the controller write the slice, RFC 3339.
-const CHANGED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+const CHANGED: &str = annotations::CHANGED.name;
 /// Another proxy serves these. The label `service.kubernetes.io/headless`, which hides slices from kube-proxy,
 /// does not hide them here: headless Services have their ports translated.
-const OTHER_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+const OTHER_PROXY_LABEL: &str = annotations::OTHER_PROXY.name;
 
 /// Converts a slice; `value` is `None` when it belongs to no Service or holds names instead of addresses.
 pub fn slice(object: &discovery::EndpointSlice) -> Converted<EndpointSlice> {

@@ -66,7 +66,8 @@ fn what_held_before_holds_while_a_new_form_waits_for_its_subset() {
         assert_eq!(counts(&forms), want.iter().cloned().collect::<Vec<_>>(), "{case}");
         let waits = want.as_ref() != Some(&now);
         assert_eq!(forms.wake().is_some(), waits, "{case}");
-        let reports = forms.reports(&forms.rule_set(&mesh), &KnownServices::new());
+        let reports =
+            forms.reports(&forms.rule_set(&mesh), &KnownServices::new(), &Hosts::new(), &Scope::default());
         assert_eq!((reports.len(), reports[0].state), (1, "accepted"), "{case}");
         let said = reports[0].messages.iter().any(|message| message.text.contains("holds on"));
         assert_eq!(said, waits, "{case}: {reports:?}");

@@ -5,13 +5,13 @@ use serde_ignored::Path;
 use serde_json::Value;
 
 use super::{Messages, fields::Container, hints};
-use crate::model::UNREADABLE;
+use crate::model::{UNREADABLE, annotations};
 
 /// How the message about an unknown field begins.
 const UNKNOWN: &str = "unknown field";
 
 /// Where kubectl keeps what the user wrote.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+const LAST_APPLIED: &str = annotations::LAST_APPLIED.name;
 
 /// Maps whose values are conditions: an absent value there is a mistake, not the same as no entry.
 const CONDITIONS: [&str; 3] = ["headers", "withoutHeaders", "queryParams"];

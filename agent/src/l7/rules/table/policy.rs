@@ -11,9 +11,10 @@ use super::super::{
     objects::{self, Labels, Messages, Meta, PortPolicy, Subset, TrafficPolicy},
 };
 use super::{Read, policy_checks};
+use crate::model::annotations;
 
 /// Lets subsets of a rule with `ISTIO_MUTUAL` be used in plain text.
-const ALLOW_PLAINTEXT: &str = "sluice.dev/allow-plaintext";
+const ALLOW_PLAINTEXT: &str = annotations::ALLOW_PLAINTEXT.name;
 
 /// A DestinationRule without errors, possibly merged from several.
 #[derive(Clone, PartialEq, Debug)]
