@@ -118,7 +118,7 @@ pub fn nginx_tls(world: &World, pod: &Pod, port: u16, name: &str) -> (Nginx, Pat
     let output = command.arg("-keyout").arg(&key).arg("-out").arg(&own).output().expect("openssl starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let server = format!(
-        "listen {port} ssl http2; ssl_certificate {}; ssl_certificate_key {}; location / {{ return 200 \"{}\"; }}",
+        "listen {port} ssl http2; ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {}; ssl_certificate_key {}; location / {{ return 200 \"{}\"; }}",
         own.display(),
         key.display(),
         pod.name
