@@ -34,7 +34,16 @@ fn event(
 }
 
 /// Maps of other sizes are made anew beside the old ones, and switched to in one step: as for another layout.
-const OTHER_SIZES: [&str; 4] = ["--max-services", "32768", "--max-slots", "131072"];
+const OTHER_SIZES: [&str; 8] = [
+    "--max-services",
+    "32768",
+    "--max-slots",
+    "131072",
+    "--max-flows",
+    "262144",
+    "--max-udp-flows",
+    "131072",
+];
 
 /// All of them, in order.
 pub fn all(other: Option<PathBuf>, shared: &Arc<Shared>) -> Vec<Event> {
@@ -196,12 +205,18 @@ fn redirector_killed(cluster: &Cluster, shared: &Shared) -> Result<()> {
     let old = redirector(cluster);
     shared.kill(Kill::Now);
     signal(old, Signal::KILL)?;
-    while started(old).is_some() {
+    while !has_let_go(old) {
         std::thread::yield_now();
     }
     shared.kill(Kill::At(Instant::now()));
     wait_another(cluster, old);
     Ok(())
+}
+
+/// Whether nothing of a process that was killed holds its sockets any more: its first thread may be dead before others are.
+fn has_let_go(pid: i32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    started(pid).is_none() && threads <= 1
 }
 
 fn signal(pid: i32, how: Signal) -> Result<()> {
