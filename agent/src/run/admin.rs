@@ -91,10 +91,8 @@ impl Server {
     /// Never by itself; a connection that fails concerns only its client.
     pub async fn serve(self) -> Result<()> {
         let Self { role, listener, shared, pins } = self;
-        let answer = move |method: &Method, path: &str, peer: SocketAddr| {
-            let near = peer.ip().to_canonical().is_loopback();
-            answer(role, near, &shared, &pins, method, path)
-        };
+        let answer =
+            move |method: &Method, path: &str, near| answer(role, near, &shared, &pins, method, path);
         http::serve(listener, Arc::new(answer)).await
     }
 }
@@ -115,7 +113,7 @@ fn answer(role: Role, near: bool, shared: &Shared, pins: &Pins, method: &Method,
         // Names of pods and Services, and what is wrong with them.
         "/state" if !near => text(
             StatusCode::FORBIDDEN,
-            "only served to the node itself, at its loopback address: run `sluice status` there\n".to_owned(),
+            "only served to the node itself: run `sluice status` there\n".to_owned(),
         ),
         "/state" => json(StatusCode::OK, serde_json::to_string(&state).unwrap_or_default()),
         "/proxyMode" => text(StatusCode::OK, "ebpf".to_owned()),

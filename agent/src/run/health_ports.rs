@@ -225,7 +225,7 @@ fn answer_at(
     place: SocketAddr,
     table: &watch::Receiver<Table>,
     shared: &Arc<Shared>,
-) -> impl Fn(&hyper::Method, &str, SocketAddr) -> http::Answer + Send + Sync + use<> {
+) -> impl Fn(&hyper::Method, &str, bool) -> http::Answer + Send + Sync + use<> {
     let (table, shared) = (table.clone(), Arc::clone(shared));
     move |_, _, _| {
         let entry = table.borrow().servers.get(&place).cloned();

@@ -25,13 +25,14 @@ const MOST_CONNECTIONS: usize = 64;
 /// A whole response.
 pub type Answer = Response<Full<Bytes>>;
 
-/// Answers requests on `listener` for ever, by method, path and who asks. When the future is dropped, its connections end with it.
+/// Answers requests on `listener` for ever, by method, path and whether somebody on
+/// this node asks. When the future is dropped, its connections end with it.
 ///
 /// # Errors
 /// Never by itself; a connection that fails concerns only its client.
 pub async fn serve(
     listener: TcpListener,
-    answer: Arc<impl Fn(&Method, &str, SocketAddr) -> Answer + Send + Sync + 'static>,
+    answer: Arc<impl Fn(&Method, &str, bool) -> Answer + Send + Sync + 'static>,
 ) -> Result<()> {
     let mut connections = JoinSet::new();
     loop {
@@ -49,10 +50,13 @@ pub async fn serve(
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
-    answer: Arc<impl Fn(&Method, &str, SocketAddr) -> Answer + Send + Sync + 'static>,
+    answer: Arc<impl Fn(&Method, &str, bool) -> Answer + Send + Sync + 'static>,
 ) {
+    // Whoever asks one of the node's addresses from the node has that very address.
+    let own = stream.local_addr().is_ok_and(|own| own.ip() == peer.ip());
+    let near = own || peer.ip().to_canonical().is_loopback();
     let answer = service_fn(|request: Request<Incoming>| {
-        let response = answer(request.method(), request.uri().path(), peer);
+        let response = answer(request.method(), request.uri().path(), near);
         async move { Ok::<_, std::convert::Infallible>(response) }
     });
     let connection = http1::Builder::new()
