@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
-use super::{access::Record, balance::InFlight, deadline::Deadline, limits::RequestPlace, stream::UnderWay};
+use super::{access::Record, balance::InFlight, deadline::Deadline, limits::RequestPlace, pace::UnderWay};
 
 /// Any error that ends a body.
 pub type BoxError = Box<dyn Error + Send + Sync>;

@@ -9,7 +9,7 @@ use http::{
 /// Checks the head of a request, and says whom it addresses; the error is for the client.
 ///
 /// hyper lets through: several Hosts, none, and codings below `chunked`. Of a request with both lengths it
-/// removes `Content-Length` and closes after it, as RFC 9112 section 6.1 allows, before anything here sees it.
+/// removes `Content-Length`, so that nobody can tell here; the stream does (`heads.rs`).
 pub fn authority(parts: &Parts) -> Result<String, &'static str> {
     let headers = &parts.headers;
     check_length(headers)?;

@@ -21,7 +21,7 @@ use super::{
 };
 
 /// What HTTP/2 connections begin with, RFC 9113 section 3.4.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a look at the first bytes told.
 enum Look<T> {
@@ -56,7 +56,13 @@ pub async fn serve(worker: Rc<Worker>, socket: TcpStream, peer: SocketAddr, plac
             match told {
                 Look::Told(http2) => session::serve(worker, stream, view, place, http2).await,
                 Look::Ended => {}
-                Look::Late => worker.count(Counter::RefusedSlowHeaders),
+                Look::Late => {
+                    worker.count(Counter::RefusedSlowHeaders);
+                    // The beginning of a preface may be one of a method. Who has said nothing is told nothing.
+                    if !stream.seen().is_empty() {
+                        stream.refuse_slow();
+                    }
+                }
             }
         }
         Speech::Tls if view.routes.has_tls() => match look(&mut stream, header_timeout, hello).await {

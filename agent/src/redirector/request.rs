@@ -10,6 +10,7 @@ use crate::l7::rules::{
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{CONNECTION, CONTENT_TYPE, LOCATION},
+    request::Parts,
 };
 use hyper::{body::Incoming, ext::Protocol};
 
@@ -21,7 +22,7 @@ use super::{
     forward::{Forward, no_destination},
     headers::wanted_upgrade,
     replies::{abort, reply},
-    session::Session,
+    session::{HEADERS_MAX, Session},
     tunnel::{Near, Switched},
     view::View,
     worker::Worker,
@@ -88,13 +89,25 @@ pub async fn handle(session: Rc<Session>, mut received: Request<Incoming>) -> Re
     };
     let tunnels = upgrade.is_some() || received.method() == Method::CONNECT;
     let place = session.request_place();
-    let tunnel = tunnels.then(|| hyper::upgrade::on(&mut received)).zip(place.clone());
+    let tunnel = tunnels.then(|| session.socket(&mut received)).zip(place.clone());
     let (mut parts, incoming) = received.into_parts();
     if extended {
         parts.method = Method::GET;
     }
+    let connects = parts.method == Method::CONNECT;
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
-    let response = match checks::authority(&parts) {
+    let checked = if under_way.is_doubtful {
+        Err("both Content-Length and Transfer-Encoding, or two lengths\n")
+    } else {
+        checks::authority(&parts)
+    };
+    let response = match checked {
+        Ok(_) if session.http2 && header_list_size(&parts) > HEADERS_MAX => {
+            record.request(parts.method.as_str(), "", path);
+            session.worker.count(Counter::RefusedLargeHeaders);
+            let text = "the headers are too long\n";
+            reply(&parts.headers, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text)
+        }
         Ok(_) if place.is_none() => {
             record.request(parts.method.as_str(), "", path);
             reply(
@@ -114,7 +127,10 @@ pub async fn handle(session: Rc<Session>, mut received: Request<Incoming>) -> Re
                 http2: session.http2,
                 upgrade,
                 extended,
-                tunnel: tunnel.map(|(socket, place)| Near { socket, place, under_way: session.begin() }),
+                tunnel: tunnel.map(|(socket, place)| {
+                    let under_way = session.http2.then(|| session.begin());
+                    Near { socket, place, under_way }
+                }),
             };
             decide(&session, call, incoming, &mut record).await
         }
@@ -131,8 +147,19 @@ pub async fn handle(session: Rc<Session>, mut received: Request<Incoming>) -> Re
     } else {
         response
     };
-    record.status(response.status());
+    let status = response.status();
+    if !session.http2 && (status == StatusCode::SWITCHING_PROTOCOLS || (connects && status.is_success())) {
+        session.leave();
+    }
+    record.status(status);
     response.map(|body| body.with(record, under_way, place))
+}
+
+/// How long the headers are as HTTP/2 counts, RFC 9113 section 6.5.2.
+fn header_list_size(parts: &Parts) -> usize {
+    let lines = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+    let target = parts.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    lines.sum::<usize>() + target
 }
 
 /// The same answer, after which the connection ends.

@@ -13,20 +13,25 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
+    connection::PREFACE,
     counters::Counter,
     limits::{Place, RequestPlace},
+    pace::{Pace, UnderWay, Watch},
     proxy_protocol::Ends,
     request,
-    stream::{ClientStream, Pace, UnderWay},
+    stream::ClientStream,
+    tunnel,
     view::View,
     worker::{DRAIN_GRACE, Worker},
 };
 
 /// Names and values of all headers of a message, bytes.
 pub const HEADERS_MAX: usize = 60 << 10;
+/// Names and values by HTTP/2 that are read at all, so that they can be refused.
+pub const HEADERS_LARGEST: usize = 4 * HEADERS_MAX;
 /// Streams that a client may open and reset before we have looked at them (CVE-2023-44487).
 const RESET_STREAMS_MAX: usize = 32;
 /// HTTP/2 clients that do not answer a ping are gone.
@@ -45,8 +50,10 @@ pub struct Session {
     pub http2: bool,
     ends: Ends,
     view: RefCell<Option<Rc<View>>>,
-    pace: Arc<Pace>,
+    pace: Rc<Pace>,
     place: Rc<Place>,
+    /// Who waits for the end of HTTP/1.
+    handover: RefCell<Option<oneshot::Sender<ClientStream>>>,
 }
 
 /// Runs hyper's tasks on this thread.
@@ -78,6 +85,22 @@ impl Session {
         self.pace.begin()
     }
 
+    /// The client's connection, or its stream, once it is no HTTP any more.
+    pub fn socket(&self, received: &mut Request<Incoming>) -> tunnel::Socket {
+        if self.http2 {
+            return tunnel::Socket::Http2(hyper::upgrade::on(received));
+        }
+        let (sender, receiver) = oneshot::channel();
+        // Requests come one after the other: of an earlier one that was not granted nobody waits any more.
+        self.handover.replace(Some(sender));
+        tunnel::Socket::Http1(receiver)
+    }
+
+    /// The answer that was given makes something else than HTTP of an HTTP/1 connection.
+    pub fn leave(&self) {
+        self.pace.leave();
+    }
+
     /// A place for the request; `None`, counted, when the client has too many under way.
     pub fn request_place(&self) -> Option<Rc<RequestPlace>> {
         let place = self.place.request(self.worker.options().requests_per_client);
@@ -89,57 +112,20 @@ impl Session {
 }
 
 /// Serves HTTP on `stream` until it ends.
-pub async fn serve(worker: Rc<Worker>, mut stream: ClientStream, view: View, place: Rc<Place>, http2: bool) {
+pub async fn serve(worker: Rc<Worker>, stream: ClientStream, view: View, place: Rc<Place>, http2: bool) {
     let (ends, client) = (view.ends, view.ends.client.ip());
-    let pace = Pace::new(worker.options().header_timeout);
-    if !http2 {
-        stream.set_pace(pace.clone());
-    }
+    let pace = Pace::new(worker.options().header_timeout, worker.counters.clone());
     let view = RefCell::new(Some(Rc::new(view)));
-    let session = Session { worker: worker.clone(), client, http2, ends, view, pace: pace.clone(), place };
-    let session = Rc::new(session);
-    let service = service_fn(move |received: Request<Incoming>| {
-        let session = session.clone();
-        async move { Ok::<_, Infallible>(request::handle(session, received).await) }
-    });
+    let session =
+        Rc::new(Session { worker, client, http2, ends, view, pace, place, handover: RefCell::default() });
+    // Connections lie idle by the thousand: what serves one version of HTTP need not have room for the other.
     let ended = if http2 {
-        let mut builder = http2::Builder::new(Local);
-        builder
-            .timer(TokioTimer::new())
-            .enable_connect_protocol()
-            .max_concurrent_streams(worker.options().streams_per_connection)
-            .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
-            .max_header_list_size(HEADERS_MAX as u32)
-            .keep_alive_interval(PING_INTERVAL)
-            .max_send_buf_size(SEND_BUFFER_MAX);
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            _ = worker.draining() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
+        Box::pin(serve_http2(&session, stream)).await
     } else {
-        let mut builder = http1::Builder::new();
-        // This bounds the silence between requests; heads are bounded by the stream.
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(worker.options().client_idle_timeout)
-            .max_header_size(HEADERS_MAX)
-            .max_buf_size(HEADERS_MAX + (4 << 10));
-        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        let mut connection = pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = last_request(&worker, &pace) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
+        Box::pin(serve_http1(&session, stream)).await
     };
     if let Err(error) = ended {
-        worker.count(reason(&error));
+        session.worker.count(reason(&error));
     }
 }
 
@@ -149,6 +135,68 @@ async fn last_request(worker: &Worker, pace: &Pace) {
     let end = worker.draining().await.min(Instant::now() + DRAIN_GRACE);
     // An error is the end of that moment.
     let _elapsed = tokio::time::timeout_at(end, pace.is_under_way()).await;
+}
+
+async fn serve_http1(session: &Rc<Session>, mut stream: ClientStream) -> hyper::Result<()> {
+    stream.set_watch(Watch::http1(session.pace.clone()));
+    let serving = session.clone();
+    let service = service_fn(move |received: Request<Incoming>| {
+        let session = serving.clone();
+        async move { Ok::<_, Infallible>(request::handle(session, received).await) }
+    });
+    let mut builder = http1::Builder::new();
+    // This bounds the silence between requests; heads are bounded by the stream.
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(session.worker.options().client_idle_timeout)
+        .max_header_size(HEADERS_MAX)
+        .max_buf_size(HEADERS_MAX + (4 << 10));
+    let mut connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        // First of all what has come already.
+        biased;
+        ended = &mut connection => ended,
+        () = last_request(&session.worker, &session.pace) => {
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
+        }
+    }?;
+    if let Some(handover) = session.handover.take().filter(|_| session.pace.has_left()) {
+        let parts = connection.into_parts();
+        let mut stream = parts.io.into_inner();
+        stream.unread(&parts.read_buf);
+        // Nobody takes it where a rule has answered a CONNECT.
+        drop(handover.send(stream));
+    }
+    Ok(())
+}
+
+async fn serve_http2(session: &Rc<Session>, mut stream: ClientStream) -> hyper::Result<()> {
+    stream.set_watch(Watch::http2(session.pace.clone(), PREFACE.len()));
+    let serving = session.clone();
+    let service = service_fn(move |received: Request<Incoming>| {
+        let session = serving.clone();
+        async move { Ok::<_, Infallible>(request::handle(session, received).await) }
+    });
+    let mut builder = http2::Builder::new(Local);
+    builder
+        .timer(TokioTimer::new())
+        .enable_connect_protocol()
+        .max_concurrent_streams(session.worker.options().streams_per_connection)
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+        // Beyond it h2 answers 431 by itself, and nobody counts it.
+        .max_header_list_size(HEADERS_LARGEST as u32)
+        .keep_alive_interval(PING_INTERVAL)
+        .max_send_buf_size(SEND_BUFFER_MAX);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => return ended,
+        _ = session.worker.draining() => {}
+        () = session.pace.idle_for(session.worker.options().client_idle_timeout) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    connection.await
 }
 
 /// What an error of hyper is counted as.

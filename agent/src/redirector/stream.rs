@@ -3,80 +3,37 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::Notify,
-    time::Sleep,
 };
+
+use super::{pace::Watch, session::HEADERS_LARGEST};
 
 /// How much is read at once while the protocol is unknown.
 const LOOK: usize = 4 << 10;
+
+/// What a client is told whose request does not come to its end.
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// A client's socket.
 #[derive(Debug)]
 pub struct ClientStream {
     seen: BytesMut,
     socket: TcpStream,
-    pace: Option<Arc<Pace>>,
-    timer: Option<(u64, Pin<Box<Sleep>>)>,
-}
-
-/// Which requests of an HTTP/1 connection have begun and ended.
-///
-/// Atomics because hyper wants sockets that may be sent; only one thread ever touches them.
-#[derive(Debug)]
-pub struct Pace {
-    begun: AtomicU64,
-    ended: AtomicU64,
-    limit: Duration,
-    begins: Notify,
-}
-
-/// A request that is under way until this is dropped.
-#[derive(Debug)]
-pub struct UnderWay(Arc<Pace>);
-
-impl Pace {
-    /// No request yet; `limit` is how long the head of one may take from its first byte.
-    pub fn new(limit: Duration) -> Arc<Self> {
-        Arc::new(Self { begun: AtomicU64::new(0), ended: AtomicU64::new(0), limit, begins: Notify::new() })
-    }
-
-    /// The head of a request is complete.
-    pub fn begin(self: &Arc<Self>) -> UnderWay {
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        self.begins.notify_one();
-        UnderWay(self.clone())
-    }
-
-    /// Returns once a request is under way.
-    pub async fn is_under_way(&self) {
-        while self.begun.load(Ordering::Relaxed) == self.ended.load(Ordering::Relaxed) {
-            self.begins.notified().await;
-        }
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
-    }
+    watch: Option<Watch>,
+    /// Something waits to be written.
+    full: bool,
 }
 
 impl ClientStream {
     /// Nothing was looked at yet.
     pub fn new(socket: TcpStream) -> Self {
-        Self { seen: BytesMut::new(), socket, pace: None, timer: None }
+        Self { seen: BytesMut::new(), socket, watch: None, full: false }
     }
 
     /// All that was looked at.
@@ -90,30 +47,45 @@ impl ClientStream {
         self.socket.read_buf(&mut self.seen).await
     }
 
-    /// Bounds the heads of requests from here on.
-    pub fn set_pace(&mut self, pace: Arc<Pace>) {
-        self.pace = Some(pace);
+    /// Gives back what was read too much.
+    pub fn unread(&mut self, bytes: &[u8]) {
+        let rest = std::mem::take(&mut self.seen);
+        self.seen.reserve(bytes.len() + rest.len());
+        self.seen.extend_from_slice(bytes);
+        self.seen.extend_from_slice(&rest);
     }
 
-    /// `TimedOut` when the head of a request takes too long; `came` says whether bytes of it came just now.
-    fn watch(&mut self, cx: &mut Context<'_>, came: bool) -> io::Result<()> {
-        let Some(pace) = &self.pace else { return Ok(()) };
-        let begun = pace.begun.load(Ordering::Relaxed);
-        if begun != pace.ended.load(Ordering::Relaxed) {
-            self.timer = None;
+    /// Bounds the heads of requests from here on.
+    pub fn set_watch(&mut self, watch: Watch) {
+        self.watch = Some(watch);
+    }
+
+    /// Tells the client that its request takes too long; it is HTTP/1, and nothing else is being said.
+    pub fn refuse_slow(&self) {
+        if !self.full {
+            // What does not go at once is not waited for.
+            let _told = self.socket.try_write(TOO_SLOW);
+        }
+    }
+
+    /// `TimedOut` when the head of a request takes too long; `came` is what came just now.
+    fn watch(&mut self, cx: &mut Context<'_>, came: &[u8]) -> io::Result<()> {
+        let Some(watch) = &mut self.watch else { return Ok(()) };
+        if !came.is_empty() {
+            watch.take(came, HEADERS_LARGEST);
+        }
+        if watch.poll_late(cx).is_pending() {
             return Ok(());
         }
-        if self.timer.as_ref().is_some_and(|(of, _)| *of != begun) {
-            self.timer = None;
+        if watch.is_http1() {
+            self.refuse_slow();
         }
-        if came && self.timer.is_none() {
-            self.timer = Some((begun, Box::pin(tokio::time::sleep(pace.limit))));
-        }
-        let late = self.timer.as_mut().is_some_and(|(_, timer)| timer.as_mut().poll(cx).is_ready());
-        if late {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the head of a request took too long"));
-        }
-        Ok(())
+        Err(io::Error::new(io::ErrorKind::TimedOut, "the head of a request took too long"))
+    }
+
+    fn note(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.full = written.is_pending();
+        written
     }
 }
 
@@ -124,7 +96,10 @@ impl AsyncRead for ClientStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if !this.seen.is_empty() {
+        let before = buf.filled().len();
+        let read = if this.seen.is_empty() {
+            Pin::new(&mut this.socket).poll_read(cx, buf)?
+        } else {
             let length = this.seen.len().min(buf.remaining());
             buf.put_slice(&this.seen[..length]);
             this.seen.advance(length);
@@ -132,19 +107,17 @@ impl AsyncRead for ClientStream {
                 // Thousands of clients lie idle, each with its buffer.
                 this.seen = BytesMut::new();
             }
-            this.watch(cx, true)?;
-            return Poll::Ready(Ok(()));
-        }
-        let before = buf.filled().len();
-        let read = Pin::new(&mut this.socket).poll_read(cx, buf)?;
-        this.watch(cx, buf.filled().len() > before)?;
+            Poll::Ready(())
+        };
+        this.watch(cx, &buf.filled()[before..])?;
         read.map(Ok)
     }
 }
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, buf)
+        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.note(written)
     }
 
     fn poll_write_vectored(
@@ -152,7 +125,8 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.note(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -42,23 +42,28 @@ async fn ambiguous_requests_never_reach_an_endpoint() {
 }
 
 #[tokio::test]
-async fn of_two_lengths_chunked_counts_and_the_connection_ends() {
-    for order in
-        ["content-length: 4\r\ntransfer-encoding: chunked", "transfer-encoding: chunked\r\ncontent-length: 4"]
-    {
-        let endpoint = Endpoint::named("a").await;
-        let world = Setup::http(&[&endpoint], json!([rule(json!({}))])).start();
-        // To a reader of Content-Length, the second request would begin within the first.
-        let text = format!(
-            "POST / HTTP/1.1\r\nhost: a\r\n{order}\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
-        );
-        let answer = world.raw(text.as_bytes()).await;
-        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
-        let seen = endpoint.last();
-        assert_eq!((endpoint.hits(), seen.uri.path()), (1, "/"));
-        assert!(
-            !(seen.headers.contains_key("content-length") && seen.headers.contains_key("transfer-encoding"))
-        );
+async fn requests_of_two_lengths_are_refused_wherever_they_come() {
+    const FIRST: &str =
+        "POST /first HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    for (case, before) in [("the first", ""), ("behind another", FIRST)] {
+        for order in [
+            "content-length: 4\r\ntransfer-encoding: chunked",
+            "Transfer-Encoding: chunked\r\nContent-Length: 4",
+        ] {
+            let endpoint = Endpoint::named("a").await;
+            let world = Setup::http(&[&endpoint], json!([rule(json!({}))])).start();
+            // To a reader of Content-Length, the second request would begin within the first.
+            let text = format!(
+                "{before}POST / HTTP/1.1\r\nhost: a\r\n{order}\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
+            );
+            let answer = world.raw(text.as_bytes()).await;
+            let served = u32::from(!before.is_empty());
+            assert_eq!(answer.matches("HTTP/1.1 200").count(), served as usize, "{case}, {order}: {answer}");
+            assert_eq!(answer.matches("HTTP/1.1 400").count(), 1, "{case}, {order}: {answer}");
+            assert_eq!(answer.matches("HTTP/1.1").count(), served as usize + 1, "{case}, {order}: {answer}");
+            assert_eq!(endpoint.hits(), served, "{case}, {order}");
+            world.until("refusedMalformed", 1).await;
+        }
     }
 }
 
@@ -74,6 +79,9 @@ async fn headers_have_limits() {
     assert_eq!(endpoint.hits(), 1);
 }
 
+/// What who is too slow is told.
+const TOO_SLOW: &str = "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
 #[tokio::test]
 async fn a_slow_head_is_not_waited_for_and_a_silent_client_is() {
     let endpoint = Endpoint::named("a").await;
@@ -82,8 +90,12 @@ async fn a_slow_head_is_not_waited_for_and_a_silent_client_is() {
     let world = setup.start();
     let mut client = world.http1().await;
     assert_eq!(client.ask("GET /").await.status, 200);
-    assert_eq!(world.raw(b"GET / HTTP/1.1\r\nhost: a\r\n").await, "");
+    assert_eq!(world.raw(b"GET / HTTP/1.1\r\nhost: a\r\n").await, TOO_SLOW);
     world.until("refusedSlowHeaders", 1).await;
+    // It may be a method or HTTP/2; of nothing at all nothing can be said.
+    assert_eq!(world.raw(b"PR").await, TOO_SLOW);
+    assert_eq!(world.raw(b"").await, "");
+    world.until("refusedSlowHeaders", 3).await;
     // So much time has passed, and between requests there is more of it.
     assert_eq!(client.ask("GET /").await.status, 200);
     let text = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -92,8 +104,10 @@ async fn a_slow_head_is_not_waited_for_and_a_silent_client_is() {
     let mut answer = vec![0; 1000];
     assert!(socket.read(&mut answer).await.unwrap() > 0);
     socket.write_all(b"GET /se").await.unwrap();
-    while !matches!(socket.read(&mut answer).await, Ok(0) | Err(_)) {}
-    world.until("refusedSlowHeaders", 2).await;
+    let mut rest = String::new();
+    socket.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.ends_with(TOO_SLOW), "{rest}");
+    world.until("refusedSlowHeaders", 4).await;
 }
 
 #[tokio::test]

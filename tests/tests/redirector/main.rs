@@ -8,6 +8,7 @@ mod clients;
 mod endpoints;
 mod flood;
 mod hostile;
+mod hostile_http2;
 mod life;
 mod limits;
 mod passing;
