@@ -66,11 +66,13 @@ pub async fn serve(worker: Rc<Worker>, socket: TcpStream, peer: SocketAddr, plac
             }
         }
         Speech::Tls if view.routes.has_tls() => match look(&mut stream, header_timeout, hello).await {
-            Look::Told(server_name) => tcp::serve_tls(worker, stream, &view, peer.ip(), server_name).await,
-            Look::Ended => tcp::serve_tls(worker, stream, &view, peer.ip(), None).await,
+            Look::Told(server_name) => {
+                Box::pin(tcp::serve_tls(worker, stream, &view, peer.ip(), server_name)).await
+            }
+            Look::Ended => Box::pin(tcp::serve_tls(worker, stream, &view, peer.ip(), None)).await,
             Look::Late => worker.count(Counter::RefusedSlowHeaders),
         },
-        Speech::Tls | Speech::Tcp => tcp::serve(worker, stream, &view, peer.ip()).await,
+        Speech::Tls | Speech::Tcp => Box::pin(tcp::serve(worker, stream, &view, peer.ip())).await,
     }
 }
 

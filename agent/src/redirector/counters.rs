@@ -127,9 +127,11 @@ pub enum Open {
     Requests,
     /// HTTP connections to endpoints, idle ones included.
     Upstreams,
+    /// Of the clients' connections those by HTTP/1 that lie idle and of which nothing is kept but the socket.
+    Resting,
 }
 
-const OPEN_NAMES: [&str; 3] = ["clientConnections", "requests", "upstreamConnections"];
+const OPEN_NAMES: [&str; 4] = ["clientConnections", "requests", "upstreamConnections", "restingConnections"];
 
 /// One of them, for as long as this lives.
 #[derive(Debug)]

@@ -30,6 +30,8 @@ pub struct Options {
     pub sniff_timeout: Duration,
     /// How long a client's connection may lie idle between requests.
     pub client_idle_timeout: Duration,
+    /// How long a client's HTTP/1 connection lies idle before nothing is kept of it but its socket.
+    pub rest_after: Duration,
     /// How long an upstream connection may lie idle where no DestinationRule says otherwise.
     pub upstream_idle_timeout: Duration,
     /// Requests at once on one HTTP/2 connection of a client.
@@ -48,6 +50,7 @@ impl Default for Options {
             header_timeout: Duration::from_secs(10),
             sniff_timeout: Duration::from_millis(200),
             client_idle_timeout: Duration::from_secs(3600),
+            rest_after: Duration::from_secs(1),
             // Shorter than the keep-alive of common servers, so that we close first.
             upstream_idle_timeout: Duration::from_secs(4),
             streams_per_connection: 256,

@@ -26,8 +26,11 @@ pub struct Pace {
     limit: Duration,
     /// The first request that is refused, for what follows it can be read in two ways.
     refused: Cell<u64>,
-    /// Nothing of a message has come that has not come whole, and nothing waits to be written.
+    /// Nothing of a message has come that has not come whole.
     at_rest: Cell<bool>,
+    /// Something waits to be written.
+    full: Cell<bool>,
+    keeps_open: Cell<bool>,
     /// The connection is no HTTP any more.
     left: Cell<bool>,
     counters: Arc<Counters>,
@@ -51,6 +54,8 @@ impl Pace {
             limit,
             refused: Cell::new(u64::MAX),
             at_rest: Cell::new(true),
+            full: Cell::new(false),
+            keeps_open: Cell::new(false),
             left: Cell::new(false),
             counters,
             begins: Notify::new(),
@@ -79,7 +84,12 @@ impl Pace {
 
     /// Whether nothing is lost of an HTTP/1 connection by leaving off here.
     pub fn is_at_rest(&self) -> bool {
-        self.begun == self.ended && self.at_rest.get()
+        self.begun == self.ended && self.at_rest.get() && !self.full.get()
+    }
+
+    /// Whether the socket outlives what serves it.
+    pub fn keep_open(&self, keep: bool) {
+        self.keeps_open.set(keep);
     }
 
     /// From now on what comes is no HTTP.
@@ -92,12 +102,11 @@ impl Pace {
         self.left.get()
     }
 
-    /// Returns once no request was under way for `limit`, or a quarter of it later.
-    pub async fn idle_for(&self, limit: Duration) {
-        const LOOKS: u32 = 4;
+    /// Returns once no request was under way for `limit`; looks so many times meanwhile, and returns as much later at most.
+    pub async fn idle_for(&self, limit: Duration, looks: u32) {
         let mut seen = (self.ended(), 0);
-        while seen.1 < LOOKS {
-            tokio::time::sleep(limit / LOOKS).await;
+        while seen.1 < looks {
+            tokio::time::sleep(limit / looks).await;
             let ended = self.ended();
             seen = if ended.is_some() && ended == seen.0 { (ended, seen.1 + 1) } else { (ended, 0) };
         }
@@ -136,9 +145,19 @@ impl Watch {
         Self { pace, wire: Wire::Http2(Frames::after(preface)), timer: None }
     }
 
-    /// Whether the client can be told in words of HTTP/1.
-    pub fn is_http1(&self) -> bool {
-        matches!(self.wire, Wire::Http1(_))
+    /// Whether the client can be told in words of HTTP/1 that it is too slow, and nothing else is being said.
+    pub fn can_tell(&self) -> bool {
+        matches!(self.wire, Wire::Http1(_)) && !self.pace.full.get()
+    }
+
+    /// Whether something waits to be written.
+    pub fn set_full(&self, full: bool) {
+        self.pace.full.set(full);
+    }
+
+    /// Whether the socket outlives what serves it.
+    pub fn keeps_open(&self) -> bool {
+        self.pace.keeps_open.get()
     }
 
     /// Reads what came; `longest` is what a header block may have before it is counted as too long.

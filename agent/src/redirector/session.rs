@@ -1,8 +1,8 @@
 //! An HTTP connection of a client: hyper with our limits. What is done with requests is in `request.rs`.
 
 use std::{
-    cell::RefCell, convert::Infallible, error::Error, io, net::IpAddr, pin::pin, rc::Rc, sync::Arc,
-    time::Duration,
+    cell::RefCell, convert::Infallible, error::Error, future::poll_fn, io, net::IpAddr, pin::pin, rc::Rc,
+    sync::Arc, task::Poll, time::Duration,
 };
 
 use http::Request;
@@ -17,7 +17,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     connection::PREFACE,
-    counters::Counter,
+    counters::{Counter, OneOpen, Open},
     limits::{Place, RequestPlace},
     pace::{Pace, UnderWay, Watch},
     proxy_protocol::Ends,
@@ -118,11 +118,11 @@ pub async fn serve(worker: Rc<Worker>, stream: ClientStream, view: View, place: 
     let view = RefCell::new(Some(Rc::new(view)));
     let session =
         Rc::new(Session { worker, client, http2, ends, view, pace, place, handover: RefCell::default() });
-    // Connections lie idle by the thousand: what serves one version of HTTP need not have room for the other.
+    // Connections lie idle by the thousand: what lies has no room for what serves.
     let ended = if http2 {
         Box::pin(serve_http2(&session, stream)).await
     } else {
-        Box::pin(serve_http1(&session, stream)).await
+        serve_http1(&session, stream).await
     };
     if let Err(error) = ended {
         session.worker.count(reason(&error));
@@ -137,30 +137,71 @@ async fn last_request(worker: &Worker, pace: &Pace) {
     let _elapsed = tokio::time::timeout_at(end, pace.is_under_way()).await;
 }
 
+/// Serves requests, and between them keeps nothing but the socket once none has come for a moment: buffers, state and the
+/// room for a request are some 20 KB.
 async fn serve_http1(session: &Rc<Session>, mut stream: ClientStream) -> hyper::Result<()> {
     stream.set_watch(Watch::http1(session.pace.clone()));
+    while let Some(resting) = Box::pin(talk_http1(session, stream)).await? {
+        stream = resting;
+        // It may be of a configuration that has gone.
+        session.view.take();
+        let options = session.worker.options();
+        let _resting = OneOpen::new(&session.worker.counters, Open::Resting);
+        tokio::select! {
+            biased;
+            came = stream.comes() => if came.is_err() { break },
+            () = last_request(&session.worker, &session.pace) => break,
+            () = tokio::time::sleep(options.client_idle_timeout.saturating_sub(options.rest_after)) => break,
+        }
+    }
+    Ok(())
+}
+
+/// Serves requests as they come; gives the stream back when none has come for a moment.
+async fn talk_http1(session: &Rc<Session>, stream: ClientStream) -> hyper::Result<Option<ClientStream>> {
     let serving = session.clone();
     let service = service_fn(move |received: Request<Incoming>| {
         let session = serving.clone();
         async move { Ok::<_, Infallible>(request::handle(session, received).await) }
     });
     let mut builder = http1::Builder::new();
-    // This bounds the silence between requests; heads are bounded by the stream.
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(session.worker.options().client_idle_timeout)
-        .max_header_size(HEADERS_MAX)
-        .max_buf_size(HEADERS_MAX + (4 << 10));
+    // Heads are bounded by the stream, and the silence between them here.
+    builder.header_read_timeout(None).max_header_size(HEADERS_MAX).max_buf_size(HEADERS_MAX + (4 << 10));
     let mut connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::select! {
-        // First of all what has come already.
-        biased;
-        ended = &mut connection => ended,
-        () = last_request(&session.worker, &session.pace) => {
-            std::pin::Pin::new(&mut connection).graceful_shutdown();
-            (&mut connection).await
+    let (worker, pace) = (&session.worker, &session.pace);
+    let mut draining = pin!(last_request(worker, pace));
+    let mut told = false;
+    // Of a client that does not read its answer nothing can be laid down.
+    let mut idle = pin!(pace.idle_for(worker.options().client_idle_timeout, 4));
+    loop {
+        tokio::select! {
+            // First of all what has come already.
+            biased;
+            ended = &mut connection => {
+                ended?;
+                break;
+            }
+            () = draining.as_mut(), if !told => {
+                told = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
+            () = pace.idle_for(worker.options().rest_after, 1), if !told => if pace.is_at_rest() {
+                // hyper lets an idle connection go at once, and we do not let it close the socket.
+                pace.keep_open(true);
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                let ended = poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut connection).poll(cx))).await;
+                pace.keep_open(false);
+                if let Poll::Ready(ended) = ended {
+                    ended?;
+                    let parts = connection.into_parts();
+                    let mut stream = parts.io.into_inner();
+                    stream.unread(&parts.read_buf);
+                    return Ok(Some(stream));
+                }
+            },
+            () = idle.as_mut() => return Ok(None),
         }
-    }?;
+    }
     if let Some(handover) = session.handover.take().filter(|_| session.pace.has_left()) {
         let parts = connection.into_parts();
         let mut stream = parts.io.into_inner();
@@ -168,7 +209,7 @@ async fn serve_http1(session: &Rc<Session>, mut stream: ClientStream) -> hyper::
         // Nobody takes it where a rule has answered a CONNECT.
         drop(handover.send(stream));
     }
-    Ok(())
+    Ok(None)
 }
 
 async fn serve_http2(session: &Rc<Session>, mut stream: ClientStream) -> hyper::Result<()> {
@@ -193,7 +234,7 @@ async fn serve_http2(session: &Rc<Session>, mut stream: ClientStream) -> hyper::
         biased;
         ended = connection.as_mut() => return ended,
         _ = session.worker.draining() => {}
-        () = session.pace.idle_for(session.worker.options().client_idle_timeout) => {}
+        () = session.pace.idle_for(session.worker.options().client_idle_timeout, 4) => {}
     }
     connection.as_mut().graceful_shutdown();
     connection.await

@@ -26,14 +26,12 @@ pub struct ClientStream {
     seen: BytesMut,
     socket: TcpStream,
     watch: Option<Watch>,
-    /// Something waits to be written.
-    full: bool,
 }
 
 impl ClientStream {
     /// Nothing was looked at yet.
     pub fn new(socket: TcpStream) -> Self {
-        Self { seen: BytesMut::new(), socket, watch: None, full: false }
+        Self { seen: BytesMut::new(), socket, watch: None }
     }
 
     /// All that was looked at.
@@ -60,12 +58,15 @@ impl ClientStream {
         self.watch = Some(watch);
     }
 
+    /// Waits for what comes next, or for the end.
+    pub async fn comes(&self) -> io::Result<()> {
+        if self.seen.is_empty() { self.socket.readable().await } else { Ok(()) }
+    }
+
     /// Tells the client that its request takes too long; it is HTTP/1, and nothing else is being said.
     pub fn refuse_slow(&self) {
-        if !self.full {
-            // What does not go at once is not waited for.
-            let _told = self.socket.try_write(TOO_SLOW);
-        }
+        // What does not go at once is not waited for.
+        let _told = self.socket.try_write(TOO_SLOW);
     }
 
     /// `TimedOut` when the head of a request takes too long; `came` is what came just now.
@@ -77,14 +78,16 @@ impl ClientStream {
         if watch.poll_late(cx).is_pending() {
             return Ok(());
         }
-        if watch.is_http1() {
+        if watch.can_tell() {
             self.refuse_slow();
         }
         Err(io::Error::new(io::ErrorKind::TimedOut, "the head of a request took too long"))
     }
 
     fn note(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.full = written.is_pending();
+        if let Some(watch) = &self.watch {
+            watch.set_full(written.is_pending());
+        }
         written
     }
 }
@@ -138,6 +141,9 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.watch.as_ref().is_some_and(Watch::keeps_open) {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }

@@ -13,6 +13,7 @@ mod life;
 mod limits;
 mod passing;
 mod pings;
+mod resting;
 mod retries;
 mod streams;
 mod world;
