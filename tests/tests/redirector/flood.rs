@@ -191,6 +191,8 @@ async fn a_tunnel_keeps_the_place_of_its_connection() {
     let mut rest = Vec::new();
     tunnel.read_to_end(&mut rest).await.unwrap();
     assert!(rest.ends_with(b"gnip"), "{rest:?}");
+    // The endpoint is through; the client could still send.
+    drop(tunnel);
     soon("no connection", || world.redirector.open()["clientConnections"] == 0).await;
     let _next = connect(&world, ONE).await;
     soon("a connection", || world.redirector.open()["clientConnections"] == 1).await;

@@ -119,7 +119,8 @@ async fn headers_have_the_same_limit_as_by_http1() {
     let endpoint = Endpoint::named("a").await;
     let world = Setup::http(&[&endpoint], json!([rule(json!({}))])).start();
     let mut client = world.http2().await;
-    for (length, status) in [(50_000, 200), (70_000, 431), (300_000, 431)] {
+    // The endpoint, a server of hyper's, takes 16 KiB itself.
+    for (length, status) in [(10_000, 200), (70_000, 431), (300_000, 431)] {
         let ask = http::Request::get("http://reviews/").header("x", "y".repeat(length));
         let sent = client.send_request(ask.body(whole("")).unwrap()).await.unwrap();
         assert_eq!(sent.status(), status, "{length}");
