@@ -24,7 +24,8 @@ use super::{
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a look at the first bytes told.
-enum Look<T> {
+pub enum Look<T> {
+    /// What they are.
     Told(T),
     /// The client sent nothing more that would tell.
     Ended,
@@ -96,7 +97,11 @@ async fn speech(worker: &Worker, view: &View, stream: &mut ClientStream) -> Spee
 }
 
 /// Reads until `judge` can tell, for `limit` at most. From some number of bytes on, `judge` must be able to.
-async fn look<T>(stream: &mut ClientStream, limit: Duration, judge: impl Fn(&[u8]) -> Option<T>) -> Look<T> {
+pub async fn look<T>(
+    stream: &mut ClientStream,
+    limit: Duration,
+    judge: impl Fn(&[u8]) -> Option<T>,
+) -> Look<T> {
     let told = async {
         loop {
             if let Some(told) = judge(stream.seen()) {
@@ -130,6 +135,17 @@ fn hello(bytes: &[u8]) -> Option<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Bytes of what `_serves` returns.
+    fn size_of_future<A, B, C, D, F: Future>(_serves: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_that_lies_idle_is_small() {
+        let size = size_of_future(serve);
+        assert!(size <= 3072, "{size} bytes for each of thousands of connections");
+    }
 
     #[test]
     fn http2_is_told_by_its_preface() {

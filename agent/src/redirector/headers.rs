@@ -38,7 +38,8 @@ pub fn takes_trailers(headers: &HeaderMap) -> bool {
     lines.flat_map(|line| line.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
-/// The protocol that an HTTP/1.1 client wants to change to; cleartext HTTP/2 need not be granted, and is not.
+/// The protocol that an HTTP/1.1 client wants to change to, but for cleartext HTTP/2: that is ours and not the endpoint's
+/// (`h2c.rs`), and where it cannot be had the request is answered as it came.
 pub fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
     let asked =

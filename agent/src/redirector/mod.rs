@@ -19,6 +19,7 @@ mod draws;
 mod explain;
 mod forward;
 mod frames;
+mod h2c;
 mod handover;
 mod hash;
 mod head;

@@ -9,7 +9,7 @@ use crate::l7::rules::{
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, CONTENT_TYPE, LOCATION},
+    header::{CONNECTION, CONTENT_TYPE, LOCATION, UPGRADE},
     request::Parts,
 };
 use hyper::{body::Incoming, ext::Protocol};
@@ -20,6 +20,7 @@ use super::{
     checks,
     counters::Counter,
     forward::{Forward, no_destination},
+    h2c,
     headers::wanted_upgrade,
     replies::{abort, reply},
     session::{HEADERS_MAX, Session},
@@ -80,6 +81,15 @@ impl Call {
 /// Answers one request.
 pub async fn handle(session: Rc<Session>, mut received: Request<Incoming>) -> Response<Body> {
     let under_way = session.begin();
+    if !session.http2 && !under_way.is_doubtful && h2c::is_wanted(&received) {
+        let (parts, body) = received.into_parts();
+        // What has no legal host is refused below.
+        if let Ok(authority) = checks::authority(&parts) {
+            session.go_on_by_http2(h2c::first_stream(&parts, &authority));
+            return switched_to_http2();
+        }
+        received = Request::from_parts(parts, body);
+    }
     let mut record = Record::new(&session.worker, session.client);
     let protocol = received.extensions().get::<Protocol>().map(|protocol| protocol.as_str().to_owned());
     let extended = protocol.is_some() && received.method() == Method::CONNECT;
@@ -153,6 +163,15 @@ pub async fn handle(session: Rc<Session>, mut received: Request<Incoming>) -> Re
     }
     record.status(status);
     response.map(|body| body.with(record, under_way, place))
+}
+
+/// The request is answered by HTTP/2, and is one then: it is counted and logged there.
+fn switched_to_http2() -> Response<Body> {
+    let mut response = Response::new(Body::whole(""));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert(UPGRADE, HeaderValue::from_static("h2c"));
+    response
 }
 
 /// How long the headers are as HTTP/2 counts, RFC 9113 section 6.5.2.

@@ -16,8 +16,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    connection::PREFACE,
+    connection::{Look, PREFACE, look},
     counters::{Counter, OneOpen, Open},
+    h2c,
     limits::{Place, RequestPlace},
     pace::{Pace, UnderWay, Watch},
     proxy_protocol::Ends,
@@ -54,6 +55,8 @@ pub struct Session {
     place: Rc<Place>,
     /// Who waits for the end of HTTP/1.
     handover: RefCell<Option<oneshot::Sender<ClientStream>>>,
+    /// The request that becomes the first stream of HTTP/2, as frames.
+    first: RefCell<Option<Vec<u8>>>,
 }
 
 /// Runs hyper's tasks on this thread.
@@ -96,6 +99,12 @@ impl Session {
         tunnel::Socket::Http1(receiver)
     }
 
+    /// Goes on by HTTP/2, whose first stream has these frames, once the client was told.
+    pub fn go_on_by_http2(&self, first: Vec<u8>) {
+        self.first.replace(Some(first));
+        self.pace.leave();
+    }
+
     /// The answer that was given makes something else than HTTP of an HTTP/1 connection.
     pub fn leave(&self) {
         self.pace.leave();
@@ -116,13 +125,26 @@ pub async fn serve(worker: Rc<Worker>, stream: ClientStream, view: View, place: 
     let (ends, client) = (view.ends, view.ends.client.ip());
     let pace = Pace::new(worker.options().header_timeout, worker.counters.clone());
     let view = RefCell::new(Some(Rc::new(view)));
-    let session =
-        Rc::new(Session { worker, client, http2, ends, view, pace, place, handover: RefCell::default() });
+    let session = Rc::new(Session {
+        worker,
+        client,
+        http2,
+        ends,
+        view,
+        pace,
+        place,
+        handover: RefCell::default(),
+        first: RefCell::default(),
+    });
     // Connections lie idle by the thousand: what lies has no room for what serves.
     let ended = if http2 {
         Box::pin(serve_http2(&session, stream)).await
     } else {
-        serve_http1(&session, stream).await
+        match serve_http1(&session, stream).await {
+            Ok(Some(first)) => Box::pin(upgraded(&session, first)).await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        }
     };
     if let Err(error) = ended {
         session.worker.count(reason(&error));
@@ -139,10 +161,14 @@ async fn last_request(worker: &Worker, pace: &Pace) {
 
 /// Serves requests, and between them keeps nothing but the socket once none has come for a moment: buffers, state and the
 /// room for a request are some 20 KB.
-async fn serve_http1(session: &Rc<Session>, mut stream: ClientStream) -> hyper::Result<()> {
+async fn serve_http1(session: &Rc<Session>, mut stream: ClientStream) -> hyper::Result<Option<First>> {
     stream.set_watch(Watch::http1(session.pace.clone()));
-    while let Some(resting) = Box::pin(talk_http1(session, stream)).await? {
-        stream = resting;
+    loop {
+        stream = match Box::pin(talk_http1(session, stream)).await? {
+            Then::Rest(stream) => stream,
+            Then::Http2(first) => return Ok(Some(first)),
+            Then::End => break,
+        };
         // It may be of a configuration that has gone.
         session.view.take();
         let options = session.worker.options();
@@ -154,11 +180,24 @@ async fn serve_http1(session: &Rc<Session>, mut stream: ClientStream) -> hyper::
             () = tokio::time::sleep(options.client_idle_timeout.saturating_sub(options.rest_after)) => break,
         }
     }
-    Ok(())
+    Ok(None)
 }
 
-/// Serves requests as they come; gives the stream back when none has come for a moment.
-async fn talk_http1(session: &Rc<Session>, stream: ClientStream) -> hyper::Result<Option<ClientStream>> {
+/// A connection that becomes one of HTTP/2, and the frames of its first stream.
+type First = (ClientStream, Vec<u8>);
+
+/// What becomes of an HTTP/1 connection.
+enum Then {
+    /// It goes on with the next request.
+    Rest(ClientStream),
+    /// It goes on by HTTP/2.
+    Http2(First),
+    /// It has ended, or is a tunnel.
+    End,
+}
+
+/// Serves requests as they come, until none has come for a moment.
+async fn talk_http1(session: &Rc<Session>, stream: ClientStream) -> hyper::Result<Then> {
     let serving = session.clone();
     let service = service_fn(move |received: Request<Incoming>| {
         let session = serving.clone();
@@ -196,20 +235,54 @@ async fn talk_http1(session: &Rc<Session>, stream: ClientStream) -> hyper::Resul
                     let parts = connection.into_parts();
                     let mut stream = parts.io.into_inner();
                     stream.unread(&parts.read_buf);
-                    return Ok(Some(stream));
+                    return Ok(Then::Rest(stream));
                 }
             },
-            () = idle.as_mut() => return Ok(None),
+            () = idle.as_mut() => return Ok(Then::End),
         }
     }
-    if let Some(handover) = session.handover.take().filter(|_| session.pace.has_left()) {
-        let parts = connection.into_parts();
-        let mut stream = parts.io.into_inner();
-        stream.unread(&parts.read_buf);
+    if !session.pace.has_left() {
+        return Ok(Then::End);
+    }
+    let parts = connection.into_parts();
+    let mut stream = parts.io.into_inner();
+    stream.unread(&parts.read_buf);
+    if let Some(first) = session.first.take() {
+        return Ok(Then::Http2((stream, first)));
+    }
+    if let Some(handover) = session.handover.take() {
         // Nobody takes it where a rule has answered a CONNECT.
         drop(handover.send(stream));
     }
-    Ok(None)
+    Ok(Then::End)
+}
+
+/// Serves HTTP/2 on what was HTTP/1, once the client has begun with it.
+async fn upgraded(session: &Rc<Session>, (mut stream, first): First) -> hyper::Result<()> {
+    let worker = &session.worker;
+    match look(&mut stream, worker.options().header_timeout, h2c::beginning).await {
+        Look::Told(Some(end)) => stream.insert(end, &first),
+        Look::Told(None) | Look::Ended => {
+            worker.count(Counter::Broken);
+            return Ok(());
+        }
+        Look::Late => {
+            worker.count(Counter::RefusedSlowHeaders);
+            return Ok(());
+        }
+    }
+    let session = Rc::new(Session {
+        worker: worker.clone(),
+        client: session.client,
+        http2: true,
+        ends: session.ends,
+        view: RefCell::default(),
+        pace: Pace::new(worker.options().header_timeout, worker.counters.clone()),
+        place: session.place.clone(),
+        handover: RefCell::default(),
+        first: RefCell::default(),
+    });
+    serve_http2(&session, stream).await
 }
 
 async fn serve_http2(session: &Rc<Session>, mut stream: ClientStream) -> hyper::Result<()> {

@@ -45,6 +45,13 @@ impl ClientStream {
         self.socket.read_buf(&mut self.seen).await
     }
 
+    /// Puts `bytes` into what was looked at, in front of what is at `place`.
+    pub fn insert(&mut self, place: usize, bytes: &[u8]) {
+        let rest = self.seen.split_off(place.min(self.seen.len()));
+        self.seen.extend_from_slice(bytes);
+        self.seen.extend_from_slice(&rest);
+    }
+
     /// Gives back what was read too much.
     pub fn unread(&mut self, bytes: &[u8]) {
         let rest = std::mem::take(&mut self.seen);

@@ -16,4 +16,5 @@ mod pings;
 mod resting;
 mod retries;
 mod streams;
+mod upgrade;
 mod world;
