@@ -187,11 +187,48 @@ fn a_device_without_xdp_in_its_driver_is_a_warning_and_is_balanced_at_by_tc() {
     assert_eq!(status["healthy"], true, "{status}");
     let warnings = status["warnings"].as_array().unwrap();
     let about = |text: &str| warnings.iter().any(|warning| warning.as_str().unwrap().starts_with(text));
-    assert!(about("vxlan0: no XDP in its driver, packets are balanced by tc"), "{status}");
+    assert!(about("vxlan0: packets are balanced by tc alone: no XDP in its driver"), "{status}");
     assert!(!about("eth0"), "{status}");
     for [tcp, udp] in outside.dialled(1) {
         assert!(outside.client.tcp(&tcp).is_ok() && outside.client.udp(&udp).is_ok(), "{tcp}");
     }
+}
+
+#[test]
+fn a_device_that_has_somebody_elses_xdp_program_is_told_apart_from_one_without_xdp() {
+    let mut outside = Outside::new(&[1], &["--xdp", "native"]);
+    let pin = |outside: &Outside, name: &str| outside.world.node(1).bpffs().join("links").join(name);
+    let of_eth0 = index(&outside.world.node(1).host.netns, "eth0");
+    let [own, others] =
+        [format!("device-{of_eth0}-early_native"), "somebodys".to_owned()].map(|name| pin(&outside, &name));
+    outside.agents.remove(0).kill();
+    // A link that no agent knows holds on to its program.
+    std::fs::rename(&own, &others).unwrap();
+    let manifests = outside.world.node(1).manifests().display().to_string();
+    let node = outside.world.node(1);
+    let _agent = node.spawn_agent(&["--manifests", &manifests, "--xdp", "native"]);
+    wait::until("a problem", || {
+        let output = node.sluice(&["status", "-o", "json"]);
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let problems = status["problems"].to_string();
+        let named = problems.contains("eth0 (xdp/native): another XDP program is at the device already");
+        if named { Ok(()) } else { Err(text(&output)) }
+    });
+    std::fs::remove_file(&others).unwrap();
+    node.wait_healthy();
+    wait_programs(node, &of_eth0, &["early_native", "from_network", "to_network"]);
+}
+
+#[test]
+fn a_veth_that_xdp_auto_leaves_to_tc_is_named() {
+    let outside = Outside::new(&[1], &["--xdp", "auto"]);
+    let node = outside.world.node(1);
+    wait_programs(node, &index(&node.host.netns, "eth0"), &OF_NODE);
+    let warnings = node.json(&["status"])["warnings"].to_string();
+    assert!(
+        warnings.contains("eth0: packets are balanced by tc alone: a veth leaves checksums"),
+        "{warnings}"
+    );
 }
 
 /// Runs `tc` in the node's namespace.

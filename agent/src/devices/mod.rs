@@ -169,6 +169,32 @@ pub fn unmatched(links: &[Link], node_devices: &NodeDevices, pod_devices: &PodDe
     notes
 }
 
+/// Why XDP is not tried at a device of the node's own.
+pub fn why_not_early(link: &Link, xdp: Xdp) -> Option<&'static str> {
+    match xdp {
+        Xdp::Off => None,
+        // A program of XDP would not know what it reads.
+        Xdp::Auto | Xdp::Native | Xdp::Generic if link.is_bare => {
+            Some("it has no Ethernet headers, and XDP reads nothing else")
+        }
+        // It hands on packets whose checksum is not finished, which XDP cannot tell from others.
+        Xdp::Auto if link.kind == "veth" => {
+            Some("a veth leaves checksums to the receiver; `--xdp native` takes it all the same")
+        }
+        Xdp::Auto | Xdp::Native | Xdp::Generic => None,
+    }
+}
+
+/// The node's own devices at which `--xdp` is not tried, and why.
+pub fn left_to_tc(links: &[Link], roles: &BTreeMap<u32, Role>, xdp: Xdp) -> Vec<String> {
+    let of_node = links.iter().filter(|link| roles.get(&link.index) == Some(&Role::Node));
+    let notes = of_node.filter_map(|link| {
+        let why = why_not_early(link, xdp)?;
+        Some(format!("{}: packets are balanced by tc alone: {why}", link.name))
+    });
+    notes.collect()
+}
+
 const fn is_usable(link: &Link) -> bool {
     (link.is_ethernet || link.is_bare) && !link.is_loopback
 }
@@ -212,6 +238,8 @@ mod tests {
         for (case, link, want) in [
             ("a network card", device(""), Some(Role::Node)),
             ("a bond", device("bond"), Some(Role::Node)),
+            ("a VLAN", device("vlan"), Some(Role::Node)),
+            ("a VLAN on the pods' bridge", Link { master: 4, ..device("vlan") }, None),
             ("a card of the bond", Link { master: 4, ..device("") }, None),
             ("an overlay's end", device("vxlan"), Some(Role::Node)),
             ("a pod's end", pod(), Some(Role::Pod)),
@@ -240,6 +268,24 @@ mod tests {
         ] {
             let roles = roles(&[link], &[ip], &NodeDevices::Auto, &PodDevices::Auto);
             assert_eq!(roles.values().next().copied(), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn devices_that_xdp_is_not_tried_at_are_told() {
+        let link = |index: u32, kind: &str| Link { index, kind: kind.to_owned(), ..Link::default() };
+        let tun = Link { is_bare: true, ..link(3, "tun") };
+        let links = [link(1, ""), link(2, "veth"), tun, link(4, "veth")];
+        let roles = BTreeMap::from([(1, Role::Node), (2, Role::Node), (3, Role::Node), (4, Role::Pod)]);
+        for (xdp, want) in [
+            (Xdp::Off, &[][..]),
+            (Xdp::Auto, &["a veth leaves checksums", "no Ethernet headers"]),
+            (Xdp::Native, &["no Ethernet headers"]),
+            (Xdp::Generic, &["no Ethernet headers"]),
+        ] {
+            let told = left_to_tc(&links, &roles, xdp);
+            assert_eq!(told.len(), want.len(), "{xdp:?}: {told:?}");
+            assert!(told.iter().zip(want).all(|(told, want)| told.contains(want)), "{xdp:?}: {told:?}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, os::fd::AsFd as _, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{LinkOrder, Program, TcAttachType, XdpMode, links::FdLink, tc::TcAttachOptions};
+use rustix::io::Errno;
 
 use super::{
     EARLY, Loaded,
@@ -238,7 +239,11 @@ fn link(program: &mut Program, name: &str, point: Point) -> Result<FdLink> {
         Point::EarlyNative | Point::EarlyGeneric => {
             let Program::Xdp(program) = program else { bail!("{EARLY} is no XDP program") };
             let native = point == Point::EarlyNative;
-            let id = program.attach(name, if native { XdpMode::Driver } else { XdpMode::Skb })?;
+            let attached = program.attach(name, if native { XdpMode::Driver } else { XdpMode::Skb });
+            let id = attached.map_err(anyhow::Error::from).map_err(|error| {
+                let why = early_refusal(&error);
+                error.context(why)
+            })?;
             return Ok(program.take_link(id)?.try_into()?);
         }
     };
@@ -247,6 +252,17 @@ fn link(program: &mut Program, name: &str, point: Point) -> Result<FdLink> {
     };
     let id = program.attach_with_options(name, direction, TcAttachOptions::TcxOrder(order))?;
     Ok(program.take_link(id)?.try_into()?)
+}
+
+/// Why XDP is not at a device, as far as the kernel's number tells.
+fn early_refusal(error: &anyhow::Error) -> &'static str {
+    let cause = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    match cause.and_then(Errno::from_io_error) {
+        // In the same mode, or in another one.
+        Some(Errno::BUSY | Errno::EXIST) => "another XDP program is at the device already",
+        Some(Errno::OPNOTSUPP) => "no XDP in its driver",
+        _ => "XDP cannot be attached",
+    }
 }
 
 /// Takes every program away from devices; returns the pins that are gone.
@@ -268,5 +284,24 @@ fn remove(pin: &Path) -> Result<()> {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error).with_context(|| format!("cannot remove {}", pin.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_xdp_is_not_at_a_device_is_told_by_the_number() {
+        for (errno, want) in [
+            (Errno::BUSY, "another XDP program is at the device already"),
+            (Errno::EXIST, "another XDP program is at the device already"),
+            (Errno::OPNOTSUPP, "no XDP in its driver"),
+            (Errno::NOMEM, "XDP cannot be attached"),
+        ] {
+            let error = anyhow::Error::from(std::io::Error::from(errno)).context("bpf_link_create failed");
+            assert_eq!(early_refusal(&error), want, "{errno}");
+        }
+        assert_eq!(early_refusal(&anyhow::anyhow!("no number")), "XDP cannot be attached");
     }
 }

@@ -177,7 +177,9 @@ impl Devices {
             self.lending.1 = None;
         }
         let unmatched = devices::unmatched(&links, &self.flags.node_devices, &self.flags.pod_devices);
-        let wanted = self.wanted(&links, node);
+        let roles = devices::roles(&links, node, &self.flags.node_devices, &self.flags.pod_devices);
+        let unmatched = [unmatched, devices::left_to_tc(&links, &roles, self.flags.xdp)].concat();
+        let wanted = self.wanted(&links, &roles);
         if self.attached.as_ref() == Some(&wanted) {
             return Ok((Vec::new(), [unmatched, self.notes.clone()].concat()));
         }
@@ -201,9 +203,7 @@ impl Devices {
             fatal.iter().map(|(key, error)| format!("{} ({}): {error}", name(key), key.1.hook())).collect();
         self.notes = optional
             .iter()
-            .map(|(key, error)| {
-                format!("{}: no XDP in its driver, packets are balanced by tc: {error}", name(key))
-            })
+            .map(|(key, error)| format!("{}: packets are balanced by tc alone: {error}", name(key)))
             .collect();
         self.running = wanted.keys().filter(|key| !optional.contains_key(key)).copied().collect();
         self.missing = fatal.keys().copied().collect();
@@ -220,21 +220,17 @@ impl Devices {
     }
 
     /// What should run where; with the name of the device.
-    fn wanted(&self, links: &[Link], node: &[IpAddr]) -> BTreeMap<(u32, Point), String> {
+    fn wanted(&self, links: &[Link], roles: &BTreeMap<u32, Role>) -> BTreeMap<(u32, Point), String> {
         let early = match self.flags.xdp {
             Xdp::Off => None,
             Xdp::Auto | Xdp::Native => Some(Point::EarlyNative),
             Xdp::Generic => Some(Point::EarlyGeneric),
         };
-        let roles = devices::roles(links, node, &self.flags.node_devices, &self.flags.pod_devices);
         let mut wanted = BTreeMap::new();
         for link in links {
             let points = match roles.get(&link.index) {
-                // A veth hands on packets whose checksum is not finished, which XDP cannot tell from others. Without Ethernet
-                // headers a program of XDP would not know what it reads.
                 Some(Role::Node) => {
-                    let is_trusted = self.flags.xdp != Xdp::Auto || link.kind != "veth";
-                    let early = early.filter(|_| is_trusted && !link.is_bare);
+                    let early = early.filter(|_| devices::why_not_early(link, self.flags.xdp).is_none());
                     [Some(Point::FromNetwork), Some(Point::ToNetwork), early]
                 }
                 Some(Role::Pod) => [Some(Point::FromPod), Some(Point::ToPod), None],
