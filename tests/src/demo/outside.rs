@@ -49,24 +49,26 @@ kind: Service
 metadata: {name: members, namespace: shop}
 spec:
   type: LoadBalancer
-  loadBalancerSourceRanges: [192.168.50.0/28]
+  loadBalancerSourceRanges: [192.168.50.0/28, \"fd00:50::/124\"]
   clusterIP: 10.96.0.92
+  clusterIPs: [10.96.0.92, \"fd00:10:96::92\"]
   selector: {app: outlet}
   ports:
   - {name: http, port: 80, targetPort: 8080, nodePort: 30082}
-status: {loadBalancer: {ingress: [{ip: 203.0.113.92}]}}
+status: {loadBalancer: {ingress: [{ip: 203.0.113.92}, {ip: \"2001:db8:50::92\"}]}}
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: staff, namespace: shop}
 spec:
   type: LoadBalancer
-  loadBalancerSourceRanges: [10.0.0.0/8]
+  loadBalancerSourceRanges: [10.0.0.0/8, \"fd00:10::/32\"]
   clusterIP: 10.96.0.93
+  clusterIPs: [10.96.0.93, \"fd00:10:96::93\"]
   selector: {app: outlet}
   ports:
   - {name: http, port: 80, targetPort: 8080, nodePort: 30083}
-status: {loadBalancer: {ingress: [{ip: 203.0.113.93}]}}
+status: {loadBalancer: {ingress: [{ip: 203.0.113.93}, {ip: \"2001:db8:50::93\"}]}}
 ---
 apiVersion: v1
 kind: Service
@@ -74,6 +76,7 @@ metadata: {name: attic, namespace: shop}
 spec:
   type: NodePort
   clusterIP: 10.96.0.94
+  clusterIPs: [10.96.0.94, \"fd00:10:96::94\"]
   selector: {app: attic}
   ports:
   - {name: http, port: 80, targetPort: 8080, nodePort: 30084}

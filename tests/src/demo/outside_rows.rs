@@ -26,10 +26,30 @@ enum Want {
     Refused,
 }
 
-const EITHER: Pods = &[("outlet-1", true), ("outlet-2", false)];
-const FROM_NODE_2: Pods = &[("outlet-1", false), ("outlet-2", true)];
 const BOTH_SEE_CLIENT: Pods = &[("outlet-1", true), ("outlet-2", true)];
 const COUNTER: Pods = &[("counter-1", true)];
+
+/// Both nodes, and IPv4 and IPv6 at each.
+const WAYS: [(usize, bool); 4] = [(1, false), (1, true), (2, false), (2, true)];
+
+/// Either pod answers; the one on the node that is dialled sees the client, the other the node.
+const fn either(node: usize) -> Pods {
+    if node == 1 {
+        &[("outlet-1", true), ("outlet-2", false)]
+    } else {
+        &[("outlet-1", false), ("outlet-2", true)]
+    }
+}
+
+/// A node's address on the wire, with a port.
+fn node_port(node: usize, is_v6: bool, port: u16) -> String {
+    if is_v6 { format!("[fd00:50::1{node}]:{port}") } else { format!("192.168.50.1{node}:{port}") }
+}
+
+/// The address with this number of a load balancer, or of the outside world's, with a port.
+fn vip(number: u16, is_v6: bool, port: u16) -> String {
+    if is_v6 { format!("[2001:db8:50::{number}]:{port}") } else { format!("203.0.113.{number}:{port}") }
+}
 
 /// What was met at both nodes.
 #[derive(Default)]
@@ -46,12 +66,15 @@ impl Rows {
         rows.addresses(outside)?;
         say("externalTrafficPolicy: Local, source ranges, refusals, health check ports, pings");
         rows.policies(outside)?;
-        say("agents: others take over, with --forwarding dsr");
-        outside.restart(&["--forwarding", "dsr"]);
-        rows.forwarded(outside, "DSR")?;
-        say("agents: others take over, with --xdp native");
-        outside.restart(&["--xdp", "native"]);
-        rows.in_xdp(outside)?;
+        for (how, flags) in [
+            ("DSR", ["--forwarding", "dsr"]),
+            ("hybrid", ["--forwarding", "hybrid"]),
+            ("XDP", ["--xdp", "native"]),
+        ] {
+            say(&format!("agents: others take over, with {}", flags.join(" ")));
+            outside.restart(&flags);
+            rows.forwarded(outside, how)?;
+        }
         Ok(rows)
     }
 
@@ -67,61 +90,63 @@ impl Rows {
 
     fn addresses(&mut self, outside: &Outside) -> Result<()> {
         use Protocol::{Tcp, Udp};
-        self.dial(outside, "NodePort of node-1", 1, (Tcp, "192.168.50.11:30080"), EITHER)?;
-        self.dial(outside, "NodePort of node-1, IPv6", 1, (Tcp, "[fd00:50::11]:30080"), EITHER)?;
-        self.dial(outside, "NodePort of node-2", 2, (Tcp, "192.168.50.12:30080"), FROM_NODE_2)?;
-        self.dial(outside, "NodePort of node-2, IPv6", 2, (Tcp, "[fd00:50::12]:30080"), FROM_NODE_2)?;
-        self.dial(outside, "NodePort, UDP", 1, (Udp, "192.168.50.11:30053"), EITHER)?;
-        self.dial(outside, "NodePort, UDP over IPv6", 1, (Udp, "[fd00:50::11]:30053"), EITHER)?;
-        self.dial(outside, "load balancer, by node-1", 1, (Tcp, "203.0.113.90:80"), EITHER)?;
-        self.dial(outside, "load balancer, by node-2", 2, (Tcp, "203.0.113.90:80"), FROM_NODE_2)?;
-        self.dial(outside, "load balancer, IPv6", 1, (Tcp, "[2001:db8:50::90]:80"), EITHER)?;
-        self.dial(outside, "load balancer, UDP", 2, (Udp, "203.0.113.90:5300"), FROM_NODE_2)?;
-        self.dial(outside, "externalIP", 1, (Tcp, "203.0.113.95:80"), EITHER)?;
-        self.dial(outside, "externalIP, IPv6", 2, (Tcp, "[2001:db8:50::95]:80"), FROM_NODE_2)
+        for (node, is_v6) in WAYS {
+            for (what, protocol, to) in [
+                (format!("NodePort of node-{node}"), Tcp, node_port(node, is_v6, 30080)),
+                (format!("NodePort of node-{node}, UDP"), Udp, node_port(node, is_v6, 30053)),
+                (format!("load balancer, by node-{node}"), Tcp, vip(90, is_v6, 80)),
+                (format!("load balancer, by node-{node}, UDP"), Udp, vip(90, is_v6, 5300)),
+                (format!("externalIP, by node-{node}"), Tcp, vip(95, is_v6, 80)),
+            ] {
+                self.dial(outside, &what, node, (protocol, &to), either(node))?;
+            }
+        }
+        Ok(())
     }
 
     fn policies(&mut self, outside: &Outside) -> Result<()> {
         use Protocol::Tcp;
-        self.dial(outside, "policy Local, its node", 2, (Tcp, "203.0.113.91:80"), COUNTER)?;
-        self.dial(outside, "policy Local, its NodePort", 2, (Tcp, "[fd00:50::12]:30081"), COUNTER)?;
         let dropped = Want::Met(dial::TIMED_OUT);
-        self.once(outside, "policy Local, other node", 1, "203.0.113.91:80", &dropped)?;
-        self.once(outside, "policy Local, other NodePort", 1, "[fd00:50::11]:30081", &dropped)?;
-        self.dial(outside, "source range, inside", 1, (Tcp, "203.0.113.92:80"), EITHER)?;
-        self.once(outside, "source range, not inside", 1, "203.0.113.93:80", &dropped)?;
-        self.dial(outside, "its NodePort, unrestricted", 1, (Tcp, "192.168.50.11:30083"), EITHER)?;
-        self.once(outside, "no endpoints", 1, "192.168.50.11:30084", &Want::Refused)?;
-        self.once(outside, "unknown port of a VIP", 1, "203.0.113.90:81", &Want::Refused)?;
-        self.once(outside, "health check, its node", 2, "192.168.50.12:30991", &Want::Met("HTTP 200"))?;
-        self.once(outside, "health check, other node", 1, "192.168.50.11:30991", &Want::Met("HTTP 503"))?;
-        for address in ["203.0.113.90", "2001:db8:50::90", "10.96.0.90"] {
-            self.ping(outside, address)?;
+        for is_v6 in [false, true] {
+            let counter = vip(91, is_v6, 80);
+            self.dial(outside, "policy Local, its node", 2, (Tcp, &counter), COUNTER)?;
+            let own = node_port(2, is_v6, 30081);
+            self.dial(outside, "policy Local, its NodePort", 2, (Tcp, &own), COUNTER)?;
+            self.once(outside, "policy Local, other node", 1, &counter, &dropped)?;
+            let other = node_port(1, is_v6, 30081);
+            self.once(outside, "policy Local, other NodePort", 1, &other, &dropped)?;
+        }
+        for (node, is_v6) in WAYS {
+            self.dial(outside, "source range, inside", node, (Tcp, &vip(92, is_v6, 80)), either(node))?;
+            self.once(outside, "source range, not inside", node, &vip(93, is_v6, 80), &dropped)?;
+            let open = node_port(node, is_v6, 30083);
+            self.dial(outside, "its NodePort, unrestricted", node, (Tcp, &open), either(node))?;
+            self.once(outside, "no endpoints", node, &node_port(node, is_v6, 30084), &Want::Refused)?;
+            self.once(outside, "unknown port of a VIP", node, &vip(90, is_v6, 81), &Want::Refused)?;
+            let (whose, status) = if node == 2 { ("its", "HTTP 200") } else { ("other", "HTTP 503") };
+            let check = node_port(node, is_v6, 30991);
+            self.once(outside, &format!("health check, {whose} node"), node, &check, &Want::Met(status))?;
+        }
+        for address in ["203.0.113.90", "2001:db8:50::90", "10.96.0.90", "fd00:10:96::90"] {
+            self.ping(outside, 1, address)?;
+            self.ping(outside, 2, address)?;
         }
         Ok(())
     }
 
+    /// With tunnels both pods see the client, where the transport goes in them.
     fn forwarded(&mut self, outside: &Outside, how: &str) -> Result<()> {
         use Protocol::{Tcp, Udp};
-        for (kind, to) in [
-            ("NodePort", (Tcp, "192.168.50.11:30080")),
-            ("NodePort, IPv6", (Tcp, "[fd00:50::11]:30080")),
-            ("load balancer", (Tcp, "203.0.113.90:80")),
-            ("load balancer, UDP", (Udp, "203.0.113.90:5300")),
-        ] {
-            self.dial(outside, &format!("{how}, {kind}"), 1, to, BOTH_SEE_CLIENT)?;
-        }
-        Ok(())
-    }
-
-    fn in_xdp(&mut self, outside: &Outside) -> Result<()> {
-        use Protocol::{Tcp, Udp};
-        for (kind, to) in [
-            ("NodePort", (Tcp, "192.168.50.11:30080")),
-            ("load balancer, IPv6", (Tcp, "[2001:db8:50::90]:80")),
-            ("NodePort, UDP", (Udp, "192.168.50.11:30053")),
-        ] {
-            self.dial(outside, &format!("XDP, {kind}"), 1, to, EITHER)?;
+        for (node, is_v6) in WAYS {
+            for (what, protocol, to) in [
+                (format!("NodePort of node-{node}"), Tcp, node_port(node, is_v6, 30080)),
+                (format!("load balancer, by node-{node}"), Tcp, vip(90, is_v6, 80)),
+                (format!("load balancer, by node-{node}, UDP"), Udp, vip(90, is_v6, 5300)),
+            ] {
+                let tunnelled = how == "DSR" || (how == "hybrid" && protocol == Tcp);
+                let want = if tunnelled { BOTH_SEE_CLIENT } else { either(node) };
+                self.dial(outside, &format!("{how}, {what}"), node, (protocol, &to), want)?;
+            }
         }
         Ok(())
     }
@@ -148,11 +173,11 @@ impl Rows {
         Ok(())
     }
 
-    fn ping(&mut self, outside: &Outside, to: &str) -> Result<()> {
-        outside.world().route_services_to(1);
+    fn ping(&mut self, outside: &Outside, node: usize, to: &str) -> Result<()> {
+        outside.world().route_services_to(node);
         let outcome = dial::ping(outside.world().client(), to)?;
         let ok = is_as_wanted(outside, &outcome, to, &Want::Met(dial::ECHO));
-        let (name, dialled, none) = ("ping".to_owned(), to.to_owned(), String::new());
+        let (name, dialled, none) = (format!("ping, by node-{node}"), to.to_owned(), String::new());
         self.0.push(Row {
             name,
             dialled,
@@ -174,8 +199,8 @@ impl Rows {
         outcome: Dialled,
         want: &Want,
     ) {
-        let client = outside.world().client().v4.to_string();
-        let explained = outside.world().node(node).json(&["explain", "--from", &client, &dialled]);
+        let client = &outside.world().client().addresses()[usize::from(dialled.starts_with('['))];
+        let explained = outside.world().node(node).json(&["explain", "--from", client, &dialled]);
         let [verdict, path] =
             ["verdict", "path"].map(|key| explained[key].as_str().unwrap_or("?").to_owned());
         let to = dialled.rsplit_once('/').map_or(dialled.as_str(), |(to, _)| to);
