@@ -72,7 +72,7 @@ impl Pace {
 
     /// Returns once a request is under way.
     pub async fn is_under_way(&self) {
-        while self.begun == self.ended {
+        while self.ended().is_some() {
             self.begins.notified().await;
         }
     }
