@@ -91,7 +91,7 @@ fn at_the_node(
 
 #[test]
 fn a_secondary_address_of_the_node_is_the_hosts_own_with_primary() {
-    let shared = Shared::get();
+    let shared = Shared::own();
     let [tcp, udp] = node_ports(SECONDARY);
     let ports = [(tcp, false), (udp, true)];
     let _server = at_the_node(&shared, "eth0", "192.168.50.111/24", &ports);
@@ -132,7 +132,7 @@ fn a_secondary_address_of_the_node_serves_where_the_networks_have_it() {
 
 #[test]
 fn what_is_no_entry_is_left_to_whoever_has_the_address() {
-    let shared = Shared::get();
+    let shared = Shared::own();
     let near = shared.pod("near");
     let (proxy, headless, external) = (30, 31, 32);
     let [lb4, lb6] = crate::world::load_balancer_ips(proxy);

@@ -108,6 +108,11 @@ impl Shared {
         })
     }
 
+    /// One of its own, for who gives the node addresses, which may be what it speaks in elsewhere.
+    pub fn own() -> Arc<Self> {
+        Self::built()
+    }
+
     /// Built by a thread that lives as long as the world: its processes die with whoever started them, and a test's own thread
     /// ends with the test.
     fn built() -> Arc<Self> {
