@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::{Results, median, one_cpu};
+use super::{Results, median, one_cpu, packet};
 
 mod assembled;
 mod empty;
@@ -118,9 +118,14 @@ pub fn north_south(names: &[String], mut say: impl FnMut(&str)) -> Result<Result
         ways.iter().for_each(|way| report(way, services, &measures, &mut results));
     }
     for way in ways.iter_mut().filter(|way| matches!(way.kind, Kind::Sluice(_) | Kind::EmptyXdp)) {
-        programs(way, &mut results)?;
+        programs(way, &measures, &mut results)?;
     }
     targets::add(&measures, &mut results);
+    if ways.iter().any(|way| matches!(way.kind, Kind::Sluice(_))) {
+        drop(ways);
+        say("the programs alone: not ours, new, known, answer");
+        results.runs.extend(packet(say)?.runs);
+    }
     Ok(results)
 }
 
@@ -162,13 +167,28 @@ fn report(way: &Way, services: u16, measures: &Measures, results: &mut Results) 
     }
 }
 
-fn programs(way: &mut Way, results: &mut Results) -> Result<()> {
+/// Where the time of a datagram goes: which programs ran, and what is left for route, redirect and devices.
+fn programs(way: &mut Way, measures: &Measures, results: &mut Results) -> Result<()> {
     for destination in way.destinations() {
+        let mut sum = 0.0;
         for load::Program { name, runs, ns } in load::programs(way, *destination)? {
+            sum += runs * ns;
             eprintln!("    {}, {}: {name} runs {runs:.2} times, {ns:.0} ns", way.name, destination.name());
             results.runs.push(json!({"way": way.name, "destination": destination.name(), "program": name,
                 "runsPerDatagram": runs, "nsPerRun": ns}));
         }
+        let case = (way.name, *destination, SIZES[SIZES.len() - 1]);
+        let node = measures.node_ns(case).map(median).unwrap_or_default();
+        let frames = measures.node_ns_of_frames(case).map(median).unwrap_or_default();
+        eprintln!(
+            "    {}, {}: programs {sum:.0} ns, with what it takes to count that; the rest {:.0} ns, of frames {:.0} ns",
+            way.name,
+            destination.name(),
+            node - sum,
+            frames - sum
+        );
+        results.runs.push(json!({"way": way.name, "destination": destination.name(), "programsNs": sum,
+            "restNs": node - sum, "restNsOfFrames": frames - sum}));
     }
     Ok(())
 }
