@@ -4,6 +4,7 @@
 use std::process::Command;
 
 use sluice_tests::{
+    http::curl,
     manifest, wait,
     world::{World, sluice_binary, text, tool},
 };
@@ -258,23 +259,21 @@ fn a_failing_self_probe_makes_the_agent_unhealthy_and_says_why() {
     let admin = format!("{}:10249", world.node().v4);
     let _agent =
         world.spawn_agent(&["--manifests", &world.manifests().display().to_string(), "--admin", &admin]);
-    // Without a loopback the node cannot reach itself, but its pods can reach it.
-    let status = || {
-        let mut command = other.command(&sluice_binary().display().to_string());
-        command.args(["status", "--admin", &admin, "--bpffs"]).arg(world.bpffs());
-        text(&command.output().unwrap())
-    };
-    wait::until("status says so", || {
-        let status = status();
-        if status.contains("✗ the self-probe failed: connections are not translated: ") {
+    // Without a loopback the node cannot reach itself, but its pods can reach it, whom it tells little.
+    wait::until("it says so", || {
+        let live = curl(&other, &[&format!("http://{admin}/livez")]).status;
+        let log = world.log();
+        if live == 503 && log.contains("the self-probe failed: connections are not translated: ") {
             Ok(())
         } else {
-            Err(status)
+            Err(format!("{live}: {log}"))
         }
     });
     loopback("up");
     wait::until("a healthy agent", || {
-        let status = status();
+        let mut command = world.node().command(&sluice_binary().display().to_string());
+        command.args(["status", "--admin", &admin, "--bpffs"]).arg(world.bpffs());
+        let status = text(&command.output().unwrap());
         if status.starts_with("healthy\n") { Ok(()) } else { Err(status) }
     });
 }
