@@ -114,7 +114,7 @@ async fn part_of_a_head_is_no_rest_and_a_rest_has_an_end() {
     let mut answer = String::new();
     slow.read_to_string(&mut answer).await.unwrap();
     assert_eq!(answer.matches("HTTP/1.1 408").count(), 1, "{answer}");
-    assert_eq!(world.count("refusedSlowHeaders"), 1);
+    world.until("refusedSlowHeaders", 1).await;
 }
 
 #[tokio::test]
