@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     os::unix::fs::MetadataExt as _,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Duration,
 };
 
 use sluice_tests::{
@@ -19,6 +20,8 @@ use sluice_tests::{
 const BYTES: u64 = 1 << 18;
 /// Rounds of every client that make a pause with no agent, or with the next one.
 const ROUNDS: usize = 3;
+/// Between two rounds, so that clients leave the CPU to the agent that starts: this is no load test.
+const BREATH: Duration = Duration::from_millis(50);
 
 /// A client with sockets to both pods by the addresses of one family and kind.
 struct Client {
@@ -107,6 +110,7 @@ fn replace_under_traffic(outside: &mut Outside, clients: Vec<Client>, next: &[&[
                     while !done.load(Ordering::Relaxed) {
                         client.round();
                         count.fetch_add(1, Ordering::Relaxed);
+                        std::thread::sleep(BREATH);
                     }
                 })
             })

@@ -24,6 +24,7 @@ mod features;
 mod lock;
 mod mounts;
 mod pins;
+mod programs;
 mod renew;
 mod steering;
 mod trial;
@@ -36,6 +37,7 @@ pub use pins::{cleanup, mount};
 pub use steering::{is_steering, steered_netns};
 pub use trial::{Trial, trial};
 
+use programs::program;
 use renew::Renewal;
 
 /// The object, compiled from `ebpf/`; empty in a binary that was built without it.
@@ -133,10 +135,7 @@ pub fn load(claim: Claim, sizes: &Sizes) -> Result<Loaded> {
     }
     let mut ebpf = loader.load(OBJECT).context("cannot load the eBPF object")?;
     renewal.fill(&pins)?;
-    for hook in HOOKS.into_iter().chain([STEERING]).chain(AT_DEVICES) {
-        load_one(program(&mut ebpf, hook)?)
-            .with_context(|| format!("the kernel refused the program {hook}"))?;
-    }
+    programs::load_all(&mut ebpf)?;
     Ok(Loaded { ebpf, pins, cgroup, replaces, renewal, _lock: lock })
 }
 
@@ -275,22 +274,6 @@ fn cgroup_of(folder: &Path, id: u64) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).ok()?.flatten();
     let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     folders.map(|entry| entry.path()).find_map(|child| cgroup_of(&child, id))
-}
-
-fn program<'e>(ebpf: &'e mut Ebpf, hook: &str) -> Result<&'e mut Program> {
-    ebpf.program_mut(hook).with_context(|| format!("the eBPF object has no program {hook}"))
-}
-
-fn load_one(program: &mut Program) -> Result<()> {
-    match program {
-        Program::CgroupSockAddr(program) => program.load()?,
-        Program::CgroupSock(program) => program.load()?,
-        Program::SkLookup(program) => program.load()?,
-        Program::SchedClassifier(program) => program.load()?,
-        Program::Xdp(program) => program.load()?,
-        other => bail!("a hook of type {:?} is not known here", other.prog_type()),
-    }
-    Ok(())
 }
 
 /// Attaches by a new link. A link allows several programs by itself; this kernel refuses flags with it.

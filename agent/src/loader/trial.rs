@@ -5,7 +5,7 @@ use aya::EbpfLoader;
 
 use crate::capabilities::Capabilities;
 
-use super::{AT_DEVICES, HOOKS, OBJECT, STEERING, checks, load_one, program};
+use super::{OBJECT, checks, programs};
 
 /// What the kernel said to a program.
 #[derive(Clone, Debug)]
@@ -28,11 +28,10 @@ pub fn trial() -> Result<Vec<Trial>> {
     checks::kernel()?;
     Capabilities::effective()?.for_loading()?;
     let mut ebpf = EbpfLoader::new().load(OBJECT).context("cannot load the eBPF object")?;
-    let names = HOOKS.into_iter().chain([STEERING]).chain(AT_DEVICES);
-    names
+    programs::names()
         .map(|name| {
-            let program = program(&mut ebpf, name)?;
-            let verified = match load_one(program) {
+            let program = programs::program(&mut ebpf, name)?;
+            let verified = match programs::load_one(program) {
                 Ok(()) => Ok(program.info()?.verified_instruction_count().unwrap_or(0)),
                 Err(error) => Err(format!("{error:#}")),
             };

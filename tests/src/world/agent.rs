@@ -113,10 +113,15 @@ impl Node {
 
     /// The same with `-o json`, parsed.
     pub fn json(&self, words: &[&str]) -> Value {
+        self.try_json(words).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// [`Node::json`], or the command and what it printed where that is no JSON.
+    pub fn try_json(&self, words: &[&str]) -> Result<Value, String> {
         let words: Vec<&str> = words.iter().copied().chain(["-o", "json"]).collect();
         let output = self.sluice(&words);
         serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("sluice {}: {error}: {}", words.join(" "), text(&output)))
+            .map_err(|error| format!("sluice {}: {error}: {}", words.join(" "), text(&output)))
     }
 
     /// Waits until `explain` gives this verdict with this many endpoints.

@@ -1,0 +1,69 @@
+//! Handing programs to the kernel, which walks through each before it takes it.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{Ebpf, programs::Program};
+
+use super::{AT_DEVICES, HOOKS, STEERING};
+
+/// All that an agent loads, those first that take the verifier longest.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    AT_DEVICES.into_iter().chain(HOOKS).chain([STEERING])
+}
+
+/// The program of that name.
+///
+/// # Errors
+/// The object has none.
+pub fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Program> {
+    ebpf.program_mut(name).with_context(|| format!("the eBPF object has no program {name}"))
+}
+
+/// Loads all programs. The verifier takes a second and a half for them, on the CPU that asks: hence as many threads as
+/// this process may use CPUs.
+///
+/// # Errors
+/// Names the program, with what the kernel said.
+pub fn load_all(ebpf: &mut Ebpf) -> Result<()> {
+    names().try_for_each(|name| program(ebpf, name).map(drop))?;
+    let rank = |name: &str| names().position(|known| known == name);
+    let mut ranked: Vec<_> =
+        ebpf.programs_mut().filter_map(|(name, program)| Some((rank(name)?, name, program))).collect();
+    ranked.sort_by_key(|(rank, ..)| *rank);
+    let count = thread::available_parallelism().map_or(1, usize::from).min(ranked.len());
+    let queue = Mutex::new(ranked.into_iter());
+    let take = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || -> Result<()> {
+        while let Some((_, name, program)) = take() {
+            load_one(program).with_context(|| format!("the kernel refused the program {name}"))?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| match worker.join() {
+            Ok(outcome) => outcome,
+            Err(_) => bail!("a thread that loads programs panicked"),
+        })
+    })
+}
+
+/// Loads one.
+///
+/// # Errors
+/// What the kernel or its verifier said.
+pub fn load_one(program: &mut Program) -> Result<()> {
+    match program {
+        Program::CgroupSockAddr(program) => program.load()?,
+        Program::CgroupSock(program) => program.load()?,
+        Program::SkLookup(program) => program.load()?,
+        Program::SchedClassifier(program) => program.load()?,
+        Program::Xdp(program) => program.load()?,
+        other => bail!("a hook of type {:?} is not known here", other.prog_type()),
+    }
+    Ok(())
+}
