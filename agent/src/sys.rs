@@ -287,6 +287,15 @@ pub fn filter_system_calls(program: &[libc::sock_filter]) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Gives memory that nothing uses back to the system. glibc does so by itself only for what lies at the end of a heap.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointers; glibc locks each heap for as long as it looks through it.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<RawFd> {
     // SAFETY: `attr` is a live `repr(C)` prefix of `union bpf_attr` for this command, and its size is passed;
     // the addresses in it point to values that outlive the call.

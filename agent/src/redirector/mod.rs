@@ -29,6 +29,7 @@ mod idle;
 mod limits;
 mod link;
 mod locality;
+mod memory;
 mod mirror;
 mod monitors;
 mod names;

@@ -13,6 +13,7 @@ use super::{
     Confinement, Options, Redirector, SourceAddress, confine,
     handover::{self, Heart, Life, OnceReplaced, leave, outlive},
     link::{self, Link},
+    memory,
 };
 use crate::{
     capabilities::Capabilities,
@@ -106,6 +107,7 @@ pub fn run(options: ProcessOptions) -> Result<()> {
                 }
             },
             () = link.follow() => tracing::info!("another redirector takes over"),
+            () = memory::give_back(&redirector) => {}
             result = leave(&going) => {
                 // From now on new connections are balanced without us, or refused, as the agent was told.
                 heart.stop();

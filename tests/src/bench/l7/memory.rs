@@ -4,7 +4,7 @@ use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
     process::{Child, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,6 +23,9 @@ use crate::{
 
 /// The redirector admits 4,096 connections of one client.
 const CLIENTS: usize = 3;
+/// Memory that has not changed by a hundredth for so long will not.
+const SETTLED: Duration = Duration::from_secs(6);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Measures both, each with as many connections.
 pub fn measure(node: &Node, results: &mut Results) -> Result<()> {
@@ -31,23 +34,37 @@ pub fn measure(node: &Node, results: &mut Results) -> Result<()> {
         let mut used = Vec::new();
         for proxy in &node.proxies {
             let held = hold_all(node, proxy, connections)?;
-            let memory = resident_mb(proxy.pid)?;
+            let (asked, memory) = (resident_mb(proxy.pid)?, settled_mb(proxy.pid)?);
             drop(held);
             wait::until("they are gone", || match connections_at(proxy.pid, proxy.port) {
                 Ok(0) => Ok(()),
                 other => Err(other),
             });
             used.push(memory);
-            results.runs.push(json!({"connections": connections, "way": proxy.name, "residentMb": memory}));
+            eprintln!("    {}: {connections} connections: {asked:.1} MB, then {memory:.1} MB", proxy.name);
+            results.runs.push(json!({"connections": connections, "way": proxy.name, "residentMb": memory,
+                "residentMbOnceAsked": asked}));
         }
         let label = match connections {
             0 => "memory with nothing to do / Envoy's".to_owned(),
             some => format!("memory with {some} connections / Envoy's"),
         };
-        eprintln!("    {connections} connections: redirector {:.1} MB, envoy {:.1} MB", used[0], used[1]);
         results.at_most(&label, used[0] / used[1], 0.334, "ratio");
     }
     Ok(())
+}
+
+/// What it is at once all clients have their answers and the proxy has come to rest: the same for some seconds.
+fn settled_mb(pid: u32) -> Result<f64> {
+    let mut last = (resident_mb(pid)?, Instant::now());
+    wait::until_within(PATIENCE, "memory stays the same", || {
+        let now = resident_mb(pid).map_err(|error| error.to_string())?;
+        if (now - last.0).abs() > last.0 / 100.0 {
+            last = (now, Instant::now());
+        }
+        if last.1.elapsed() > SETTLED { Ok(now) } else { Err(format!("{now} MB")) }
+    });
+    resident_mb(pid)
 }
 
 /// Connections that are open until this is dropped.
