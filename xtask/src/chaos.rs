@@ -20,6 +20,10 @@ pub struct Args {
 /// Does not return unless something fails.
 pub fn run(toolchain: &Toolchain, args: &Args) -> Result<()> {
     become_program(toolchain, false, "sluice-chaos", |chaos| {
+        // All that goes on meanwhile is load.
+        if std::env::var_os("SLUICE_PATIENCE").is_none() {
+            chaos.env("SLUICE_PATIENCE", "3");
+        }
         chaos.args(args.json.then_some("--json"));
         if let Some(other) = &args.other {
             chaos.arg("--other").arg(other);

@@ -26,6 +26,8 @@ pub use cluster::Cluster;
 /// Rounds of every session before and after an event.
 const ROUNDS: usize = 3;
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Between two rounds of a session: agents that start need some of the CPU too.
+const BREATH: Duration = Duration::from_millis(20);
 
 /// What all sessions share.
 #[derive(Debug, Default)]
@@ -68,6 +70,15 @@ impl Shared {
     }
 }
 
+/// Ends the sessions, also when an event cannot be made.
+struct Over<'s>(&'s Shared);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
+}
+
 /// One thread of sessions.
 struct Runner {
     rounds: Arc<AtomicUsize>,
@@ -91,6 +102,7 @@ impl Runner {
                     shared.lost.fetch_add(1, Ordering::Relaxed);
                 }
                 count.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(BREATH);
             }
         });
         Self { rounds, sessions, thread: Some(thread) }
@@ -137,6 +149,7 @@ pub fn run(other: Option<PathBuf>, mut say: impl FnMut(&str)) -> Result<Report> 
     say("two nodes, their agents on an API server, a client outside, long sessions of every kind");
     let mut cluster = Cluster::start()?;
     let shared = Arc::new(Shared::default());
+    let over = Over(&shared);
     let mut runners = sockets::start(&cluster, &shared);
     runners.extend(http2::start(&cluster, &shared));
     runners.extend(upgraded::start(&cluster, &shared));
@@ -155,7 +168,7 @@ pub fn run(other: Option<PathBuf>, mut say: impl FnMut(&str)) -> Result<Report> 
         let lost = shared.lost.load(Ordering::Relaxed) - before;
         report.events.push(json!({"name": event.name, "lost": lost}));
     }
-    shared.over.store(true, Ordering::Relaxed);
+    drop(over);
     for runner in &mut runners {
         if let Some(thread) = runner.thread.take()
             && thread.join().is_err()
