@@ -88,6 +88,7 @@ fn of_redirector(page: &mut Page, state: &State) {
     let text = "Requests under way and connections to endpoints, at the moment.";
     let mut gauges = page.metric(Gauge, "sluice_redirector_open", text);
     state.redirector_open.iter().for_each(|(what, count)| gauges.sample(&[("what", what)], *count));
+    of_destinations(page, state);
     let text = "Requests, by the rule that took them, where it sent them, and class of the answer.";
     let mut requests = page.metric(Counter, "sluice_redirector_requests_total", text);
     for (route, counts) in &state.routes {
@@ -100,6 +101,22 @@ fn of_redirector(page: &mut Page, state: &State) {
     let mut durations = page.histogram("sluice_redirector_request_duration_seconds", text);
     for (route, counts) in &state.routes {
         durations.spread(&route.labels(), &RouteCounts::BOUNDS, &counts.took);
+    }
+}
+
+fn of_destinations(page: &mut Page, state: &State) {
+    let text = "Requests and connections of the redirector to a destination, at the moment.";
+    let mut open = page.metric(Gauge, "sluice_redirector_destination_open", text);
+    for (destination, counts) in &state.destinations {
+        let mut sample = |(what, count)| open.sample(&[("destination", destination), ("what", what)], count);
+        counts.open().into_iter().for_each(&mut sample);
+    }
+    let text = "Endpoints of a destination that outlier detection watches.";
+    let mut endpoints = page.metric(Gauge, "sluice_redirector_destination_endpoints", text);
+    for (destination, counts) in &state.destinations {
+        let mut sample =
+            |(what, count)| endpoints.sample(&[("destination", destination), ("state", what)], count);
+        counts.endpoints().for_each(&mut sample);
     }
 }
 
