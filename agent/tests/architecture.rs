@@ -87,6 +87,7 @@ const CRATES: [(&str, &[&str]); 6] = [
             "loader/steering.rs",
             "loader/devices.rs",
             "loader/features.rs",
+            "loader/programs.rs",
             "loader/trial.rs",
             "maps/bpf/",
         ],
