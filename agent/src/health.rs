@@ -147,6 +147,9 @@ pub struct State {
     /// Connections through packets by Service port (namespace, name, port name), if somebody wants to know.
     #[serde(skip)]
     pub service_connections: BTreeMap<[String; 3], u64>,
+    /// Bytes that sockets have sent to Service ports and received from them, likewise.
+    #[serde(skip)]
+    pub service_bytes: BTreeMap<[String; 3], [u64; 2]>,
     /// How many entries maps hold, as far as it was counted.
     #[serde(default)]
     pub map_entries: BTreeMap<String, u64>,

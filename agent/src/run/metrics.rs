@@ -131,6 +131,16 @@ fn of_maps(page: &mut Page, state: &State, pins: &Pins) {
             connections.sample(&[("namespace", namespace), ("service", service), ("port", port)], *count);
         }
     }
+    if !state.service_bytes.is_empty() {
+        let text = "Bytes of TCP connections that sockets of this node made to a Service port, once they have ended.";
+        let mut bytes = page.metric(Counter, "sluice_service_bytes_total", text);
+        for ([namespace, service, port], counts) in &state.service_bytes {
+            for (direction, count) in ["sent", "received"].into_iter().zip(counts) {
+                let labels = [("namespace", namespace.as_str()), ("service", service), ("port", port)];
+                bytes.sample(&[labels.as_slice(), &[("direction", direction)]].concat(), *count);
+            }
+        }
+    }
     let Ok(maps) = BpfMaps::open(pins) else { return };
     let mut capacity = page.metric(Gauge, "sluice_map_capacity", "Entries that a map can hold.");
     maps.capacities().iter().for_each(|(map, count)| capacity.sample(&[("map", map)], u64::from(*count)));
