@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::{Histogram, RouteCounts, RouteName};
+use crate::metrics::{DestinationCounts, Histogram, RouteCounts, RouteName};
 
 /// Topics of problems in spite of which the node forwards.
 const IN_SPITE_OF: [&str; 5] = ["source/", "service/", "full/", "redirector", "pins"];
@@ -106,6 +106,9 @@ pub struct State {
     /// Requests since its start, by where they went.
     #[serde(skip)]
     pub routes: BTreeMap<RouteName, RouteCounts>,
+    /// What it has open to destinations at the moment, and which endpoints it leaves out.
+    #[serde(skip)]
+    pub destinations: BTreeMap<String, DestinationCounts>,
     /// From changes of endpoints, as their objects tell, to the maps.
     #[serde(skip)]
     pub programming: Histogram,
@@ -144,6 +147,9 @@ pub struct State {
     /// Connections through packets by Service port (namespace, name, port name), if somebody wants to know.
     #[serde(skip)]
     pub service_connections: BTreeMap<[String; 3], u64>,
+    /// Bytes that sockets have sent to Service ports and received from them, likewise.
+    #[serde(skip)]
+    pub service_bytes: BTreeMap<[String; 3], [u64; 2]>,
     /// How many entries maps hold, as far as it was counted.
     #[serde(default)]
     pub map_entries: BTreeMap<String, u64>,

@@ -87,6 +87,7 @@ const CRATES: [(&str, &[&str]); 6] = [
             "loader/steering.rs",
             "loader/devices.rs",
             "loader/features.rs",
+            "loader/programs.rs",
             "loader/trial.rs",
             "maps/bpf/",
         ],
@@ -98,11 +99,12 @@ const CRATES: [(&str, &[&str]); 6] = [
     ("seccompiler", &["redirector/confinement/"]),
 ];
 
-const UNSAFE: [&str; 6] = [
+const UNSAFE: [&str; 7] = [
     "ebpf/src/raw/mod.rs",
     "ebpf/src/raw/skb.rs",
     "ebpf/src/raw/fib.rs",
     "ebpf/src/raw/flows.rs",
+    "ebpf/src/raw/ops.rs",
     "ebpf/src/raw/xdp.rs",
     "agent/src/sys.rs",
 ];

@@ -4,6 +4,7 @@
 
 mod affinity;
 mod bind;
+mod bytes;
 mod events;
 mod family;
 mod hooks;

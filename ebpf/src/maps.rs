@@ -2,7 +2,9 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockMap},
+    btf_maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage, SockMap,
+    },
     macros::btf_map,
 };
 use sluice_common::{
@@ -109,6 +111,10 @@ pub static WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static REASONS: PerCpuArray<u64, { reason::CAPACITY as usize }> = PerCpuArray::new();
+
+/// What sockets have sent to service ports and received from them, in bytes, where that is counted; not pinned.
+#[btf_map]
+pub static SERVICE_BYTES: PerCpuHashMap<u32, [u64; 2], 65_536, BY_NEED> = PerCpuHashMap::new();
 
 /// What hooks tell whoever watches.
 #[btf_map]

@@ -76,9 +76,16 @@ fn a_node_at_work_tells_what_dashboard_and_alerts_ask_for() {
     cluster.api.apply(&slice("10.244.77.7", &now.to_string()));
     let to_web = "sluice_redirector_requests_total{virtual_service=\"shop/cart\",rule=\"rest\",\
                   destination=\"cart.shop.svc.cluster.local:80\",code=\"2xx\"}";
+    let open = |what: &str| {
+        let destination = "cart.shop.svc.cluster.local:80";
+        format!("sluice_redirector_destination_open{{destination=\"{destination}\",what=\"{what}\"}}")
+    };
     let page = wait::until("what happened is told", || {
         let page = metrics(&cluster);
-        let told = value(&page, programmed) == Some(1.0) && value(&page, to_web) == Some(5.0);
+        let told = value(&page, programmed) == Some(1.0)
+            && value(&page, to_web) == Some(5.0)
+            && value(&page, &open("connections")) >= Some(1.0)
+            && value(&page, &open("requests")) == Some(0.0);
         if told { Ok(page) } else { Err(page) }
     });
     let took = value(&page, "kubeproxy_network_programming_duration_seconds_sum").unwrap();

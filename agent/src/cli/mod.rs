@@ -195,7 +195,7 @@ struct RunArgs {
     /// ended
     #[arg(long, default_value = "30", value_name = "SECONDS")]
     l7_grace: run::GraceTime,
-    /// Tell in `/metrics` how many connections through packets each Service port has
+    /// Tell in `/metrics` how many connections through packets each Service port has, and bytes by sockets
     #[arg(long)]
     service_metrics: bool,
     /// Devices by which clients outside and other nodes are reached: `auto`, or names separated by commas

@@ -168,7 +168,13 @@ fn programs(pins: &Pins, cgroup: Option<PathBuf>, problems: &mut Vec<String>) ->
         target: PathBuf::from(format!("network namespace {netns}")),
         attached: true,
     });
-    attachments.into_iter().map(row).chain(steering).collect()
+    let counting = loader::counted_cgroup(pins).map(|id| ProgramRow {
+        name: loader::COUNTING,
+        hook: "cgroup/sock_ops".to_owned(),
+        target: PathBuf::from(format!("cgroup id {id}")),
+        attached: true,
+    });
+    attachments.into_iter().map(row).chain(steering).chain(counting).collect()
 }
 
 /// Programs that run at devices, or should.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    metrics::{RouteCounts, RouteName},
+    metrics::{DestinationCounts, RouteCounts, RouteName},
     model::{ObjectName, Split},
 };
 
@@ -152,6 +152,9 @@ pub struct Report {
     pub open: BTreeMap<String, u64>,
     /// Requests since its start, where there were some since the last report on this connection.
     pub routes: Vec<(RouteName, RouteCounts)>,
+    /// What is open to destinations, where that changed since the last report on this connection; nothing of those that
+    /// are gone.
+    pub destinations: Vec<(String, Option<DestinationCounts>)>,
 }
 
 /// Bytes of the largest report: a length beyond it is not the redirector's.

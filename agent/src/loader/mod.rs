@@ -13,12 +13,16 @@ use aya::{
 
 use crate::{
     capabilities::Capabilities,
-    maps::{Pins, SPECS, Sizes, bpf::BpfMaps},
+    maps::{
+        Pins, SPECS, Sizes,
+        bpf::{BpfMaps, ServiceBytes},
+    },
     sys,
 };
 
 mod checks;
 mod clsact;
+mod counting;
 mod devices;
 mod features;
 mod lock;
@@ -30,6 +34,7 @@ mod steering;
 mod trial;
 
 pub use checks::{find_cgroup, lives_in};
+pub use counting::counted_cgroup;
 pub use devices::{DeviceAttachment, Point, Tc, device_attachments};
 pub use features::{Kernel, Lacking};
 pub use lock::{Lock, WatchLock, holder};
@@ -60,6 +65,9 @@ pub const HOOKS: [&str; 10] = [
 /// The program that is attached to the network namespace of the node; its name and its pin's.
 pub const STEERING: &str = "steer_lookup";
 
+/// The program that counts bytes of connections; its name and its pin's.
+pub const COUNTING: &str = "count_bytes";
+
 /// The program at the XDP hook of the node's devices.
 pub const EARLY: &str = "early";
 
@@ -72,6 +80,7 @@ pub struct Loaded {
     pins: Pins,
     cgroup: PathBuf,
     replaces: bool,
+    counts_bytes: bool,
     renewal: Renewal,
     _lock: Lock,
 }
@@ -91,10 +100,17 @@ pub struct Attachment {
 pub struct Claim {
     pins: Pins,
     cgroup: PathBuf,
+    counts_bytes: bool,
     lock: Lock,
 }
 
 impl Claim {
+    /// The same, to count what connections to Services send and receive too, or not.
+    #[must_use]
+    pub fn counting_bytes(self, counts_bytes: bool) -> Self {
+        Self { counts_bytes, ..self }
+    }
+
     /// The cgroup that will be attached to.
     pub fn cgroup(&self) -> &Path {
         &self.cgroup
@@ -114,7 +130,7 @@ pub fn claim(bpffs: &Path, cgroup: Option<&Path>) -> Result<Claim> {
     let cgroup = find_cgroup(cgroup)?;
     let pins = pins::create(bpffs)?;
     let lock = Lock::take(bpffs)?;
-    Ok(Claim { pins, cgroup, lock })
+    Ok(Claim { pins, cgroup, counts_bytes: false, lock })
 }
 
 /// Loads the programs and makes or adopts their maps. What runs goes on as it did.
@@ -122,7 +138,7 @@ pub fn claim(bpffs: &Path, cgroup: Option<&Path>) -> Result<Claim> {
 /// # Errors
 /// What the kernel or its verifier said.
 pub fn load(claim: Claim, sizes: &Sizes) -> Result<Loaded> {
-    let Claim { pins, cgroup, lock } = claim;
+    let Claim { pins, cgroup, counts_bytes, lock } = claim;
     let renewal = Renewal::prepare(&pins, sizes)?;
     let replaces = renewal.fills_first && HOOKS.iter().any(|hook| pins.link(hook).exists());
     let mut loader = EbpfLoader::new();
@@ -133,10 +149,12 @@ pub fn load(claim: Claim, sizes: &Sizes) -> Result<Loaded> {
             loader.map_max_entries(spec.name, capacity);
         }
     }
+    // Room by the limit, not by need: none where nothing is counted.
+    loader.map_max_entries(ServiceBytes::NAME, if counts_bytes { sizes.max_services } else { 1 });
     let mut ebpf = loader.load(OBJECT).context("cannot load the eBPF object")?;
     renewal.fill(&pins)?;
-    programs::load_all(&mut ebpf)?;
-    Ok(Loaded { ebpf, pins, cgroup, replaces, renewal, _lock: lock })
+    programs::load_all(&mut ebpf, counts_bytes)?;
+    Ok(Loaded { ebpf, pins, cgroup, replaces, counts_bytes, renewal, _lock: lock })
 }
 
 impl Loaded {
@@ -284,6 +302,10 @@ fn link_one(program: &mut Program, folder: &std::fs::File) -> Result<FdLink> {
             Ok(program.take_link(id)?.try_into()?)
         }
         Program::CgroupSock(program) => {
+            let id = program.attach(folder, CgroupAttachMode::Single)?;
+            Ok(program.take_link(id)?.try_into()?)
+        }
+        Program::SockOps(program) => {
             let id = program.attach(folder, CgroupAttachMode::Single)?;
             Ok(program.take_link(id)?.try_into()?)
         }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    HOOKS, Lock, STEERING,
+    COUNTING, HOOKS, Lock, STEERING,
     mounts::{self, Mount},
 };
 use crate::{
@@ -48,7 +48,7 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>> {
     let unrouted = routes::sync(&BTreeSet::new(), &[]).and(routes::sync_marked(false));
     let mut removed = super::devices::detach_all(&pins)?;
     // Links first: the hooks stop before the maps that they read go.
-    let hooks = HOOKS.into_iter().chain([STEERING]);
+    let hooks = HOOKS.into_iter().chain([STEERING, COUNTING]);
     let files = hooks.map(|hook| pins.link(hook)).chain(SPECS.map(|spec| pins.map(spec.name)));
     for file in files {
         match fs::remove_file(&file) {

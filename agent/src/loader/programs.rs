@@ -8,11 +8,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{Ebpf, programs::Program};
 
-use super::{AT_DEVICES, HOOKS, STEERING};
+use super::{AT_DEVICES, COUNTING, HOOKS, STEERING};
 
-/// All that an agent loads, those first that take the verifier longest.
+/// All that an agent may load, those first that take the verifier longest.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    AT_DEVICES.into_iter().chain(HOOKS).chain([STEERING])
+    AT_DEVICES.into_iter().chain(HOOKS).chain([STEERING, COUNTING])
 }
 
 /// The program of that name.
@@ -23,14 +23,15 @@ pub fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Program> {
     ebpf.program_mut(name).with_context(|| format!("the eBPF object has no program {name}"))
 }
 
-/// Loads all programs. The verifier takes a second and a half for them, on the CPU that asks: hence as many threads as
-/// this process may use CPUs.
+/// Loads all programs, the one that counts bytes only where it is wanted. The verifier takes a second and a half for them,
+/// on the CPU that asks: hence as many threads as this process may use CPUs.
 ///
 /// # Errors
 /// Names the program, with what the kernel said.
-pub fn load_all(ebpf: &mut Ebpf) -> Result<()> {
+pub fn load_all(ebpf: &mut Ebpf, counts_bytes: bool) -> Result<()> {
     names().try_for_each(|name| program(ebpf, name).map(drop))?;
-    let rank = |name: &str| names().position(|known| known == name);
+    let wanted: Vec<_> = names().filter(|name| counts_bytes || *name != COUNTING).collect();
+    let rank = |name: &str| wanted.iter().position(|known| *known == name);
     let mut ranked: Vec<_> =
         ebpf.programs_mut().filter_map(|(name, program)| Some((rank(name)?, name, program))).collect();
     ranked.sort_by_key(|(rank, ..)| *rank);
@@ -63,6 +64,7 @@ pub fn load_one(program: &mut Program) -> Result<()> {
         Program::SkLookup(program) => program.load()?,
         Program::SchedClassifier(program) => program.load()?,
         Program::Xdp(program) => program.load()?,
+        Program::SockOps(program) => program.load()?,
         other => bail!("a hook of type {:?} is not known here", other.prog_type()),
     }
     Ok(())

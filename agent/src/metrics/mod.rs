@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
+mod destinations;
 mod histogram;
 mod routes;
 
+pub use destinations::DestinationCounts;
 pub use histogram::Histogram;
 pub use routes::{RouteCounts, RouteName, shortened};
 

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::{
     counters::{Counter, OneOpen, Open},
+    destinations::Name,
     requests::{Way, whole_name},
     worker::Worker,
 };
@@ -115,9 +116,7 @@ impl Record {
             way.destination(target);
         }
         if let Some(line) = &mut self.line {
-            let subset =
-                target.subset.as_deref().map(|name| format!(" {}", shortened(name))).unwrap_or_default();
-            line.destination = Some(format!("{}:{}{subset}", shortened(&target.host), target.port));
+            line.destination = Some(Name::of(target).to_string());
         }
     }
 

@@ -16,6 +16,7 @@ use super::{
     connect::Peer,
     counters::Counter,
     deadline::Deadline,
+    destinations::Use,
     head::Head,
     outliers::Event,
     replay::Replay,
@@ -91,7 +92,8 @@ impl Attempts<'_> {
         record: &mut Record,
     ) -> Result<(Response<Incoming>, InFlight), Trouble> {
         let peer = Peer::new(self.worker, self.view, self.client, self.policy);
-        let line = Line { worker: self.worker, peer: &peer, policy: self.policy, circuit: self.circuit };
+        let (worker, policy, circuit) = (self.worker, self.policy, self.circuit);
+        let line = Line { worker, peer: &peer, policy, circuit, row: &self.candidates.row };
         let mut retry = None;
         // A hash is for always the same endpoint, so only failing ones are left.
         let avoid_tried = self.retries.ignore_previous_hosts;
@@ -105,7 +107,7 @@ impl Attempts<'_> {
             let endpoint = balancer.choose(&self.worker.draws, self.candidates, self.policy, wish);
             let endpoint = endpoint.ok_or(Trouble::NoEndpoints)?;
             record.attempt(endpoint);
-            let mut in_flight = balancer.enter(endpoint);
+            let mut in_flight = balancer.enter(endpoint, self.candidates, Use::Request);
             in_flight.hold(retry.take());
             let sent = tokio::select! {
                 biased;

@@ -17,6 +17,7 @@ use crate::l7::rules::{
 
 use super::{
     config::{Config, Destination},
+    destinations::{OneUse, Row, Use},
     draws::{Draws, mix},
     hash::hash_of,
     locality::{self, Locality, Part},
@@ -45,6 +46,15 @@ struct Known {
     candidates: HashMap<(usize, usize), Rc<Candidates>>,
 }
 
+impl Known {
+    /// Begins anew for another configuration.
+    fn follow(&mut self, config: &Arc<Config>) {
+        if !Arc::ptr_eq(&self.config, config) {
+            *self = Self { config: config.clone(), candidates: HashMap::new() };
+        }
+    }
+}
+
 /// The endpoints that a destination has.
 #[derive(Debug)]
 pub struct Candidates {
@@ -60,6 +70,8 @@ pub struct Candidates {
     parts: Vec<(u32, Rc<Candidates>)>,
     /// What endpoints are declared to speak.
     pub speech: Option<Speech>,
+    /// What is open to the destination.
+    pub row: Arc<Row>,
 }
 
 /// What one choice has to heed.
@@ -80,6 +92,7 @@ pub struct Wish<'a> {
 pub struct InFlight {
     counts: Rc<RefCell<HashMap<SocketAddr, u32>>>,
     endpoint: SocketAddr,
+    _used: OneUse,
     held: Vec<Place>,
 }
 
@@ -107,7 +120,8 @@ impl Candidates {
             policy.and_then(|policy| Locality::new(policy, config.zone.as_deref(), destination, &endpoints));
         let (locality, parts) = (locality.map(Rc::new), Vec::new());
         let turn = Rc::default();
-        let all = Self { endpoints, hashes, affinity, turn, monitor, warming, locality, parts, speech };
+        let row = worker.counters.destinations.row(target);
+        let all = Self { endpoints, hashes, affinity, turn, monitor, warming, locality, parts, speech, row };
         all.in_parts(&[])
     }
 
@@ -130,8 +144,8 @@ impl Candidates {
 
     /// Some of them, of one zone.
     fn some(&self, endpoints: Vec<SocketAddr>, hashes: Vec<u64>, turn: Rc<Cell<usize>>) -> Self {
-        let (monitor, warming) = (self.monitor.clone(), self.warming.clone());
-        Self { endpoints, hashes, turn, monitor, warming, locality: None, parts: Vec::new(), ..*self }
+        let (monitor, warming, row) = (self.monitor.clone(), self.warming.clone(), self.row.clone());
+        Self { endpoints, hashes, turn, monitor, warming, row, locality: None, parts: Vec::new(), ..*self }
     }
 
     /// Told apart by zone, as those in `before` were, whose turns go on.
@@ -192,9 +206,7 @@ impl Balancer {
         let policy = target.policy.as_ref();
         let key = (Arc::as_ptr(destination).addr(), policy.map_or(0, |policy| Arc::as_ptr(policy).addr()));
         let mut known = self.known.borrow_mut();
-        if !Arc::ptr_eq(&known.config, config) {
-            *known = Known { config: config.clone(), candidates: HashMap::new() };
-        }
+        known.follow(config);
         let candidates = known.candidates.entry(key).or_insert_with(|| {
             let endpoints = select(destination, policy.map(|policy| &**policy));
             Rc::new(Candidates::new(worker, config, target, destination, endpoints))
@@ -263,10 +275,16 @@ impl Balancer {
         }
     }
 
-    /// Counts a request or a connection to `endpoint`.
-    pub fn enter(&self, endpoint: SocketAddr) -> InFlight {
+    /// Counts a request or a connection (`what`) to `endpoint`, one of `candidates`.
+    pub fn enter(&self, endpoint: SocketAddr, candidates: &Candidates, what: Use) -> InFlight {
         *self.in_flight.borrow_mut().entry(endpoint).or_default() += 1;
-        InFlight { counts: self.in_flight.clone(), endpoint, held: Vec::new() }
+        let (counts, used) = (self.in_flight.clone(), candidates.row.one(what));
+        InFlight { counts, endpoint, _used: used, held: Vec::new() }
+    }
+
+    /// Forgets what belongs to another configuration than `config`, though nobody asks for anything.
+    pub fn sweep(&self, config: &Arc<Config>) {
+        self.known.borrow_mut().follow(config);
     }
 }
 

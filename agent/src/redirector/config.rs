@@ -58,6 +58,13 @@ pub struct Destination {
     pub affinity: bool,
 }
 
+impl Destination {
+    /// Whether DNS says where it is.
+    pub const fn is_resolved(&self) -> bool {
+        self.endpoints.is_empty() && self.external_name.is_some()
+    }
+}
+
 /// A usable endpoint.
 #[derive(Debug)]
 pub struct Backend {

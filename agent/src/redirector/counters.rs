@@ -10,7 +10,7 @@ use std::{
 
 use http::StatusCode;
 
-use super::requests::Requests;
+use super::{destinations::Destinations, requests::Requests};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
@@ -115,6 +115,8 @@ pub struct Counters {
     values: Vec<AtomicU64>,
     /// Requests by where they went.
     pub requests: Requests,
+    /// What is open by where it goes.
+    pub destinations: Destinations,
     open: [AtomicU64; OPEN_NAMES.len()],
 }
 
@@ -156,6 +158,7 @@ impl Default for Counters {
         Self {
             values: NAMES.iter().map(|_| AtomicU64::new(0)).collect(),
             requests: Requests::default(),
+            destinations: Destinations::default(),
             open: Default::default(),
         }
     }

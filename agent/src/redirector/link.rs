@@ -12,7 +12,7 @@ use tokio::{
 use super::Redirector;
 use crate::{
     l7::snapshot::{LARGEST_REPORT, REFUSED, REPLACED, Report, Snapshot},
-    metrics::{RouteCounts, RouteName},
+    metrics::{DestinationCounts, RouteCounts, RouteName},
 };
 
 const AGAIN: Duration = Duration::from_millis(200);
@@ -54,6 +54,8 @@ pub struct Link<'r> {
     pub notes: Vec<String>,
     /// Requests as the agent knows them.
     pub told: BTreeMap<RouteName, RouteCounts>,
+    /// What is open to destinations as the agent knows it.
+    pub told_destinations: BTreeMap<String, DestinationCounts>,
     /// Whether we go; set too when this agent will never have us.
     pub going: &'r watch::Sender<bool>,
 }
@@ -78,6 +80,7 @@ impl Link<'_> {
     async fn connection(&mut self) -> Result<Ended> {
         let (mut reader, mut writer) = UnixStream::connect(&self.socket).await?.into_split();
         self.told.clear();
+        self.told_destinations.clear();
         let mut going = self.going.subscribe();
         self.report(&mut writer, self.token.clone()).await?;
         let (sender, mut snapshots) = mpsc::channel(1);
@@ -113,6 +116,9 @@ impl Link<'_> {
         let news = requests.iter().filter(|(name, counts)| self.told.get(*name) != Some(counts));
         let rows = news.map(|(name, counts)| (name.clone(), counts.clone())).collect();
         self.told = requests;
+        let destinations = self.redirector.destinations();
+        let changed = changes(&self.told_destinations, &destinations);
+        self.told_destinations = destinations;
         let report = Report {
             token,
             epoch: self.epoch,
@@ -122,25 +128,47 @@ impl Link<'_> {
             open: self.redirector.open(),
             going: *self.going.borrow(),
             routes: Vec::new(),
+            destinations: Vec::new(),
         };
-        for report in parts(&report, rows)? {
+        for report in parts(&report, rows, changed)? {
             write(writer, &report).await?;
         }
         Ok(())
     }
 }
 
+/// What the agent is to be told of destinations: counts that changed, and nothing of those that are gone.
+fn changes(
+    told: &BTreeMap<String, DestinationCounts>,
+    now: &BTreeMap<String, DestinationCounts>,
+) -> Vec<(String, Option<DestinationCounts>)> {
+    let gone = told.keys().filter(|name| !now.contains_key(*name)).map(|name| (name.clone(), None));
+    let changed = now.iter().filter(|(name, counts)| told.get(*name) != Some(counts));
+    // The first make room for the others.
+    gone.chain(changed.map(|(name, counts)| (name.clone(), Some(*counts)))).collect()
+}
+
 /// The report with these rows, in as many as it takes for each to fit into a frame. Only the first has the token.
-fn parts(report: &Report, rows: Vec<(RouteName, RouteCounts)>) -> Result<Vec<Report>> {
+fn parts(
+    report: &Report,
+    routes: Vec<(RouteName, RouteCounts)>,
+    destinations: Vec<(String, Option<DestinationCounts>)>,
+) -> Result<Vec<Report>> {
     let (mut parts, mut bytes) = (vec![report.clone()], 0);
-    for row in rows {
-        let length = serde_json::to_vec(&row)?.len();
+    let mut with_room = |parts: &mut Vec<Report>, length: usize| {
         if bytes + length > ROWS_MAX {
             parts.push(Report { token: String::new(), ..report.clone() });
             bytes = 0;
         }
         bytes += length + 1;
+    };
+    for row in routes {
+        with_room(&mut parts, serde_json::to_vec(&row)?.len());
         parts.last_mut().context("there is always one")?.routes.push(row);
+    }
+    for row in destinations {
+        with_room(&mut parts, serde_json::to_vec(&row)?.len());
+        parts.last_mut().context("there is always one")?.destinations.push(row);
     }
     Ok(parts)
 }
@@ -220,15 +248,35 @@ mod tests {
         {
             let report = Report { token: "word".repeat(16), epoch: 7, version: 9, ..Report::default() };
             let rows: Vec<_> = (0..count).map(row).collect();
-            let parts = parts(&report, rows.clone()).unwrap();
+            let open = DestinationCounts { requests: u64::MAX, ..DestinationCounts::default() };
+            let destinations: Vec<_> = rows
+                .iter()
+                .map(|(name, _)| (format!("{}{}", name.rule, name.destination), Some(open)))
+                .collect();
+            let parts = parts(&report, rows.clone(), destinations.clone()).unwrap();
             assert_eq!(parts.len() > 1, several, "{case}: {} parts", parts.len());
             for (index, part) in parts.iter().enumerate() {
                 let bytes = serde_json::to_vec(part).unwrap().len();
                 assert!(bytes <= LARGEST_REPORT as usize, "{case}: {bytes}");
                 assert_eq!((part.epoch, part.version, part.token.is_empty()), (7, 9, index > 0), "{case}");
             }
-            let told: Vec<_> = parts.into_iter().flat_map(|part| part.routes).collect();
+            let told: Vec<_> = parts.iter().flat_map(|part| part.routes.clone()).collect();
             assert!(told == rows, "{case}: each row once");
+            let told: Vec<_> = parts.into_iter().flat_map(|part| part.destinations).collect();
+            assert!(told == destinations, "{case}: each destination once");
         }
+    }
+
+    #[test]
+    fn of_destinations_what_changed_is_told_and_what_went() {
+        let counts = |requests| DestinationCounts { requests, ..DestinationCounts::default() };
+        let all = |rows: &[(&str, u64)]| -> BTreeMap<_, _> {
+            rows.iter().map(|(name, requests)| ((*name).to_owned(), counts(*requests))).collect()
+        };
+        let told = all(&[("a", 1), ("b", 2), ("c", 0)]);
+        let now = all(&[("b", 3), ("c", 0), ("d", 1)]);
+        let (b, d) = (("b".to_owned(), Some(counts(3))), ("d".to_owned(), Some(counts(1))));
+        assert_eq!(changes(&told, &now), [("a".to_owned(), None), b, d]);
+        assert!(changes(&now, &now).is_empty());
     }
 }

@@ -51,7 +51,8 @@ mod tests {
     #[test]
     fn memory_is_given_back_once_for_each_few_hundred_that_went() {
         let mut most = Most::default();
-        let verdicts = [(300, false), (299, false), (44, true), (0, false), (256, false), (255, false), (0, true)];
+        let verdicts =
+            [(300, false), (299, false), (44, true), (0, false), (256, false), (255, false), (0, true)];
         for (busy, verdict) in verdicts {
             assert_eq!(most.is_left(busy), verdict, "{busy}");
         }

@@ -15,6 +15,7 @@ mod connect;
 mod connection;
 mod counters;
 mod deadline;
+mod destinations;
 mod draws;
 mod explain;
 mod forward;

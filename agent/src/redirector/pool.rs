@@ -5,13 +5,18 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
 use hyper::client::conn::{http1, http2};
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{proxy_protocol::Ends, replay::Outgoing};
+use super::{
+    destinations::{OneUse, Row, Use},
+    proxy_protocol::Ends,
+    replay::Outgoing,
+};
 
 /// Idle HTTP/1 connections per key; more are closed.
 const IDLE_MAX: usize = 128;
@@ -43,12 +48,15 @@ pub struct Lease {
     pub used: u32,
     /// When it takes no more requests.
     pub until: Option<Instant>,
+    /// What the destination has open for which it was made.
+    pub row: Arc<Row>,
 }
 
 #[derive(Debug)]
 struct Idle {
     lease: Lease,
     until: Instant,
+    _used: OneUse,
 }
 
 /// The HTTP/2 connections of a key: one, unless `maxConcurrentStreams` asks for more.
@@ -95,7 +103,7 @@ impl Pool {
         let mut all = self.http1.borrow_mut();
         let idle = all.get_mut(key)?;
         let now = Instant::now();
-        while let Some(Idle { lease, until }) = idle.pop() {
+        while let Some(Idle { lease, until, .. }) = idle.pop() {
             if until > now && lease.sender.is_ready() && !lease.sender.is_closed() {
                 return Some(lease);
             }
@@ -110,7 +118,8 @@ impl Pool {
         let until = Instant::now() + idle;
         if waiting.len() < IDLE_MAX {
             let until = lease.until.map_or(until, |end| end.min(until));
-            waiting.push(Idle { lease, until });
+            let used = lease.row.one(Use::Idle);
+            waiting.push(Idle { lease, until, _used: used });
         }
     }
 

@@ -92,10 +92,19 @@ pub fn run(options: ProcessOptions) -> Result<()> {
         let sets = listeners.into_iter().map(|(v4, v6)| vec![v4, v6]).collect();
         let redirector = Redirector::start_with(sets, settings, compiled)?;
         tracing::info!(workers, version, "the redirector is up");
-        let told = BTreeMap::new();
+        let (told, told_destinations) = (BTreeMap::new(), BTreeMap::new());
         let going = watch::Sender::new(false);
-        let mut link =
-            Link { socket, redirector: &redirector, token, epoch, version, notes, told, going: &going };
+        let mut link = Link {
+            socket,
+            redirector: &redirector,
+            token,
+            epoch,
+            version,
+            notes,
+            told,
+            told_destinations,
+            going: &going,
+        };
         let mut is_replaced = true;
         tokio::select! {
             ended = heart.beat(&redirector, &going) => match ended {

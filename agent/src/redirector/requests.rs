@@ -14,6 +14,8 @@ use crate::{
     model::ObjectName,
 };
 
+use super::destinations::{Name, short};
+
 /// Rows of a worker; what comes later is counted together. Rules come and go, and nobody forgets them here.
 const MOST_ROWS: usize = RouteName::MOST;
 /// Classes of answers, 1xx first, and none at all.
@@ -23,7 +25,7 @@ const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Way {
     rule: Option<(Arc<ObjectName>, Arc<str>)>,
-    destination: Option<(Arc<str>, u16, Option<Arc<str>>)>,
+    destination: Option<Name>,
 }
 
 impl Way {
@@ -35,29 +37,20 @@ impl Way {
 
     /// Where it is sent.
     pub fn destination(&mut self, target: &Target) {
-        let subset = target.subset.as_ref().map(short);
-        self.destination = Some((short(&target.host), target.port, subset));
+        self.destination = Some(Name::of(target));
     }
 
     fn name(&self) -> RouteName {
         let (virtual_service, rule) =
             self.rule.as_ref().map(|(owner, rule)| (whole_name(owner), rule.to_string())).unwrap_or_default();
-        let destination = self.destination.as_ref().map(|(host, port, subset)| {
-            let subset = subset.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
-            format!("{host}:{port}{subset}")
-        });
-        RouteName { virtual_service, rule, destination: destination.unwrap_or_default() }
+        let destination = self.destination.as_ref().map(Name::to_string).unwrap_or_default();
+        RouteName { virtual_service, rule, destination }
     }
 }
 
 /// `namespace/name`, as metrics and logs tell it.
 pub fn whole_name(object: &ObjectName) -> String {
     format!("{}/{}", shortened(&object.namespace), shortened(&object.name))
-}
-
-/// The same text, unless it is too long to be kept.
-fn short(text: &Arc<str>) -> Arc<str> {
-    if text.len() > RouteName::LONGEST { shortened(text).into() } else { text.clone() }
 }
 
 #[derive(Default, Debug)]
@@ -120,11 +113,19 @@ impl Rows {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::l7::rules::table::TargetState;
 
     fn way(rule: usize) -> Way {
         let owner = Arc::new(ObjectName::new("shop", "cart"));
-        let destination = Some(("cart.shop.svc.cluster.local".into(), 80, Some("v2".into())));
-        Way { rule: Some((owner, format!("http[{rule}]").into())), destination }
+        let target = Target {
+            host: "cart.shop.svc.cluster.local".into(),
+            port: 80,
+            subset: Some("v2".into()),
+            state: TargetState::Ready,
+            policy: None,
+        };
+        let rule = Some((owner, format!("http[{rule}]").into()));
+        Way { rule, destination: Some(Name::of(&target)) }
     }
 
     #[test]

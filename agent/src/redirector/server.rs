@@ -21,13 +21,14 @@ use tokio::{
     time::Instant,
 };
 
-use crate::metrics::{RouteCounts, RouteName};
+use crate::metrics::{DestinationCounts, RouteCounts, RouteName};
 
 use super::{
     circuit::Circuits,
     config::Config,
     connection,
     counters::{Counter, Counters},
+    destinations::Told,
     monitors::Monitors,
     options::Options,
     pulse::Pulse,
@@ -56,6 +57,7 @@ pub struct Redirector {
     pulses: Vec<Arc<Pulse>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     rows: Mutex<Rows>,
+    told: Mutex<Told>,
 }
 
 /// A snapshot that is ready for use.
@@ -103,6 +105,7 @@ impl Redirector {
             pulses: Vec::new(),
             threads: Mutex::default(),
             rows: Mutex::default(),
+            told: Mutex::default(),
         };
         for (index, listeners) in (0_u64..).zip(listeners_per_worker) {
             let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -162,6 +165,15 @@ impl Redirector {
         let mut sums = BTreeMap::new();
         self.counters.iter().for_each(|counters| counters.requests.add_to(&mut sums));
         self.rows.lock().unwrap_or_else(PoisonError::into_inner).bound(sums)
+    }
+
+    /// What is open to each destination, and how many of its endpoints are ejected; of bounded number.
+    pub fn destinations(&self) -> BTreeMap<String, DestinationCounts> {
+        let mut sums = BTreeMap::new();
+        self.counters.iter().for_each(|counters| counters.destinations.add_to(&mut sums));
+        let config = self.shared.config.borrow().clone();
+        self.shared.monitors.add_to(&config, &mut sums);
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).bound(sums)
     }
 
     /// Takes no more connections but those that come at once, lets requests finish, and returns when all have or after

@@ -10,6 +10,7 @@ use super::{
     circuit::What,
     connect::Peer,
     counters::Counter,
+    destinations::Use,
     hash::Stick,
     idle::Watched,
     outliers::Event,
@@ -113,7 +114,7 @@ async fn connect(
     while tried.len() < TRIES.min(candidates.len()) {
         let wish = Wish { hash, tried: &tried, avoid_tried: true, leaves_zone: false };
         let endpoint = worker.balancer.choose(&worker.draws, &candidates, policy, wish)?;
-        let mut in_flight = worker.balancer.enter(endpoint);
+        let mut in_flight = worker.balancer.enter(endpoint, &candidates, Use::Passed);
         let connected = peer.connect(worker, endpoint).await;
         let event = if connected.is_ok() { Event::Answer(200) } else { Event::Failure(503) };
         candidates.note(worker, endpoint, event);

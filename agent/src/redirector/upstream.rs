@@ -1,6 +1,6 @@
 //! One request to one endpoint: a connection from the pool or a new one, and what can break before the answer.
 
-use std::{error::Error, net::SocketAddr, rc::Rc, time::Duration};
+use std::{error::Error, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use crate::l7::rules::{HttpPool, table::Policy};
 use http::Response;
@@ -15,6 +15,7 @@ use super::{
     circuit::{Circuit, Held, What},
     connect::Peer,
     counters::{Counter, OneOpen, Open},
+    destinations::{OneUse, Row, Use},
     head::Head,
     pool::{Key, Lease, Limits, Multiplexed, Stream},
     replay::{Outgoing, Replay},
@@ -58,9 +59,9 @@ impl From<Rc<Held>> for Place {
     }
 }
 
-/// What a request that needs a connection holds until it has one, where that is limited.
+/// What a request that needs a connection holds until it has one: a place, where that is limited, and that it is counted.
 #[derive(Default, Debug)]
-struct Waiting(Option<Held>);
+struct Waiting(Option<Held>, Option<OneUse>);
 
 impl Waiting {
     /// Fails when too many wait already.
@@ -72,6 +73,7 @@ impl Waiting {
                 return Err(Failure::Overflow);
             }
         }
+        self.1.get_or_insert_with(|| line.row.one(Use::Waiting));
         Ok(())
     }
 }
@@ -87,6 +89,8 @@ pub struct Line<'a> {
     pub policy: Option<&'a Policy>,
     /// Limits of the client for the destination.
     pub circuit: Option<&'a Circuit>,
+    /// What is open to the destination.
+    pub row: &'a Arc<Row>,
 }
 
 impl Line<'_> {
@@ -108,6 +112,7 @@ impl Line<'_> {
         let mut waiting = Waiting::default();
         let place = self.place(&mut waiting).await?;
         if let Some(lease) = self.worker.pool.take(&key) {
+            waiting = Waiting::default();
             match self.use_http1(key, lease, place.clone(), head, replay).await {
                 // The endpoint may have closed it just when we wrote: RFC 9110 section 9.2.2.
                 Err(Failure::BeforeRequest) if replay.is_whole() => {}
@@ -121,7 +126,7 @@ impl Line<'_> {
         let (sender, connection) = handshake.map_err(|_| Failure::Connect)?;
         self.drive(connection.with_upgrades());
         drop(waiting);
-        let lease = Lease { sender, used: 0, until: self.end_of_life() };
+        let lease = Lease { sender, used: 0, until: self.end_of_life(), row: self.row.clone() };
         self.use_http1(key, lease, place, head, replay).await
     }
 
@@ -237,7 +242,7 @@ impl Line<'_> {
 
     /// Lets a connection run until it ends.
     fn drive(&self, connection: impl Future<Output = hyper::Result<()>> + 'static) {
-        let open = OneOpen::new(&self.worker.counters, Open::Upstreams);
+        let open = (OneOpen::new(&self.worker.counters, Open::Upstreams), self.row.one(Use::Connection));
         spawn_local(async move {
             // Its errors come back with the answers.
             let _ended = connection.await;

@@ -157,6 +157,8 @@ impl Worker {
         loop {
             tick.tick().await;
             self.pool.sweep();
+            self.balancer.sweep(&self.config());
+            self.counters.destinations.sweep();
             self.names.sweep();
             self.shared.circuits.sweep();
             self.shared.monitors.sweep();

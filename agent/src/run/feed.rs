@@ -31,7 +31,7 @@ use crate::{
     l7::snapshot::{
         LARGEST_REPORT, REFUSED, REPLACED, Report, Snapshot, USER, agent_socket, snapshot_file, token_file,
     },
-    metrics::{RouteCounts, RouteName},
+    metrics::{DestinationCounts, RouteCounts, RouteName},
     model::Change,
 };
 
@@ -45,6 +45,8 @@ pub struct Feed {
     folder: PathBuf,
     current: watch::Sender<Option<Arc<Vec<u8>>>>,
     acked: AtomicU64,
+    /// Connections of redirectors so far.
+    connections: AtomicU64,
     readers: watch::Sender<Readers>,
     /// The latest redirector's epoch: earlier ones are told to go, for their listeners are in no map any more.
     latest: watch::Sender<u64>,
@@ -56,9 +58,10 @@ pub struct Feed {
 impl Feed {
     /// Nothing to read yet.
     pub fn new(folder: &Path, programmer: mpsc::Sender<Vec<Change>>, shared: Arc<Shared>) -> Self {
-        let (acked, readers) = (AtomicU64::new(0), watch::Sender::default());
+        let (acked, connections) = (AtomicU64::new(0), AtomicU64::new(0));
+        let readers = watch::Sender::default();
         let (current, latest) = (watch::channel(None).0, watch::channel(0).0);
-        Self { folder: folder.to_owned(), current, acked, readers, latest, programmer, shared }
+        Self { folder: folder.to_owned(), current, acked, connections, readers, latest, programmer, shared }
     }
 
     /// Replaces what is to be read.
@@ -145,7 +148,15 @@ impl Feed {
         if READERS.contains(&peer.uid()) {
             let hello = tokio::time::timeout(HELLO, read(&mut stream)).await;
             match hello.unwrap_or_else(|_| bail!("nothing for {HELLO:?}")) {
-                Ok(hello) if token::is_same(&hello.token, token) => return self.feed(stream, hello).await,
+                Ok(hello) if token::is_same(&hello.token, token) => {
+                    let number = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
+                    let ended = self.feed(stream, hello).await;
+                    // What it had open it may have no more; who comes again tells all again.
+                    if number == self.connections.load(Ordering::Relaxed) {
+                        self.shared.update(|state| state.destinations.clear());
+                    }
+                    return ended;
+                }
                 Ok(_) => {}
                 Err(error) => {
                     self.refuse(
@@ -231,10 +242,16 @@ impl Feed {
         self.shared.update(|state| {
             if std::mem::replace(&mut state.redirector_epoch, epoch) != epoch {
                 state.routes.clear();
+                state.destinations.clear();
+            }
+            if !report.token.is_empty() {
+                // It tells all from the beginning.
+                state.destinations.clear();
             }
             state.redirector = report.counters;
             state.redirector_open = report.open;
             add_rows(&mut state.routes, report.routes);
+            note_destinations(&mut state.destinations, report.destinations);
         });
         if self.acked.swap(report.version, Ordering::Relaxed) != report.version {
             self.wake();
@@ -251,6 +268,22 @@ fn add_rows(known: &mut BTreeMap<RouteName, RouteCounts>, rows: Vec<(RouteName, 
     for (name, counts) in rows {
         if known.len() <= RouteName::MOST || known.contains_key(&name) {
             known.insert(name, counts);
+        }
+    }
+}
+
+/// Notes what a redirector says of destinations, and forgets those that it says are gone; of bounded number too.
+fn note_destinations(
+    known: &mut BTreeMap<String, DestinationCounts>,
+    rows: Vec<(String, Option<DestinationCounts>)>,
+) {
+    for (name, counts) in rows {
+        match counts {
+            None => drop(known.remove(&name)),
+            Some(counts) if known.len() <= DestinationCounts::MOST || known.contains_key(&name) => {
+                known.insert(name, counts);
+            }
+            Some(_) => {}
         }
     }
 }
@@ -327,5 +360,18 @@ mod tests {
             (&counts, RouteName::MOST + 1),
             "those that are known go on"
         );
+    }
+
+    #[test]
+    fn destinations_go_when_it_is_said_and_are_bounded() {
+        let mut known = BTreeMap::new();
+        let open = Some(DestinationCounts { requests: 1, ..DestinationCounts::default() });
+        let rows = |numbers: std::ops::Range<usize>, counts: Option<DestinationCounts>| {
+            numbers.map(|number| (number.to_string(), counts)).collect()
+        };
+        note_destinations(&mut known, rows(0..3 * DestinationCounts::MOST, open));
+        assert_eq!(known.len(), DestinationCounts::MOST + 1, "and what stands for all others");
+        note_destinations(&mut known, rows(1..9_999, None));
+        assert_eq!(known.keys().collect::<Vec<_>>(), ["0"]);
     }
 }

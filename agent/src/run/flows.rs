@@ -14,6 +14,7 @@ use sluice_common::{
     layout::{FLOW_REPLY, FlowKey, FlowValue, FrontendKey, HOOKS_OF_PODS},
 };
 
+use super::services::{Name, Services};
 use crate::{
     flows::{Ledger, Removal, Serving, by_service, dialled, is_of_client, removal},
     health::Shared,
@@ -39,7 +40,7 @@ const FORGOTTEN: &str = "flows/forgotten";
 pub fn spawn(
     pins: Pins,
     shared: Arc<Shared>,
-    per_service: bool,
+    mut services: Services,
 ) -> Result<mpsc::Sender<BTreeSet<FrontendKey>>> {
     // Programs of another version may have run that say nothing of what they begin.
     Flows::open(&pins)?.set_none_at_pods(0)?;
@@ -51,7 +52,7 @@ pub fn spawn(
         while let Some(mut ruled) = asked {
             // However often it was asked, one look answers.
             ruled.extend(receiver.try_iter().flatten());
-            match sweep(&pins, &ruled, &mut ledger, per_service) {
+            match sweep(&pins, &ruled, &mut ledger, &mut services) {
                 Ok(swept) => {
                     tell_forgotten(&shared, swept.forgotten, &mut last);
                     shared.update(|state| {
@@ -61,6 +62,7 @@ pub fn spawn(
                         state.flows_forgotten = swept.forgotten;
                         state.map_entries.insert("FLOWS".to_owned(), swept.left);
                         state.service_connections = swept.by_service;
+                        state.service_bytes = swept.bytes;
                     });
                 }
                 Err(error) => tracing::warn!("connections that are over are still remembered: {error:#}"),
@@ -108,14 +110,16 @@ struct Swept {
     /// Connections that the kernel forgot for new ones, since the first look.
     forgotten: u64,
     /// Connections by Service port, if they are wanted.
-    by_service: BTreeMap<[String; 3], u64>,
+    by_service: BTreeMap<Name, u64>,
+    /// Bytes that sockets sent and received, likewise.
+    bytes: BTreeMap<Name, [u64; 2]>,
 }
 
 fn sweep(
     pins: &Pins,
     ruled: &BTreeSet<FrontendKey>,
     ledger: &mut Ledger,
-    per_service: bool,
+    services: &mut Services,
 ) -> Result<Swept> {
     let now_ns = now_ns();
     let mut flows = Flows::open(pins)?;
@@ -132,13 +136,9 @@ fn sweep(
     let asked: BTreeSet<_> = entries.iter().filter_map(|(key, flow)| dialled(key, flow)).collect();
     let serving = Serving::new(maps.dump_of(&asked)?);
     let left = entries.len() as u64;
-    let mut swept = Swept { removed: BTreeMap::new(), left, forgotten, by_service: BTreeMap::new() };
-    for (id, count) in by_service(&entries, now_ns).into_iter().filter(|_| per_service) {
-        // Of a Service that is gone nobody asks any more.
-        let Some(service) = maps.service(id) else { continue };
-        let name = [service.namespace, service.name, service.port_name].map(|text| text.as_str().to_owned());
-        *swept.by_service.entry(name).or_default() += count;
-    }
+    let (by_service, bytes) =
+        (services.connections(&maps, by_service(&entries, now_ns)), services.bytes(&maps));
+    let mut swept = Swept { removed: BTreeMap::new(), left, forgotten, by_service, bytes };
     for (key, seen) in &entries {
         let Some(reason) = removal(key, seen, &serving, ruled, now_ns) else { continue };
         // A packet may have come since, and made another connection of it.

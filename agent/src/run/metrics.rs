@@ -88,6 +88,7 @@ fn of_redirector(page: &mut Page, state: &State) {
     let text = "Requests under way and connections to endpoints, at the moment.";
     let mut gauges = page.metric(Gauge, "sluice_redirector_open", text);
     state.redirector_open.iter().for_each(|(what, count)| gauges.sample(&[("what", what)], *count));
+    of_destinations(page, state);
     let text = "Requests, by the rule that took them, where it sent them, and class of the answer.";
     let mut requests = page.metric(Counter, "sluice_redirector_requests_total", text);
     for (route, counts) in &state.routes {
@@ -103,6 +104,22 @@ fn of_redirector(page: &mut Page, state: &State) {
     }
 }
 
+fn of_destinations(page: &mut Page, state: &State) {
+    let text = "Requests and connections of the redirector to a destination, at the moment.";
+    let mut open = page.metric(Gauge, "sluice_redirector_destination_open", text);
+    for (destination, counts) in &state.destinations {
+        let mut sample = |(what, count)| open.sample(&[("destination", destination), ("what", what)], count);
+        counts.open().into_iter().for_each(&mut sample);
+    }
+    let text = "Endpoints of a destination that outlier detection watches.";
+    let mut endpoints = page.metric(Gauge, "sluice_redirector_destination_endpoints", text);
+    for (destination, counts) in &state.destinations {
+        let mut sample =
+            |(what, count)| endpoints.sample(&[("destination", destination), ("state", what)], count);
+        counts.endpoints().for_each(&mut sample);
+    }
+}
+
 fn of_maps(page: &mut Page, state: &State, pins: &Pins) {
     let text = "Entries that a map holds; of those that no agent mirrors, when they were last counted.";
     let mut entries = page.metric(Gauge, "sluice_map_entries", text);
@@ -112,6 +129,16 @@ fn of_maps(page: &mut Page, state: &State, pins: &Pins) {
         let mut connections = page.metric(Gauge, "sluice_service_connections", text);
         for ([namespace, service, port], count) in &state.service_connections {
             connections.sample(&[("namespace", namespace), ("service", service), ("port", port)], *count);
+        }
+    }
+    if !state.service_bytes.is_empty() {
+        let text = "Bytes of TCP connections that sockets of this node made to a Service port, once they have ended.";
+        let mut bytes = page.metric(Counter, "sluice_service_bytes_total", text);
+        for ([namespace, service, port], counts) in &state.service_bytes {
+            for (direction, count) in ["sent", "received"].into_iter().zip(counts) {
+                let labels = [("namespace", namespace.as_str()), ("service", service), ("port", port)];
+                bytes.sample(&[labels.as_slice(), &[("direction", direction)]].concat(), *count);
+            }
         }
     }
     let Ok(maps) = BpfMaps::open(pins) else { return };

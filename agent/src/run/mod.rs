@@ -34,6 +34,7 @@ mod nodeport;
 mod opt_outs;
 mod probe;
 mod programmer;
+mod services;
 mod steering;
 mod supervisor;
 mod sweeper;
@@ -76,7 +77,7 @@ pub struct Options {
     pub l7_fail_closed: bool,
     /// How long connections from before a port's rules are kept.
     pub l7_grace: GraceTime,
-    /// `/metrics` tells how many connections each Service port has.
+    /// `/metrics` tells how many connections and bytes each Service port has.
     pub service_metrics: bool,
     /// Where and how packets are balanced.
     pub packets: Packets,
@@ -94,6 +95,7 @@ pub fn run(options: Options) -> Result<()> {
         paths => Some(Manifests::new(paths.to_vec(), options.node_name.clone())?),
     };
     let claim = loader::claim(&options.bpffs, options.cgroup.as_deref())?;
+    let claim = claim.counting_bytes(options.service_metrics);
     let shared = Arc::new(Shared::new(&options.node_name, claim.cgroup(), options.sync_timeout));
     for text in Capabilities::effective()?.shortcomings() {
         tracing::warn!("{text}");

@@ -19,6 +19,7 @@ use super::{
     flows, forwarding,
     health_ports::{self, Check, Checks},
     nodeport, opt_outs, probe,
+    services::Services,
     steering::Steering,
     sweeper,
 };
@@ -90,7 +91,7 @@ struct Programmer {
 
 /// Adopts what the maps hold and starts the thread. The receiver yields when the thread ends.
 pub fn spawn(
-    loaded: Loaded,
+    mut loaded: Loaded,
     options: &Options,
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Vec<Change>>,
@@ -118,7 +119,7 @@ pub fn spawn(
     let mut programmer = Programmer {
         sweeper,
         opt_outs,
-        flows: flows::spawn(loaded.pins().clone(), Arc::clone(&shared), options.service_metrics)?,
+        flows: flows::spawn(loaded.pins().clone(), Arc::clone(&shared), Services::new(loaded.take_bytes()?))?,
         need_pods,
         steering: Steering::new(feed, last, options.l7_grace),
         arrivals: Arrivals::default(),

@@ -6,5 +6,6 @@ mod post_bind;
 mod recvmsg;
 mod sendmsg;
 mod sk_lookup;
+mod sock_ops;
 mod tc;
 mod xdp;

@@ -20,6 +20,7 @@ use crate::maps::{CONFIG, DEVICES, HEARTBEAT, REASONS, SERVICES, SOCKETS, SOURCE
 
 pub mod fib;
 pub mod flows;
+pub mod ops;
 pub mod skb;
 pub mod xdp;
 

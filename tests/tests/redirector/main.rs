@@ -7,6 +7,7 @@ mod balancing;
 mod clients;
 mod endpoints;
 mod flood;
+mod gauges;
 mod hostile;
 mod hostile_http2;
 mod life;

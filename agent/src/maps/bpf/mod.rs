@@ -32,6 +32,7 @@ pub struct BpfMaps {
     capacities: Vec<(&'static str, u32)>,
 }
 
+mod bytes;
 mod carry;
 mod counts;
 mod events;
@@ -41,6 +42,7 @@ mod pods;
 mod schemas;
 mod small;
 
+pub use bytes::ServiceBytes;
 pub use carry::{Memory, copy_services, shape};
 pub use counts::counts;
 pub use events::{Events, Record};

@@ -176,7 +176,8 @@ impl Detector {
         if panic { Vec::new() } else { ejected }
     }
 
-    fn ejected(&mut self, settings: &Settings, all: &[SocketAddr], now: Duration) -> Vec<SocketAddr> {
+    /// Those of `all` that are ejected, whether or not so many are that nobody is left out for it.
+    pub fn ejected(&mut self, settings: &Settings, all: &[SocketAddr], now: Duration) -> Vec<SocketAddr> {
         if self.0.is_empty() {
             return Vec::new();
         }

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use super::Programmer;
 
+const COUNTING: &str = "counting";
+
 impl Programmer {
     /// Packets are balanced from when sockets are: what an earlier agent attached goes on until then.
     pub(super) fn serve_packets(&mut self) {
@@ -14,10 +16,23 @@ impl Programmer {
         }
     }
 
+    /// Counts bytes where they are wanted. Nobody's connections depend on it.
+    pub(super) fn count_bytes(&mut self) {
+        match self.loaded.attach_counting() {
+            Ok(()) => self.shared.clear(COUNTING),
+            Err(error) => {
+                let text = format!("bytes of Services are counted wrongly: {error:#}");
+                tracing::warn!("{text}");
+                self.shared.warn(COUNTING, text);
+            }
+        }
+    }
+
     pub(super) fn attach(&mut self) {
         match self.loaded.attach() {
             Ok(()) => {
                 self.attached = true;
+                self.count_bytes();
                 self.devices.forget();
                 self.serve_packets();
                 // When all programs are ours: earlier ones may not say what they begin.

@@ -17,6 +17,9 @@ impl Programmer {
             self.devices.forget();
             self.serve_packets();
         }
+        if self.attached && !self.loaded.counts_as_wanted() {
+            self.count_bytes();
+        }
         let missing = self.loaded.missing();
         let result = if missing.is_empty() {
             probe::probe(&mut self.maps, self.loaded.cgroup())
