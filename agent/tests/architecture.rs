@@ -133,7 +133,7 @@ fn sources(folder: &str) -> BTreeMap<String, String> {
 }
 
 fn all() -> BTreeMap<String, String> {
-    ["agent", "common/src", "ebpf/src", "tests", "xtask/src"].into_iter().flat_map(sources).collect()
+    ["agent", "common/src", "ebpf/src", "fuzz", "tests", "xtask/src"].into_iter().flat_map(sources).collect()
 }
 
 /// Code without comments and without tests.

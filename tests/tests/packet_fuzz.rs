@@ -1,11 +1,17 @@
 //! Packets as nobody ought to send them, through the real programs and through the code that reads headers: nothing is
-//! changed but by a correct translation or into a correct answer. `SLUICE_SEED` repeats a run, `SLUICE_CASES` makes it
-//! longer.
+//! changed but by a correct translation, into a correct answer, or on its way into a tunnel between nodes and out of one.
+//! `SLUICE_SEED` repeats a run, `SLUICE_CASES` makes it longer.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
-use sluice_common::packet::{self as parsed, Fragment, Kind as ParsedKind};
+use sluice_common::{
+    layout::{OPTION_DSR_TCP, OPTION_DSR_UDP, OPTION_VIP_PING},
+    packet::{self as parsed, Fragment, Kind as ParsedKind},
+};
 use sluice_tests::{
     packet::{
         ACK, Carried, DESTINATION, ETHERNET, FIN, HOP_BY_HOP, Packet, RST, SYN, icmp_error, mutate, on_wire,
@@ -14,13 +20,17 @@ use sluice_tests::{
     reference::{Random, number, packets::Kind, way::Way},
     rig::{
         MOST_BYTES, Place, Rig, SERVICES,
-        exchange::{SENDERS, address},
+        exchange::{SENDERS, address, in_tunnel, tunnelled},
         judge::Judge,
     },
 };
 
 const CASES: u64 = 30_000;
 const PURE_CASES: u64 = 300_000;
+/// As long packets go to other nodes in the same way.
+const PER_FORWARDING: u64 = 512;
+/// `--forwarding`: whether TCP and UDP of clients outside go to other nodes in tunnels.
+const FORWARDING: [[bool; 2]; 3] = [[false, false], [true, false], [true, true]];
 const PLACES: [Place; 7] = [
     Place::Early,
     Place::FromNetwork,
@@ -63,12 +73,14 @@ fn sensible(rig: &mut Rig, random: &mut Random) -> (Place, Vec<u8>) {
     };
     let back = packet.between(by, seen);
     let led = packet.between(seen, by);
-    match random.below(8) {
+    match random.below(11) {
         0 | 1 => (way.back, back.ip()),
         2 => (sender.place(), random_piece(&packet, random)),
         3 => (way.back, random_piece(&back, random)),
         4 => (way.back, error_about(&led, random)),
         5 => (sender.place(), error_about(&packet.between(packet.dst, packet.src), random)),
+        6 => (Place::FromNetwork, in_any_tunnel(rig, &packet, by, random)),
+        7 => (Place::FromNetwork, error_about_tunnel(rig, &packet, by, random)),
         _ => (sender.place(), packet.ip()),
     }
 }
@@ -91,18 +103,76 @@ fn error_about(packet: &Packet, random: &mut Random) -> Vec<u8> {
     icmp_error(router.parse().unwrap(), packet.src.ip(), random.of(kinds), 1_400, &about)
 }
 
+/// What comes from another node in a tunnel, or as if it did: to whom it is for or to somebody else, with whatever in it.
+fn in_any_tunnel(rig: &Rig, packet: &Packet, by: SocketAddr, random: &mut Random) -> Vec<u8> {
+    let is_v6 = by.is_ipv6();
+    let node: IpAddr = if is_v6 { "fd00:50::12" } else { "192.168.50.12" }.parse().unwrap();
+    let pods = Rig::pods(is_v6);
+    let to = match random.below(4) {
+        0 => {
+            random.of(&[pods[0], pods[1], pods[2], pods[3], rig.own(is_v6), packet.src.ip(), packet.dst.ip()])
+        }
+        _ => by.ip(),
+    };
+    let to = SocketAddr::new(to, if random.once_in(8) { random.next() as u16 } else { by.port() });
+    let inner = match random.below(6) {
+        0 => random_piece(packet, random),
+        1 => error_about(&packet.between(packet.dst, packet.src), random),
+        2 => in_tunnel(&packet.ip(), random.of(&[node, rig.own(is_v6), packet.src.ip()]), by),
+        3 => {
+            let mut frame = on_wire([2; 12], &packet.ip());
+            mutate(&mut frame, MOST_BYTES, random);
+            frame.split_off(ETHERNET)
+        }
+        _ => packet.ip(),
+    };
+    in_tunnel(&inner, node, to)
+}
+
+/// What a router says of a packet that left here in a tunnel, or did not.
+fn error_about_tunnel(rig: &mut Rig, packet: &Packet, by: SocketAddr, random: &mut Random) -> Vec<u8> {
+    let is_v6 = by.is_ipv6();
+    if random.once_in(2) {
+        let frame = rig.frame(Place::FromNetwork, &packet.ip());
+        rig.run(Place::FromNetwork, &frame);
+    }
+    let own = rig.own(is_v6);
+    let mut about = tunnelled(packet, own, by);
+    about.truncate(random.of(&[28, 48, 68, 88, 100, 1_000]));
+    let router = if is_v6 { "fd00:50::1" } else { "192.168.50.1" }.parse().unwrap();
+    let kind = match (random.once_in(8), is_v6) {
+        (true, _) => random.of(&[(1, 0), (3, 3), (11, 0), (3, 0)]),
+        (false, false) => (3, 4),
+        (false, true) => (2, 0),
+    };
+    icmp_error(router, own, kind, random.of(&[0, 1_000, 1_400, 1_400, 1_500, u32::MAX]), &about)
+}
+
+/// Another way to other nodes, for connections that begin from now on.
+fn switch(rig: &mut Rig, judge: &mut Judge, random: &mut Random) {
+    let tunnels = random.of(&FORWARDING);
+    let bits = [(tunnels[0], OPTION_DSR_TCP), (tunnels[1], OPTION_DSR_UDP)];
+    let options: u64 = bits.into_iter().filter(|(is_on, _)| *is_on).map(|(_, bit)| bit).sum();
+    rig.forget();
+    rig.set_options(options | OPTION_VIP_PING);
+    judge.set_tunnels(tunnels);
+}
+
 #[test]
 fn whatever_comes_programs_translate_right_answer_right_or_leave_alone() {
     let seed = number("SLUICE_SEED", u64::from(std::process::id()));
     let cases = number("SLUICE_CASES", CASES);
     println!("SLUICE_SEED={seed} SLUICE_CASES={cases}");
     let mut rig = Rig::with_services();
-    let judge = Judge::new(&rig);
+    let mut judge = Judge::new(&rig);
     let mut random = Random::new(seed);
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
     for case in 0..cases {
         if case.is_multiple_of(64) {
             rig.refill();
+        }
+        if case.is_multiple_of(PER_FORWARDING) {
+            switch(&mut rig, &mut judge, &mut random);
         }
         let (place, ip) = sensible(&mut rig, &mut random);
         let place = match place {
@@ -128,6 +198,8 @@ fn whatever_comes_programs_translate_right_answer_right_or_leave_alone() {
                 read(&met.frame)
             )
         });
+        let from_network = [Place::Early, Place::FromNetwork].contains(&place);
+        assert!(from_network || !what.contains("tunnel"), "case {case}, {place:?}: {what}: {frame:02x?}");
         *seen.entry(what).or_default() += 1;
     }
     println!("{seen:?}");
@@ -140,6 +212,12 @@ fn whatever_comes_programs_translate_right_answer_right_or_leave_alone() {
         "pong",
         "reset",
         "told",
+        "put into a tunnel",
+        "a piece put into a tunnel",
+        "an error put into a tunnel",
+        "taken out of a tunnel",
+        "an error taken out of a tunnel",
+        "told of a tunnel",
     ];
     for what in wanted {
         assert!(cases < CASES || seen.contains_key(what), "{what} occurs: {seen:?}");
@@ -191,8 +269,8 @@ fn headers_read_as_somebody_else_reads_them() {
         let case = format!("SLUICE_SEED={seed}, case {case}: {frame:02x?} {ours:?}");
         let theirs = read(&frame).unwrap_or_else(|| panic!("only one can read it: {case}"));
         let ports = |at: SocketAddr| at.port().to_be();
-        assert_eq!(std::net::IpAddr::from(ours.key.src), theirs.ends.src.ip().to_canonical(), "{case}");
-        assert_eq!(std::net::IpAddr::from(ours.key.dst), theirs.ends.dst.ip().to_canonical(), "{case}");
+        assert_eq!(IpAddr::from(ours.key.src), theirs.ends.src.ip().to_canonical(), "{case}");
+        assert_eq!(IpAddr::from(ours.key.dst), theirs.ends.dst.ip().to_canonical(), "{case}");
         assert_eq!(
             (ours.key.src_port_be, ours.key.dst_port_be),
             (ports(theirs.ends.src), ports(theirs.ends.dst)),

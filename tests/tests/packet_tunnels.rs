@@ -88,6 +88,13 @@ fn only_endpoints_of_this_node_get_what_comes_in_tunnels() {
         }
         let met = run(&mut rig, &tunnelled(&next, node, by));
         assert_ip(&met, Verdict::Pass, &next.between(packet.src, by).ip(), "the endpoint, known");
+        // Connections that lead from here to another node, known by their own packets.
+        for (case, sender) in [("a client's", Sender::Outside), ("the node's", Sender::Node)] {
+            let (mut packet, far) = dial(&rig, is_v6, Carried::Tcp(SYN), FAR, 6_310);
+            packet.src = address(&rig, sender, is_v6, 6_310);
+            rig.run(sender.place(), &rig.frame(sender.place(), &packet.ip()));
+            assert_left_alone(&mut rig, &tunnelled(&packet, node, far), &format!("{case} to another node"));
+        }
     }
 }
 

@@ -66,6 +66,7 @@ fn all_that_can_be_asked_is_asked() {
         "cargo xtask test image",
         "cargo xtask test --kernels",
         "cargo xtask chaos",
+        "cargo xtask fuzz --targets",
         "cargo xtask verify",
         "KUBEBUILDER_ASSETS=",
     ] {

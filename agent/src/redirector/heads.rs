@@ -9,12 +9,17 @@ use std::io::BufRead as _;
 /// Of a line that comes in parts so much is kept: a name, and a length with some blanks around it.
 const LINE_KEPT: usize = 64;
 
+/// Of a chunk's size: as many as the largest has.
+const MOST_DIGITS: usize = 16;
+
 /// How far a client has come.
 #[derive(Debug)]
 pub struct Heads {
     at: At,
     /// The beginning of a line that has not ended.
     line: Vec<u8>,
+    /// The last byte that came of it is a CR.
+    after_cr: bool,
     /// Some byte of the head has come.
     begun: bool,
     /// Its request line has.
@@ -48,6 +53,7 @@ impl Default for Heads {
         Self {
             at: At::Head,
             line: Vec::new(),
+            after_cr: false,
             begun: false,
             asked: false,
             length: None,
@@ -83,6 +89,7 @@ impl Heads {
                         Some(part) => (part, true),
                         None => (&all[..length], false),
                     };
+                    self.after_cr = part.last().map_or(self.after_cr, |last| *last == b'\r');
                     if ended && self.line.is_empty() {
                         self.line_ended(part);
                         continue;
@@ -114,8 +121,11 @@ impl Heads {
     }
 
     fn line_ended(&mut self, line: &[u8]) {
+        let after_cr = std::mem::take(&mut self.after_cr);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         match self.at {
+            // To hyper a lone LF ends no line around chunks, and what is behind it is no request yet.
+            At::Size | At::ChunkEnd | At::Trailers if !after_cr => self.lose(self.complete),
             At::Head => self.head_line(line),
             At::Size => match chunk_size(line) {
                 Some(0) => self.at = At::Trailers,
@@ -185,6 +195,10 @@ fn length(value: &[u8]) -> Option<u64> {
 
 fn chunk_size(line: &[u8]) -> Option<u64> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    // With more of them, zeros in front, the last may be among what is not kept.
+    if digits > MOST_DIGITS {
+        return None;
+    }
     u64::from_str_radix(str::from_utf8(&line[..digits]).ok()?, 16).ok()
 }
 
@@ -219,6 +233,16 @@ mod tests {
             ("after chunks", [CHUNKED, &hidden, DOUBLE].concat(), 2, Some(1), false),
             ("chunks that go on", [CHUNKED, "5\r\nabcde\r\n"].concat(), 1, None, false),
             ("no size", [CHUNKED, "x\r\n", PLAIN].concat(), 1, Some(1), false),
+            ("zeros in front", [CHUNKED, &"0".repeat(70), "5\r\n", PLAIN].concat(), 1, Some(1), false),
+            ("a lone LF behind a size", [CHUNKED, "5\nabcde\r\n0\r\n\r\n"].concat(), 1, Some(1), false),
+            ("a lone LF in the trailers", [CHUNKED, "0\r\nt: 1\n\n", PLAIN].concat(), 1, Some(1), false),
+            (
+                "a long trailer",
+                [CHUNKED, "0\r\nt: ", &"1".repeat(99), "\r\n\r\n", PLAIN].concat(),
+                2,
+                None,
+                true,
+            ),
             ("too large a size", [CHUNKED, "11111111111111111\r\n", PLAIN].concat(), 1, Some(1), false),
             (
                 "the same twice",

@@ -56,9 +56,11 @@ mod view;
 mod warmup;
 mod worker;
 
+pub use checks::authority;
 pub use confinement::{Confinement, confine};
 pub use explain::{Answer, Question, explain};
 pub use handover::OnceReplaced;
+pub use heads::Heads;
 pub use options::{Options, SourceAddress};
 pub use process::{LONGEST_END, ProcessOptions, run};
 pub use server::Redirector;

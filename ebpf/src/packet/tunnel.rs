@@ -5,7 +5,7 @@ use bytemuck::Zeroable as _;
 use sluice_common::{
     Reason,
     layout::{
-        ADDRESS_LOCAL_ENDPOINT, CONFIG_OPTIONS, FLOW_TUNNEL, FrontendKey, HOOK_FROM_NETWORK, OPTION_DSR_TCP,
+        ADDRESS_LOCAL_ENDPOINT, CONFIG_OPTIONS, FrontendKey, HOOK_FROM_NETWORK, OPTION_DSR_TCP,
         OPTION_DSR_UDP, SlotValue, TCP, UDP,
     },
     packet::{Kind, Packet, checksum::Difference, inner_of_tunnel, reply},
@@ -173,8 +173,9 @@ fn open<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
         _ => return Err(Reason::NotOurs),
     }
     work.now_ns = raw::now_ns();
+    // One to an endpoint of this node: others begin with flags, and nothing that comes in a tunnel is for them.
     let is_known = flows::flow(&work.packet.key)
-        .is_some_and(|flow| flow.dst == work.backend.addr && flow.flags & FLOW_TUNNEL == 0);
+        .is_some_and(|flow| flow.dst == work.backend.addr && flow.flags == 0 && flow.hooks & work.hook != 0);
     if !is_known {
         find(work)?;
     }

@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut findings = record.findings(&lock, &policy.advisories);
     findings.extend(lock.strangers());
     for target in &policy.graph.targets {
-        findings.extend(policy.licenses.findings(&packages(target)?)?);
+        findings.extend(policy.licenses.findings(&packages(target, policy.graph.all_features)?)?);
     }
     match record.age(today()?)? {
         Age::Young => {}
@@ -78,12 +78,13 @@ fn read(name: &str) -> Result<String> {
 }
 
 /// The packages that are built for `target`.
-fn packages(target: &str) -> Result<Vec<licences::Package>> {
+fn packages(target: &str, all_features: bool) -> Result<Vec<licences::Package>> {
     #[derive(serde::Deserialize)]
     struct Metadata {
         packages: Vec<licences::Package>,
     }
     let words = ["metadata", "--format-version", "1", "--locked", "--filter-platform", target];
-    let text = run_quiet(cargo().current_dir(workspace()).args(words))?;
+    let features = all_features.then_some("--all-features");
+    let text = run_quiet(cargo().current_dir(workspace()).args(words).args(features))?;
     Ok(serde_json::from_str::<Metadata>(&text).context("what cargo metadata says")?.packages)
 }

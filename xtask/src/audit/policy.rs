@@ -15,8 +15,9 @@ pub struct Policy {
 }
 
 #[derive(Deserialize, Debug)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Graph {
+    pub all_features: bool,
     pub targets: Vec<String>,
 }
 

@@ -11,18 +11,34 @@ use crate::{
     reference::packets::Kind,
 };
 
+mod tunnels;
+
 /// Where the ports begin that stand for a client's own when that serves for another address of the Service already.
 const FIRST_OTHER_PORT: u16 = 32_768;
 
 /// Knows what is dialled and who serves it.
+#[derive(Clone, Debug)]
 pub struct Judge {
     /// Address, port and protocol dialled, and the endpoint.
     dialled: HashMap<(SocketAddr, u8), Option<SocketAddr>>,
     /// In whose name the node speaks.
     own: Vec<IpAddr>,
+    /// The transports that go to other nodes in tunnels: TCP, UDP.
+    tunnels: [bool; 2],
 }
 
 type Judged = Result<&'static str, String>;
+type Way = fn(&Judge, &[u8], &Head, &Met, &Head) -> Judged;
+
+/// What may be made of a packet, and what is said when that was not it.
+const WAYS: [(&str, Way); 6] = [
+    ("no translation", Judge::translation),
+    ("no answer", Judge::answer),
+    ("no error translated", Judge::error),
+    ("not put into a tunnel", Judge::tunnelled),
+    ("not taken out of one", Judge::taken_out),
+    ("not told of one", Judge::told_of_tunnel),
+];
 
 impl Judge {
     /// For a rig with [`SERVICES`].
@@ -41,7 +57,7 @@ impl Judge {
             dialled.insert((row.at(kind, is_v6, &own), protocol), endpoint);
         }
         let overlay = ["10.244.1.0", "fd00:10:244:1::"].map(|text| text.parse().expect("an address"));
-        Self { dialled, own: own.into_iter().chain(overlay).collect() }
+        Self { dialled, own: own.into_iter().chain(overlay).collect(), tunnels: [false; 2] }
     }
 
     /// What was done with `frame`.
@@ -57,19 +73,14 @@ impl Judge {
         }
         let before = read(frame).ok_or("nobody can read it, and it was changed or sent")?;
         let after = read(&met.frame).ok_or("nobody can read what became of it")?;
-        let translation = match self.translation(frame, &before, met, &after) {
-            Ok(name) => return Ok(name),
-            Err(error) => error,
-        };
-        let answer = match self.answer(frame, &before, met, &after) {
-            Ok(name) => return Ok(name),
-            Err(error) => error,
-        };
-        let error = match self.error(frame, &before, met, &after) {
-            Ok(name) => return Ok(name),
-            Err(error) => error,
-        };
-        Err(format!("no translation: {translation}; no answer: {answer}; no error translated: {error}"))
+        let mut why = Vec::new();
+        for (name, way) in WAYS {
+            match way(self, frame, &before, met, &after) {
+                Ok(name) => return Ok(name),
+                Err(error) => why.push(format!("{name}: {error}")),
+            }
+        }
+        Err(why.join("; "))
     }
 
     /// Only the ends differ, hops and hardware addresses; and checksums are as right or as wrong as they were.
