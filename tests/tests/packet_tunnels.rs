@@ -94,7 +94,14 @@ fn only_endpoints_of_this_node_get_what_comes_in_tunnels() {
             packet.src = address(&rig, sender, is_v6, 6_310);
             rig.run(sender.place(), &rig.frame(sender.place(), &packet.ip()));
             assert_left_alone(&mut rig, &tunnelled(&packet, node, far), &format!("{case} to another node"));
+            let answer = packet.between(packet.dst, packet.src).ip();
+            let error = icmp_error(router(is_v6), packet.dst.ip(), too_big(is_v6), 1_300, &answer);
+            assert_left_alone(&mut rig, &in_tunnel(&error, node, far), &format!("an error, {case}"));
         }
+        let row = served("SCTP", Some(NEAR));
+        let src = address(&rig, Sender::Outside, is_v6, 6_320);
+        let packet = Packet::new(src, row.at(Kind::LoadBalancer, is_v6, &rig.both()), Carried::Sctp);
+        assert_left_alone(&mut rig, &tunnelled(&packet, node, by), "SCTP, which goes in no tunnels");
     }
 }
 

@@ -5,7 +5,7 @@ use bytemuck::Zeroable as _;
 use sluice_common::{
     Reason,
     layout::{
-        ADDRESS_LOCAL_ENDPOINT, CONFIG_OPTIONS, FrontendKey, HOOK_FROM_NETWORK, OPTION_DSR_TCP,
+        ADDRESS_LOCAL_ENDPOINT, CONFIG_OPTIONS, FlowKey, FrontendKey, HOOK_FROM_NETWORK, OPTION_DSR_TCP,
         OPTION_DSR_UDP, SlotValue, TCP, UDP,
     },
     packet::{Kind, Packet, checksum::Difference, inner_of_tunnel, reply},
@@ -168,7 +168,8 @@ fn open<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     work.packet = work.quoted;
     give_ports(&mut work.packet)?;
     match work.packet.kind {
-        Kind::Ports => {}
+        // No node sends others, and SCTP has its ports left as they are.
+        Kind::Ports if matches!(work.packet.key.protocol, TCP | UDP) => {}
         Kind::Error => return open_error(frame, work, outer_length),
         _ => return Err(Reason::NotOurs),
     }
@@ -198,9 +199,18 @@ fn read_inner<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
 #[inline(always)]
 fn open_error<F: Frame>(frame: F, work: &mut Work, outer_length: u32) -> Result<(), Reason> {
     error::read(frame, work).map_err(|_| Reason::NotOurs)?;
-    let about = work.quoted.key.reversed();
-    flows::flow(&about).filter(|flow| flow.dst == work.backend.addr).ok_or(Reason::NotOurs)?;
+    if !is_known_here(work, &work.quoted.key.reversed()) {
+        return Err(Reason::NotOurs);
+    }
     take_out(frame, work, outer_length)
+}
+
+/// Whether packets with these ends belong to a connection to that endpoint of this node. Those that lead elsewhere have flags,
+/// and nothing that comes in a tunnel is for them.
+#[inline(always)]
+fn is_known_here(work: &Work, key: &FlowKey) -> bool {
+    flows::flow(key)
+        .is_some_and(|flow| flow.dst == work.backend.addr && flow.flags == 0 && flow.hooks & work.hook != 0)
 }
 
 #[inline(always)]
