@@ -73,13 +73,14 @@ fn sensible(rig: &mut Rig, random: &mut Random) -> (Place, Vec<u8>) {
     };
     let back = packet.between(by, seen);
     let led = packet.between(seen, by);
-    match random.below(11) {
+    match random.below(13) {
         0 | 1 => (way.back, back.ip()),
         2 => (sender.place(), random_piece(&packet, random)),
+        8 => (sender.place(), piece_behind_first(rig, sender.place(), &packet, random)),
         3 => (way.back, random_piece(&back, random)),
         4 => (way.back, error_about(&led, random)),
         5 => (sender.place(), error_about(&packet.between(packet.dst, packet.src), random)),
-        6 => (Place::FromNetwork, in_any_tunnel(rig, &packet, by, random)),
+        6 | 9 => (Place::FromNetwork, in_any_tunnel(rig, &packet, by, random)),
         7 => (Place::FromNetwork, error_about_tunnel(rig, &packet, by, random)),
         _ => (sender.place(), packet.ip()),
     }
@@ -89,6 +90,15 @@ fn random_piece(packet: &Packet, random: &mut Random) -> Vec<u8> {
     let mut pieces = packet.pieces(random.of(&[8, 16, 24]), random.below(4) as u32);
     let index = random.below(pieces.len() as u64) as usize;
     pieces.swap_remove(if random.once_in(2) { 0 } else { index })
+}
+
+/// A later piece, of which the first has come by.
+fn piece_behind_first(rig: &mut Rig, place: Place, packet: &Packet, random: &mut Random) -> Vec<u8> {
+    let mut pieces = packet.pieces(random.of(&[8, 16, 24]), random.below(4) as u32);
+    let frame = rig.frame(place, &pieces[0]);
+    rig.run(place, &frame);
+    let index = random.below(pieces.len() as u64) as usize;
+    pieces.swap_remove(index.max(1).min(pieces.len() - 1))
 }
 
 fn error_about(packet: &Packet, random: &mut Random) -> Vec<u8> {
@@ -104,9 +114,16 @@ fn error_about(packet: &Packet, random: &mut Random) -> Vec<u8> {
 }
 
 /// What comes from another node in a tunnel, or as if it did: to whom it is for or to somebody else, with whatever in it.
-fn in_any_tunnel(rig: &Rig, packet: &Packet, by: SocketAddr, random: &mut Random) -> Vec<u8> {
+fn in_any_tunnel(rig: &mut Rig, packet: &Packet, by: SocketAddr, random: &mut Random) -> Vec<u8> {
     let is_v6 = by.is_ipv6();
     let node: IpAddr = if is_v6 { "fd00:50::12" } else { "192.168.50.12" }.parse().unwrap();
+    // NodePorts are dialled at the node that sends it on.
+    let dialled = if packet.dst.ip() == rig.own(is_v6) { node } else { packet.dst.ip() };
+    let packet = &packet.between(packet.src, SocketAddr::new(dialled, packet.dst.port()));
+    if !random.once_in(3) {
+        let frame = rig.frame(Place::FromNetwork, &in_tunnel(&packet.ip(), node, by));
+        rig.run(Place::FromNetwork, &frame);
+    }
     let pods = Rig::pods(is_v6);
     let to = match random.below(4) {
         0 => {
@@ -115,11 +132,11 @@ fn in_any_tunnel(rig: &Rig, packet: &Packet, by: SocketAddr, random: &mut Random
         _ => by.ip(),
     };
     let to = SocketAddr::new(to, if random.once_in(8) { random.next() as u16 } else { by.port() });
-    let inner = match random.below(6) {
+    let inner = match random.below(8) {
         0 => random_piece(packet, random),
-        1 => error_about(&packet.between(packet.dst, packet.src), random),
-        2 => in_tunnel(&packet.ip(), random.of(&[node, rig.own(is_v6), packet.src.ip()]), by),
-        3 => {
+        1 | 2 => error_about(&packet.between(packet.dst, packet.src), random),
+        3 => in_tunnel(&packet.ip(), random.of(&[node, rig.own(is_v6), packet.src.ip()]), by),
+        4 => {
             let mut frame = on_wire([2; 12], &packet.ip());
             mutate(&mut frame, MOST_BYTES, random);
             frame.split_off(ETHERNET)

@@ -1,7 +1,8 @@
 //! Whether what a program made of a packet, any packet, is something that it may make of it.
 
 use std::{
-    collections::HashMap,
+    cell::RefCell,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -21,6 +22,10 @@ const FIRST_OTHER_PORT: u16 = 32_768;
 pub struct Judge {
     /// Address, port and protocol dialled, and the endpoint.
     dialled: HashMap<(SocketAddr, u8), Option<SocketAddr>>,
+    /// NodePorts at the other node, which sends what dials them here in tunnels: answers are in its name.
+    elsewhere: HashMap<(SocketAddr, u8), Option<SocketAddr>>,
+    /// What came in tunnels so far, which say who serves it: what was dialled, and the endpoint.
+    taken: RefCell<HashSet<(SocketAddr, u8, SocketAddr)>>,
     /// In whose name the node speaks.
     own: Vec<IpAddr>,
     /// The transports that go to other nodes in tunnels: TCP, UDP.
@@ -56,8 +61,21 @@ impl Judge {
             let endpoint = row.pod.map(|_| row.endpoint(is_v6));
             dialled.insert((row.at(kind, is_v6, &own), protocol), endpoint);
         }
+        let other: [IpAddr; 2] =
+            ["192.168.50.12", "fd00:50::12"].map(|text| text.parse().expect("an address"));
+        let node_ports = dialled.iter().filter(|((at, _), _)| own.contains(&at.ip()));
+        let elsewhere = node_ports.map(|((at, protocol), endpoint)| {
+            ((SocketAddr::new(other[usize::from(at.is_ipv6())], at.port()), *protocol), *endpoint)
+        });
+        let elsewhere = elsewhere.collect();
         let overlay = ["10.244.1.0", "fd00:10:244:1::"].map(|text| text.parse().expect("an address"));
-        Self { dialled, own: own.into_iter().chain(overlay).collect(), tunnels: [false; 2] }
+        Self {
+            dialled,
+            elsewhere,
+            taken: RefCell::default(),
+            own: own.into_iter().chain(overlay).collect(),
+            tunnels: [false; 2],
+        }
     }
 
     /// What was done with `frame`.
@@ -123,7 +141,9 @@ impl Judge {
     /// There, to whoever serves what was dialled; or back, from what was dialled.
     fn is_ours(&self, before: &Ends, after: &Ends) -> Judged {
         let protocol = before.protocol;
-        if self.dialled.get(&(before.dst, protocol)) == Some(&Some(after.dst)) {
+        let taken = |dialled, by| self.taken.borrow().contains(&(dialled, protocol, by));
+        if self.dialled.get(&(before.dst, protocol)) == Some(&Some(after.dst)) || taken(before.dst, after.dst)
+        {
             let kept = before.src == after.src;
             if before.src.ip() == after.src.ip() && !kept && after.src.port() >= FIRST_OTHER_PORT {
                 return Ok("led by another port");
@@ -132,7 +152,8 @@ impl Judge {
                 return Ok(if kept { "led" } else { "led in the node's name" });
             }
         }
-        if self.dialled.get(&(after.src, protocol)) == Some(&Some(before.src)) {
+        let spoken_for = [&self.dialled, &self.elsewhere].map(|map| map.get(&(after.src, protocol)));
+        if spoken_for.contains(&Some(&Some(before.src))) || taken(after.src, before.src) {
             let kept = before.dst == after.dst;
             if before.dst.ip() == after.dst.ip() && !kept && before.dst.port() >= FIRST_OTHER_PORT {
                 return Ok("led back from another port");
@@ -156,20 +177,31 @@ impl Judge {
 
     /// The same for what shows no ports.
     fn is_piece_of_ours(&self, before: &Head, after: &Head) -> Judged {
-        let pair = |dialled: SocketAddr, by: SocketAddr| {
-            self.dialled.iter().any(|((at, protocol), endpoint)| {
+        let pair = |map: &HashMap<_, _>, dialled: SocketAddr, by: SocketAddr| {
+            map.iter().any(|((at, protocol), endpoint): (&(SocketAddr, u8), &Option<SocketAddr>)| {
                 at.ip() == dialled.ip()
                     && *protocol == before.ends.protocol
                     && endpoint.is_some_and(|endpoint| endpoint.ip() == by.ip())
             })
         };
-        if pair(before.ends.dst, after.ends.dst) || pair(after.ends.src, before.ends.src) {
+        let taken = |dialled: SocketAddr, by: SocketAddr| {
+            let is_it = |(at, protocol, endpoint): &(SocketAddr, u8, SocketAddr)| {
+                (at.ip(), *protocol, endpoint.ip()) == (dialled.ip(), before.ends.protocol, by.ip())
+            };
+            self.taken.borrow().iter().any(is_it)
+        };
+        let (from, to) = (&before.ends, &after.ends);
+        if pair(&self.dialled, from.dst, to.dst)
+            || pair(&self.dialled, to.src, from.src)
+            || pair(&self.elsewhere, to.src, from.src)
+            || taken(from.dst, to.dst)
+            || taken(to.src, from.src)
+        {
             return Ok("a piece led");
         }
         // By halves, as in `is_ours`.
         let is_endpoint =
             |at: SocketAddr| self.dialled.values().flatten().any(|endpoint| endpoint.ip() == at.ip());
-        let (from, to) = (&before.ends, &after.ends);
         let on_its_way_back =
             is_endpoint(from.src) && from.src == to.src && self.own.contains(&from.dst.ip());
         let in_our_name = is_endpoint(from.dst) && from.dst == to.dst && self.own.contains(&to.src.ip());

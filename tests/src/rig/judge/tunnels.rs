@@ -14,9 +14,10 @@ pub const fn tunnel(is_v6: bool) -> u8 {
 }
 
 impl Judge {
-    /// Which transports go to other nodes in tunnels from now on: TCP, UDP.
-    pub const fn set_tunnels(&mut self, tunnels: [bool; 2]) {
+    /// Which transports go to other nodes in tunnels from now on: TCP, UDP. Connections before that are forgotten.
+    pub fn set_tunnels(&mut self, tunnels: [bool; 2]) {
         self.tunnels = tunnels;
+        self.taken.borrow_mut().clear();
     }
 
     /// All that came, one hop shorter, behind a header that leads to the endpoint of what was dialled, on another node.
@@ -127,19 +128,39 @@ impl Judge {
         let inside = without_outer(frame, overhead);
         let inner = read(&inside).ok_or("nobody can read what was in it")?;
         // Which port of the endpoint, a connection's first tunnel says: its sender knows the cluster as well.
-        let about = read_quoted(&met.frame, after.body_at + 8, is_v6);
-        let port = match about.filter(|_| matches!(after.ends.protocol, ICMP | ICMPV6)) {
-            Some(about) => about.ends.src.port(),
-            None => after.ends.dst.port(),
+        let about = |frame: &[u8], head: &Head| {
+            let is_icmp = matches!(head.ends.protocol, ICMP | ICMPV6);
+            read_quoted(frame, head.body_at + 8, is_v6).filter(|_| is_icmp).map(|about| about.ends.src)
         };
-        let there = SocketAddr::new(to, port);
-        let sent_there =
-            Self { dialled: self.dialled.keys().map(|key| (*key, Some(there))).collect(), ..self.clone() };
-        if let Ok(name @ ("led" | "a piece led")) = sent_there.translation(&inside, &inner, met, after) {
-            return Ok(if name == "led" { "taken out of a tunnel" } else { "a piece taken out of a tunnel" });
+        let asked = about(&inside, &inner).unwrap_or(inner.ends.dst);
+        let there = SocketAddr::new(to, about(&met.frame, after).unwrap_or(after.ends.dst).port());
+        let sent_there = self.all_served_by(there, asked);
+        let led = sent_there.translation(&inside, &inner, met, after);
+        match led {
+            Ok("led" | "led by another port") if matches!(inner.ends.protocol, TCP | UDP) => {
+                self.taken.borrow_mut().insert((inner.ends.dst, inner.ends.protocol, after.ends.dst));
+                return Ok("taken out of a tunnel");
+            }
+            Ok("a piece led") => return Ok("a piece taken out of a tunnel"),
+            Ok(_) | Err(_) => {}
         }
-        let told = sent_there.error(&inside, &inner, met, after)?;
+        let told = sent_there
+            .error(&inside, &inner, met, after)
+            .map_err(|error| format!("{led:?} for {:?}, {error}", inner.ends))?;
         if after.ends.dst.ip() == to { Ok("an error taken out of a tunnel") } else { Err(told.to_owned()) }
+    }
+
+    /// One that takes `by` for what serves everything that can be dialled, and NodePorts at `asked` too, which may be another
+    /// node's address: of later pieces nobody knows the port.
+    fn all_served_by(&self, by: SocketAddr, asked: SocketAddr) -> Self {
+        let mut judge = self.clone();
+        judge.dialled.values_mut().for_each(|endpoint| *endpoint = Some(by));
+        for (at, protocol) in self.dialled.keys() {
+            if self.own.contains(&at.ip()) && [at.port(), 0].contains(&asked.port()) {
+                judge.dialled.insert((asked, *protocol), Some(by));
+            }
+        }
+        judge
     }
 
     /// Of an error about a tunnel from here one about the packet in it, from whom that was for to its sender.
