@@ -271,7 +271,8 @@ fn a_full_table_forgets_connections_and_says_how_many() {
         let reasons = rows(&outside, &["reasons"]);
         reasons.iter().find(|row| row["name"] == "flow_begun").unwrap()["count"].as_u64().unwrap()
     };
-    assert!(began >= BEGUN, "{began}");
+    // A port that comes a second time goes on with its connection.
+    assert!(began >= BEGUN - MOST / 2, "{began}");
     // Each takes two entries. The thread looks each half minute.
     let forgotten = wait::until_within(Duration::from_secs(60), "told", || {
         let now = told(&outside);

@@ -11,6 +11,9 @@ use serde_json::Value;
 use super::{Node, kill, sluice_binary};
 use crate::wait;
 
+/// Longest that an agent takes to start: the verifier wants two seconds of CPU, of which others may leave little.
+const START: Duration = Duration::from_secs(90);
+
 /// A running `sluice run`.
 #[derive(Debug)]
 pub struct Agent {
@@ -86,7 +89,7 @@ impl Node {
 
     /// The same for an agent of another binary, by its own word.
     pub fn wait_other_healthy(&self, binary: &Path) {
-        wait::until("a healthy agent", || {
+        wait::until_within(START, "a healthy agent", || {
             let output = self.run(binary, &["status"]);
             if output.status.success() { Ok(()) } else { Err(format!("{}{}", text(&output), self.log())) }
         });
