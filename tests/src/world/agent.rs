@@ -4,6 +4,7 @@ use std::{
     fs::File,
     path::Path,
     process::{Child, Output, Stdio},
+    time::Duration,
 };
 
 use serde_json::Value;
