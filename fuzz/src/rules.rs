@@ -71,18 +71,7 @@ fn tables(good: &Snapshot) {
     for question in QUESTIONS.iter() {
         let host = if question.authority == "ratings" { "ratings" } else { "reviews" };
         let routes = rules.routes(&mesh.resolve(host, "shop"), 80, &HOSTS);
-        let (path, query) = question
-            .path
-            .split_once('?')
-            .map_or((&*question.path, None), |(path, query)| (path, Some(query)));
-        let request = RequestView {
-            method: &question.method,
-            scheme: "http",
-            authority: &question.authority,
-            path,
-            query,
-            headers: &question.headers,
-        };
+        let request = question.request();
         let client = Client { namespace: Some("shop"), labels: &WEB, dialled: Some(question.dialled.ip()) };
         let explained = table::explain(&routes, &client, &request).verdict;
         match (routes.for_client(&client).select(&request), &explained) {

@@ -2,7 +2,7 @@
 //! asks. A row lives as long as somebody may use it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     fmt::{self, Display, Formatter},
     sync::{
         Arc, Mutex, PoisonError,
@@ -129,35 +129,11 @@ impl Destinations {
     }
 }
 
-/// The rows that were told of: who is among them stays until it has gone.
-#[derive(Default, Debug)]
-pub struct Told(BTreeSet<String>);
-
-impl Told {
-    /// Counts together what there is no room for.
-    pub fn bound(
-        &mut self,
-        sums: BTreeMap<String, DestinationCounts>,
-    ) -> BTreeMap<String, DestinationCounts> {
-        self.0.retain(|name| sums.contains_key(name));
-        let mut bounded: BTreeMap<String, DestinationCounts> = BTreeMap::new();
-        for (name, counts) in sums {
-            let is_others = name == DestinationCounts::OTHERS;
-            let is_one = is_others || self.0.contains(&name) || self.0.len() < DestinationCounts::MOST;
-            let name = if is_one { name } else { DestinationCounts::OTHERS.to_owned() };
-            if name != DestinationCounts::OTHERS {
-                self.0.insert(name.clone());
-            }
-            bounded.entry(name).or_default().add(&counts);
-        }
-        bounded
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::l7::rules::table::TargetState;
+    use crate::redirector::bounded::Bounded;
 
     fn target(number: usize) -> Target {
         let host = format!("cart-{number:04}.shop.svc.cluster.local").into();
@@ -198,24 +174,25 @@ mod tests {
     fn more_destinations_than_there_is_room_for_are_counted_together() {
         const MOST: usize = DestinationCounts::MOST;
         let workers = [Destinations::default(), Destinations::default()];
-        let mut told = Told::default();
+        let mut told = Bounded::new(DestinationCounts::OTHERS.to_owned());
+        let mut bound = |sums| told.bound(sums, DestinationCounts::add);
         let open = |worker: usize, numbers: std::ops::Range<usize>| -> Vec<_> {
             numbers.map(|number| workers[worker].row(&target(number)).one(Use::Request)).collect()
         };
         let first = open(0, 100..MOST);
-        assert_eq!(told.bound(sums(&workers)).len(), MOST - 100);
+        assert_eq!(bound(sums(&workers)).len(), MOST - 100);
         let before: Vec<_> = sums(&workers).into_keys().collect();
         // Those that sort in front, and more than one worker has room for.
         let second = open(1, 0..MOST + 7);
-        let bounded = told.bound(sums(&workers));
+        let bounded = bound(sums(&workers));
         assert_eq!(bounded.len(), MOST + 1);
         assert!(before.iter().all(|name| bounded.contains_key(name)), "one that was told of goes on");
         let all: u64 = bounded.values().map(|counts| counts.requests).sum();
         assert_eq!(all, (MOST - 100 + MOST + 7) as u64, "and nothing is left out");
         drop((first, second));
         workers.iter().for_each(Destinations::sweep);
-        assert!(told.bound(sums(&workers)).is_empty());
+        assert!(bound(sums(&workers)).is_empty());
         let _third = open(0, 9_000..9_001);
-        assert_eq!(told.bound(sums(&workers)).len(), 1, "there is room again, and nothing of the others");
+        assert_eq!(bound(sums(&workers)).len(), 1, "there is room again, and nothing of the others");
     }
 }

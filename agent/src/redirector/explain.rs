@@ -38,6 +38,24 @@ pub struct Question {
     pub headers: HeaderMap,
 }
 
+impl Question {
+    /// The request, as rules see it.
+    pub fn request(&self) -> RequestView<'_> {
+        let (path, query) = match self.path.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (self.path.as_str(), None),
+        };
+        RequestView {
+            method: &self.method,
+            scheme: "http",
+            authority: &self.authority,
+            path,
+            query,
+            headers: &self.headers,
+        }
+    }
+}
+
 /// Where it would go.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
@@ -94,24 +112,13 @@ pub fn explain(snapshot: Snapshot, question: &Question) -> Option<Answer> {
         labels: pod.map_or(&nothing, |pod| &pod.labels),
         dialled: Some(question.dialled.ip()),
     };
-    let (path, query) = match question.path.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (question.path.as_str(), None),
-    };
-    let request = RequestView {
-        method: &question.method,
-        scheme: "http",
-        authority: &question.authority,
-        path,
-        query,
-        headers: &question.headers,
-    };
+    let request = question.request();
     let found = table::explain(&frontend.routes, &client, &request);
     let client_address = from.or_else(|| {
         let addresses = pod.into_iter().flat_map(|pod| &pod.addresses);
         addresses.copied().find(|address| address.is_ipv4() == question.dialled.is_ipv4())
     });
-    let asker = choice::Asker { address: client_address, headers: &question.headers, query };
+    let asker = choice::Asker { address: client_address, headers: &question.headers, query: request.query };
     let of = |(weight, target): &(u32, Target)| destination(&config, *weight, target, &asker);
     let destinations: Vec<Destination> = found.destinations.iter().map(of).collect();
     let served = destinations

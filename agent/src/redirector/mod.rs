@@ -7,6 +7,7 @@ mod access;
 mod attempts;
 mod balance;
 mod body;
+mod bounded;
 mod checks;
 mod circuit;
 mod config;

@@ -1,7 +1,7 @@
 //! Requests by rule and destination, for metrics. One for each worker; sums are made when someone asks.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -92,28 +92,11 @@ impl Requests {
     }
 }
 
-/// The rows that all workers have together: as many as one may have, and who is among them stays.
-#[derive(Default, Debug)]
-pub struct Rows(BTreeSet<RouteName>);
-
-impl Rows {
-    /// Counts together what there is no room for.
-    pub fn bound(&mut self, sums: BTreeMap<RouteName, RouteCounts>) -> BTreeMap<RouteName, RouteCounts> {
-        let mut bounded: BTreeMap<RouteName, RouteCounts> = BTreeMap::new();
-        for (name, counts) in sums {
-            let is_one = self.0.contains(&name) || self.0.len() < MOST_ROWS;
-            let name = if is_one { name } else { RouteName::others() };
-            self.0.insert(name.clone());
-            bounded.entry(name).or_default().add(&counts);
-        }
-        bounded
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::l7::rules::table::TargetState;
+    use crate::redirector::bounded::Bounded;
 
     fn way(rule: usize) -> Way {
         let owner = Arc::new(ObjectName::new("shop", "cart"));
@@ -171,19 +154,20 @@ mod tests {
         let count = |worker: usize, rules: std::ops::Range<usize>| {
             rules.for_each(|rule| workers[worker].count(way(rule), Some(StatusCode::OK), Duration::ZERO));
         };
-        let mut rows = Rows::default();
+        let mut rows = Bounded::new(RouteName::others());
+        let mut bound = |sums| rows.bound(sums, RouteCounts::add);
         count(0, 100..MOST_ROWS);
-        let first = rows.bound(sums());
+        let first = bound(sums());
         assert_eq!(first.len(), MOST_ROWS - 100);
         count(1, 0..MOST_ROWS);
         count(1, 1_000..1_007);
         count(0, 2_000..2_003);
-        let second = rows.bound(sums());
+        let second = bound(sums());
         assert!(first.keys().all(|name| second.contains_key(name)), "one that was told of goes on");
         assert!(second.len() <= MOST_ROWS + 1, "{}", second.len());
         let all: u64 = second.values().map(|counts| counts.answers["2xx"]).sum();
         assert_eq!(all, (MOST_ROWS - 100 + MOST_ROWS + 7 + 3) as u64, "and nothing is left out");
-        assert_eq!(rows.bound(sums()), second);
+        assert_eq!(bound(sums()), second);
     }
 
     #[test]

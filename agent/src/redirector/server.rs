@@ -24,15 +24,14 @@ use tokio::{
 use crate::metrics::{DestinationCounts, RouteCounts, RouteName};
 
 use super::{
+    bounded::Bounded,
     circuit::Circuits,
     config::Config,
     connection,
     counters::{Counter, Counters},
-    destinations::Told,
     monitors::Monitors,
     options::Options,
     pulse::Pulse,
-    requests::Rows,
     snapshot::Snapshot,
     worker::{Phase, Shared, Worker},
 };
@@ -56,8 +55,8 @@ pub struct Redirector {
     counters: Vec<Arc<Counters>>,
     pulses: Vec<Arc<Pulse>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    rows: Mutex<Rows>,
-    told: Mutex<Told>,
+    rows: Mutex<Bounded<RouteName>>,
+    told: Mutex<Bounded<String>>,
 }
 
 /// A snapshot that is ready for use.
@@ -104,8 +103,8 @@ impl Redirector {
             counters: Vec::new(),
             pulses: Vec::new(),
             threads: Mutex::default(),
-            rows: Mutex::default(),
-            told: Mutex::default(),
+            rows: Mutex::new(Bounded::new(RouteName::others())),
+            told: Mutex::new(Bounded::new(DestinationCounts::OTHERS.to_owned())),
         };
         for (index, listeners) in (0_u64..).zip(listeners_per_worker) {
             let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -164,7 +163,7 @@ impl Redirector {
     pub fn requests(&self) -> BTreeMap<RouteName, RouteCounts> {
         let mut sums = BTreeMap::new();
         self.counters.iter().for_each(|counters| counters.requests.add_to(&mut sums));
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner).bound(sums)
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner).bound(sums, RouteCounts::add)
     }
 
     /// What is open to each destination, and how many of its endpoints are ejected; of bounded number.
@@ -173,7 +172,7 @@ impl Redirector {
         self.counters.iter().for_each(|counters| counters.destinations.add_to(&mut sums));
         let config = self.shared.config.borrow().clone();
         self.shared.monitors.add_to(&config, &mut sums);
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).bound(sums)
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).bound(sums, DestinationCounts::add)
     }
 
     /// Takes no more connections but those that come at once, lets requests finish, and returns when all have or after

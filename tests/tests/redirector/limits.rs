@@ -11,38 +11,13 @@ use tokio::{
     sync::Semaphore,
 };
 
-use super::world::{Endpoint, Setup, World, read, request, rule, whole};
-
-/// Answers `name`, to as many requests as `gate` has places; the others wait.
-async fn gated(gate: &Arc<Semaphore>) -> Endpoint {
-    let gate = gate.clone();
-    Endpoint::serve(move |request| {
-        let gate = gate.clone();
-        async move {
-            let _all = request.into_body().collect().await;
-            gate.acquire().await.unwrap().forget();
-            http::Response::new(whole("late"))
-        }
-    })
-    .await
-}
+use super::{
+    gated::{gated, start},
+    world::{Endpoint, Setup, World, read, request, rule, whole},
+};
 
 fn limited(endpoints: &[&Endpoint], traffic: Value, fields: Value) -> World {
     Setup { traffic, ..Setup::http(endpoints, json!([rule(fields)])) }.start()
-}
-
-/// Starts a request that is answered once someone opens the gate.
-fn start(world: &World) -> tokio::task::JoinHandle<(u16, String)> {
-    let front = world.front;
-    tokio::spawn(async move {
-        let mut socket = TcpStream::connect(front).await.unwrap();
-        let text = b"GET / HTTP/1.1\r\nhost: reviews\r\nconnection: close\r\n\r\n";
-        socket.write_all(text).await.unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).await.unwrap();
-        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, answer.split("\r\n\r\n").nth(1).unwrap().to_owned())
-    })
 }
 
 #[tokio::test]

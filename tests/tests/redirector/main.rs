@@ -7,6 +7,7 @@ mod balancing;
 mod clients;
 mod endpoints;
 mod flood;
+mod gated;
 mod gauges;
 mod hostile;
 mod hostile_http2;
