@@ -24,7 +24,8 @@ pub struct Judge {
     dialled: HashMap<(SocketAddr, u8), Option<SocketAddr>>,
     /// NodePorts at the other node, which sends what dials them here in tunnels: answers are in its name.
     elsewhere: HashMap<(SocketAddr, u8), Option<SocketAddr>>,
-    /// What came in tunnels so far, which say who serves it: what was dialled, and the endpoint.
+    /// What came in tunnels so far, which say who serves it: what was dialled, and the endpoint. A later piece whose first has
+    /// come by itself may begin a connection too: its ports are not in it, and 0 here.
     taken: RefCell<HashSet<(SocketAddr, u8, SocketAddr)>>,
     /// In whose name the node speaks.
     own: Vec<IpAddr>,
@@ -141,7 +142,13 @@ impl Judge {
     /// There, to whoever serves what was dialled; or back, from what was dialled.
     fn is_ours(&self, before: &Ends, after: &Ends) -> Judged {
         let protocol = before.protocol;
-        let taken = |dialled, by| self.taken.borrow().contains(&(dialled, protocol, by));
+        let taken = |dialled: SocketAddr, by: SocketAddr| {
+            let whoever = |end: SocketAddr| SocketAddr::new(end.ip(), 0);
+            let taken = self.taken.borrow();
+            [(dialled, protocol, by), (whoever(dialled), protocol, whoever(by))]
+                .iter()
+                .any(|it| taken.contains(it))
+        };
         if self.dialled.get(&(before.dst, protocol)) == Some(&Some(after.dst)) || taken(before.dst, after.dst)
         {
             let kept = before.src == after.src;

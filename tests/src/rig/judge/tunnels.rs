@@ -141,7 +141,11 @@ impl Judge {
                 self.taken.borrow_mut().insert((inner.ends.dst, inner.ends.protocol, after.ends.dst));
                 return Ok("taken out of a tunnel");
             }
-            Ok("a piece led") => return Ok("a piece taken out of a tunnel"),
+            Ok("a piece led") => {
+                let [dialled, by] = [inner.ends.dst, after.ends.dst].map(|end| SocketAddr::new(end.ip(), 0));
+                self.taken.borrow_mut().insert((dialled, inner.ends.protocol, by));
+                return Ok("a piece taken out of a tunnel");
+            }
             Ok(_) | Err(_) => {}
         }
         let told = sent_there
