@@ -2,11 +2,10 @@
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
-use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use sluice::metrics::DestinationCounts;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncReadExt,
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };

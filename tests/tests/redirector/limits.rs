@@ -2,7 +2,6 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use sluice_tests::wait::DEADLINE;
 use tokio::{
