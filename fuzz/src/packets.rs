@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sluice_common::packet::{Fragment, Kind, Packet, inner, inner_of_tunnel, parse};
+use sluice_common::packet::{Fragment, Kind, Packet, inner, parse};
 
 /// The first byte says where the IP header begins and of which family it is.
 ///
@@ -21,8 +21,8 @@ pub fn run(bytes: &[u8]) {
     }
     let mut carried = Packet::EMPTY;
     let found = match packet.kind {
-        Kind::Error => inner(bytes, &packet, &mut carried),
-        Kind::Tunnel => inner_of_tunnel(bytes, &packet, &mut carried),
+        Kind::Error => inner(bytes, packet.l4_at + 8, packet.is_v6, true, &mut carried),
+        Kind::Tunnel => inner(bytes, packet.l4_at, packet.is_v6, false, &mut carried),
         Kind::Ports | Kind::Echo | Kind::Other => return,
     };
     if found.is_ok() {

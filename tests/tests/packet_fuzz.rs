@@ -278,7 +278,8 @@ fn headers_read_as_somebody_else_reads_them() {
         let result = parsed::parse(frame.as_slice(), ETHERNET as u32, is_v6, &mut ours);
         if ours.kind == ParsedKind::Error && result.is_ok() {
             let mut quoted = parsed::Packet::EMPTY;
-            let _may_be_anything = parsed::inner(frame.as_slice(), &ours, &mut quoted);
+            let _may_be_anything =
+                parsed::inner(frame.as_slice(), ours.l4_at + 8, ours.is_v6, true, &mut quoted);
         }
         if result.is_err() || ours.kind == ParsedKind::Other {
             continue;

@@ -56,7 +56,13 @@ pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
         .args(["-Z", "build-std=core"])
         .arg("--target-dir")
         .arg(&target)
-        .env("RUSTFLAGS", format!("-C debuginfo=2 -C link-arg=--btf {}", no_paths())))?;
+        .env(
+            "RUSTFLAGS",
+            format!(
+                "-C debuginfo=2 -C link-arg=--btf -C link-arg=--disable-expand-memcpy-in-order {}",
+                no_paths()
+            ),
+        ))?;
     let built = target.join("bpfel-unknown-none/release/sluice");
     let object = workspace().join(OBJECT);
     let bytes = std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;

@@ -6,7 +6,7 @@ pub mod flow;
 mod parse;
 pub mod reply;
 
-pub use parse::{Fragment, Kind, Packet, inner, inner_of_quoted, inner_of_tunnel, parse};
+pub use parse::{Fragment, Kind, Packet, inner, parse};
 
 /// Something with bytes in it.
 pub trait Bytes {

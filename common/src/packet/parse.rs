@@ -114,43 +114,24 @@ pub fn parse<B: Bytes + ?Sized>(
     is_v6: bool,
     packet: &mut Packet,
 ) -> Result<(), Reason> {
-    network(bytes, ip_at, is_v6, packet)?;
-    if matches!(packet.fragment, Fragment::Later) {
-        return Ok(());
-    }
-    transport(bytes, packet, false)
+    inner(bytes, ip_at, is_v6, false, packet)
 }
 
-/// Reads the packet that an ICMP error quotes; no more of it than its addresses and ports need be there.
+/// Reads the packet that stands in another from `at` on: in a tunnel, or in an ICMP error that quotes it (`is_quoted`), where no
+/// more of it than its addresses and ports need be there.
 #[inline(always)]
-pub fn inner<B: Bytes + ?Sized>(bytes: &B, outer: &Packet, packet: &mut Packet) -> Result<(), Reason> {
-    inner_of_quoted(bytes, outer.l4_at + 8, outer.is_v6, packet)
-}
-
-/// Reads the packet that stood in a tunnel when an ICMP error quoted it, from `at` on; as much of it must be there as for
-/// [`inner`].
-#[inline(always)]
-pub fn inner_of_quoted<B: Bytes + ?Sized>(
+pub fn inner<B: Bytes + ?Sized>(
     bytes: &B,
     at: u32,
     is_v6: bool,
+    is_quoted: bool,
     packet: &mut Packet,
 ) -> Result<(), Reason> {
     network(bytes, at, is_v6, packet)?;
     if matches!(packet.fragment, Fragment::Later) {
-        return Err(Reason::Malformed);
+        return if is_quoted { Err(Reason::Malformed) } else { Ok(()) };
     }
-    transport(bytes, packet, true)
-}
-
-/// Reads the packet in a tunnel.
-#[inline(always)]
-pub fn inner_of_tunnel<B: Bytes + ?Sized>(
-    bytes: &B,
-    outer: &Packet,
-    packet: &mut Packet,
-) -> Result<(), Reason> {
-    parse(bytes, outer.l4_at, outer.is_v6, packet)
+    transport(bytes, packet, is_quoted)
 }
 
 #[inline(always)]

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Tells whoever sent the packet that nobody serves what it dials: a reset, or ICMP port unreachable.
-#[inline(never)]
+#[inline(always)]
 pub fn refuse<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     work.verdict = Verdict::Drop;
     if matches!(work.packet.fragment, Fragment::Later) {
@@ -40,14 +40,14 @@ pub fn refuse<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
 }
 
 /// Tells whoever sent the packet that it does not fit.
-#[inline(never)]
+#[inline(always)]
 pub fn too_big<F: Frame>(frame: F, work: &mut Work, mtu: u32) -> Result<(), Reason> {
     work.speaker = work.packet.key.dst;
     tell(frame, work, Trouble::TooBig(mtu), Reason::TooBig)
 }
 
 /// Tells whoever sent the packet that it has no hops left, as routers do: in the node's own name.
-#[inline(never)]
+#[inline(always)]
 pub fn hops_exceeded<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     work.route.ifindex = frame.ifindex();
     take_own_address(work)?;

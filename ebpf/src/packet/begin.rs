@@ -11,7 +11,7 @@ use sluice_common::{
     packet::flow,
 };
 
-use super::{Frame, Stage, Work, answer, known, remember::remember};
+use super::{Frame, Stage, Step, Work};
 use crate::{
     affinity,
     maps::{CONFIG, SLOTS},
@@ -21,18 +21,18 @@ use crate::{
 };
 
 /// Leads the packet to a backend and remembers the connection, or refuses it.
-#[inline(never)]
+#[inline(always)]
 pub fn begin<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     work.now_ns = raw::now_ns();
     let reason = match find(frame, work) {
         Ok(reason) => reason,
         Err(reason @ (Reason::UnknownPort | Reason::NoEndpoints)) => {
-            return answer::refuse(frame, work).map(|()| reason);
+            return frame.enter(work, Step::Refuse).map(|_| reason);
         }
         Err(reason) => return Err(reason),
     };
-    remember(frame, work)?;
-    known::lead(frame, work).map(|()| reason)
+    frame.enter(work, Step::Remember)?;
+    frame.enter(work, Step::Lead).map(|_| reason)
 }
 
 /// Finds frontend, slot and backend: [`Reason::PacketTranslated`], or [`Reason::Redirected`] if that is the redirector.
@@ -45,13 +45,13 @@ pub fn find<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     if is_redirected(work)? {
         return Ok(Reason::Redirected);
     }
-    if let Err(reason) = choose_slot(work) {
+    if let Err(reason) = frame.enter(work, Step::Choose) {
         if !matches!(reason, Reason::SlotMismatch) {
             return Err(reason);
         }
         // A change was under way: once more, as sockets do.
         look_up(work)?;
-        choose_slot(work)?;
+        frame.enter(work, Step::Choose)?;
     }
     if work.slot.backend_id == NO_BACKEND {
         return Err(Reason::NoEndpoints);
@@ -165,8 +165,8 @@ fn is_redirected(work: &mut Work) -> Result<bool, Reason> {
 }
 
 /// The slot of this client's backend: the one that it had, where the service has affinity, else any.
-#[inline(never)]
-fn choose_slot(work: &mut Work) -> Result<(), Reason> {
+#[inline(always)]
+pub fn choose_slot(work: &mut Work) -> Result<(), Reason> {
     let value = &work.frontend;
     let range = choose::packet_range(value, work.is_inside());
     let client = AffinityKey { client: work.packet.key.src, service_id: value.service_id };

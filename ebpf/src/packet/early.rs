@@ -6,7 +6,7 @@ use sluice_common::{
     packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Kind},
 };
 
-use super::{Frame, Stage, Verdict, Work, begin, dialled_kind, known, of_failure, read, remember::remember};
+use super::{Frame, Stage, Step, Verdict, Work, begin, dialled_kind, known, of_failure, read};
 use crate::{events, raw};
 
 /// Everything that the hook does.
@@ -66,9 +66,9 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Re
         Err(Reason::UnknownPort | Reason::NoEndpoints | Reason::SctpPort) => return Err(Reason::NotOurs),
         Err(reason) => return Err(reason),
     }
-    remember(frame, work)?;
+    frame.enter(work, Step::Remember)?;
     if work.flow.flags & FLOW_REDIRECT == 0 {
         return Err(Reason::NotOurs);
     }
-    known::lead(frame, work).map(|()| Reason::PacketTranslated)
+    frame.enter(work, Step::Lead).map(|_| Reason::PacketTranslated)
 }

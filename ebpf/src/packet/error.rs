@@ -4,20 +4,20 @@
 use sluice_common::{
     Reason,
     layout::{FLOW_SNAT, FLOW_TUNNEL},
-    packet::{Kind, checksum::Difference, inner},
+    packet::{Kind, checksum::Difference},
 };
 
 use super::{
-    Frame, Stage, Sum, Work, borrowed, known, narrow,
+    Frame, Stage, Step, Sum, Work, borrowed, narrow, read_inner,
     rewrite::{port_pair, v4_pair},
     tunnel,
 };
 use crate::raw::{self, flows};
 
 /// Translates the error if what it quotes is ours.
-#[inline(never)]
+#[inline(always)]
 pub fn error<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
-    read(frame, work).map_err(|_| Reason::NotOurs)?;
+    read_inner(frame, work, work.packet.l4_at + 8, true).map_err(|_| Reason::NotOurs)?;
     if matches!(work.quoted.kind, Kind::Tunnel) {
         return narrow::error(frame, work);
     }
@@ -45,12 +45,7 @@ pub fn error<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     if work.flow.flags & FLOW_SNAT == 0 {
         work.flow.src = work.packet.key.src;
     }
-    known::lead(frame, work).map(|()| Reason::IcmpTranslated)
-}
-
-#[inline(never)]
-pub fn read<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
-    inner(&frame, &work.packet, &mut work.quoted)
+    frame.enter(work, Step::Lead).map(|_| Reason::IcmpTranslated)
 }
 
 /// Gives the quoted packet the ends with which it was sent.

@@ -7,7 +7,7 @@ use sluice_common::{
 };
 
 use super::{
-    Frame, Stage, Verdict, Work, answer, cut, pods, remember::leave_tunnel, rewrite::rewrite, tunnel,
+    Frame, Stage, Step, Verdict, Work, answer, cut, pods, remember::leave_tunnel, rewrite::rewrite, tunnel,
 };
 use crate::{
     maps::FLOWS,
@@ -44,7 +44,7 @@ pub fn known<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     if F::ANSWERS && work.flow.flags & FLOW_TUNNEL != 0 && tunnel::is_too_narrow(frame, work) {
         leave_tunnel(frame, work)?;
     }
-    lead(frame, work)?;
+    frame.enter(work, Step::Lead)?;
     Ok(if of_backend { Reason::PacketReply } else { Reason::PacketKnown })
 }
 
@@ -79,7 +79,7 @@ fn touch_both(work: &mut Work) {
 }
 
 /// Gives the packet its new ends, those of `work.flow`, and sends it where the flow says.
-#[inline(never)]
+#[inline(always)]
 pub fn lead<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     work.verdict = Verdict::Pass;
     let flags = work.flow.flags;
@@ -94,7 +94,7 @@ pub fn lead<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
         return rewrite(frame, work, 0);
     }
     if work.packet.ttl <= 1 {
-        return if F::ANSWERS { answer::hops_exceeded(frame, work) } else { Ok(()) };
+        return if F::ANSWERS { frame.enter(work, Step::HopsExceeded).map(drop) } else { Ok(()) };
     }
     if work.flow.route_ifindex != 0 && frame.segment_length(&work.packet) <= u32::from(work.flow.route_mtu) {
         return lead_as_before(frame, work);
@@ -104,7 +104,10 @@ pub fn lead<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
         Err(Unroutable::NoRoute) => return Err(Reason::NoRoute),
         Err(Unroutable::TooBig(_)) if !F::ANSWERS => return Ok(()),
         Err(Unroutable::TooBig(_)) if cut::may_be_cut(work) => return cut::leave_to_stack(frame, work),
-        Err(Unroutable::TooBig(mtu)) => return answer::too_big(frame, work, mtu),
+        Err(Unroutable::TooBig(mtu)) => {
+            work.told_mtu = mtu;
+            return frame.enter(work, Step::TooBig).map(drop);
+        }
     }
     if !frame.can_forward(&work.route) {
         return Ok(());

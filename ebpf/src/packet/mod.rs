@@ -32,9 +32,11 @@ mod narrow;
 mod pods;
 mod remember;
 mod rewrite;
+pub mod steps;
 mod tunnel;
 
 pub use early::handle_early;
+pub use steps::Step;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy)]
@@ -81,6 +83,8 @@ pub trait Frame: Bytes + Copy {
     const ANSWERS: bool;
     /// Behind this offset no transport header may begin.
     const LAST_HEADER: u32;
+    /// Takes the step by a call that the verifier does not follow.
+    fn enter(&self, work: &mut Work, step: Step) -> Result<Reason, Reason>;
     /// The device at which it is met.
     fn ifindex(&self) -> u32;
     /// Where its IP header begins: behind an Ethernet header, or at 0 ([`Packet::is_bare`]).
@@ -153,6 +157,14 @@ pub struct Work {
     /// What becomes of the packet, once that is decided. Here and not in return values, parts of which LLVM leaves unset when
     /// nobody reads them, which the verifier does not take ("R3 !read_ok").
     pub verdict: Verdict,
+    /// What the last step came to.
+    pub outcome: Result<Reason, Reason>,
+    /// Where the packet in this one begins that is to be read.
+    pub inner_at: u32,
+    /// Whether an ICMP error quotes it.
+    pub is_quoted: bool,
+    /// The longest IP packet that whoever sent this one will be told of.
+    pub told_mtu: u32,
     /// Ns of `CLOCK_MONOTONIC`.
     pub now_ns: u64,
     /// One of `HOOK_*`.
@@ -253,15 +265,15 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Re
             Err(Reason::NotOurs) if work.hook == HOOK_TO_POD => Err(Reason::NotOurs),
             // Most of what a node routes: nobody's, and done with before anything else is asked.
             Err(Reason::NotOurs) if work.address_kind == 0 => Err(begin::unallocated(&work.packet.key.dst)),
-            Err(Reason::NotOurs) => begin::begin(frame, work),
+            Err(Reason::NotOurs) => frame.enter(work, Step::Begin),
             done => done,
         },
         Kind::Error => {
-            let done = error::error(frame, work);
+            let done = frame.enter(work, Step::Error);
             or_unserved(frame, work, done)
         }
         Kind::Tunnel => {
-            let done = tunnel::unwrap(frame, work);
+            let done = frame.enter(work, Step::Unwrap);
             or_unserved(frame, work, done)
         }
         Kind::Echo if work.hook != HOOK_TO_POD => {
@@ -303,6 +315,13 @@ fn read<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<(), Reason> 
     parse(&frame, frame.ip_at(), is_v6, &mut work.packet)?;
     work.stage = Stage::Read;
     if work.packet.l4_at > F::LAST_HEADER { Err(Reason::Malformed) } else { Ok(()) }
+}
+
+/// Reads a packet in this one, from `at` on, into `work.quoted`.
+#[inline(always)]
+fn read_inner<F: Frame>(frame: F, work: &mut Work, at: u32, is_quoted: bool) -> Result<(), Reason> {
+    (work.inner_at, work.is_quoted) = (at, is_quoted);
+    frame.enter(work, Step::ReadInner).map(drop)
 }
 
 #[inline(always)]

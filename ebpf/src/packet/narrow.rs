@@ -4,10 +4,10 @@
 use sluice_common::{
     Reason,
     layout::{CONFIG_PATHS_UNTIL, FLOW_TUNNEL, HOOK_FROM_NETWORK, PathValue},
-    packet::{Kind, inner_of_quoted, reply},
+    packet::{Kind, reply},
 };
 
-use super::{Frame, Stage, Verdict, Work, answer, known, remember::is_node, tunnel::overhead};
+use super::{Frame, Stage, Verdict, Work, answer, known, read_inner, remember::is_node, tunnel::overhead};
 use crate::{
     maps::{CONFIG, PATHS},
     raw::{self, fib, flows},
@@ -62,8 +62,7 @@ fn remember(work: &Work, mtu: u32) {
 /// The client's packet that was in the tunnel, into `work.quoted`. Many routers quote no more than eight bytes of it.
 #[inline(never)]
 fn find<F: Frame>(frame: F, work: &mut Work) -> Option<()> {
-    let (at, is_v6) = (work.quoted.l4_at, work.packet.is_v6);
-    inner_of_quoted(&frame, at, is_v6, &mut work.quoted).ok()?;
+    read_inner(frame, work, work.quoted.l4_at, true).ok()?;
     if !matches!(work.quoted.kind, Kind::Ports) {
         return None;
     }

@@ -10,7 +10,7 @@ use sluice_common::{
     packet::flow,
 };
 
-use super::{Frame, Stage, Work, pods, tunnel};
+use super::{Frame, Stage, Step, Work, pods, tunnel};
 use crate::{
     maps::{ADDRESSES, DEVICES, FLOWS, FRONTENDS},
     raw::{
@@ -58,7 +58,7 @@ fn way(work: &Work) -> Result<Way, Reason> {
 }
 
 /// Makes both entries; `work.flow` is what becomes of this packet.
-#[inline(never)]
+#[inline(always)]
 pub fn remember<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     let way = way(work)?;
     pods::begin(work.hook | way.back_hook, work.now_ns);
@@ -183,14 +183,21 @@ fn claim_port<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
         if !keeps_port {
             work.reply.dst_port_be = flow::source_port(attempt, raw::random()).to_be();
         }
-        // There is no helper that looks for sockets of SCTP, whose port is no choice either.
-        let is_taken = !keeps_port && (is_node_port(work) || fib::has_socket(frame, work));
-        if !is_taken && insert_reply(work) {
+        if frame.enter(work, Step::TryPort).is_ok() {
             work.flow.src_port_be = work.reply.dst_port_be;
             return Ok(());
         }
     }
     Err(Reason::SourcePortsTaken)
+}
+
+/// Stores the entry of the replies to the port of `work.reply` if that is free.
+#[inline(always)]
+pub fn try_port<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
+    // There is no helper that looks for sockets of SCTP, whose port is no choice either.
+    let keeps_port = work.packet.key.protocol == SCTP;
+    let is_taken = !keeps_port && (is_node_port(work) || fib::has_socket(frame, work));
+    if !is_taken && insert_reply(work) { Ok(()) } else { Err(Reason::SourcePortsTaken) }
 }
 
 /// Whether the port of the node that replies would go to is a NodePort: where those lie is the cluster's to say.

@@ -8,12 +8,11 @@ use sluice_common::{
         ADDRESS_LOCAL_ENDPOINT, CONFIG_OPTIONS, FlowKey, FrontendKey, HOOK_FROM_NETWORK, OPTION_DSR_TCP,
         OPTION_DSR_UDP, SlotValue, TCP, UDP,
     },
-    packet::{Kind, Packet, checksum::Difference, inner_of_tunnel, reply},
+    packet::{Kind, Packet, checksum::Difference, reply},
 };
 
 use super::{
-    Frame, Stage, Verdict, Work, answer, cut, error, give_ports, known, narrow,
-    remember::{remember, take_own_address},
+    Frame, Stage, Step, Verdict, Work, cut, give_ports, known, narrow, read_inner, remember::take_own_address,
 };
 use crate::{
     maps::{ADDRESSES, CONFIG},
@@ -79,14 +78,15 @@ fn route<F: Frame>(frame: F, work: &mut Work) -> Result<(), Unroutable> {
 pub fn wrap<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     work.verdict = Verdict::Pass;
     if work.packet.ttl <= 1 {
-        return if F::ANSWERS { answer::hops_exceeded(frame, work) } else { Ok(()) };
+        return if F::ANSWERS { frame.enter(work, Step::HopsExceeded).map(drop) } else { Ok(()) };
     }
     match route(frame, work) {
         Ok(()) => {}
         Err(Unroutable::NoRoute) => return Err(Reason::NoRoute),
         Err(Unroutable::TooBig(_)) if !F::ANSWERS => return Ok(()),
         Err(Unroutable::TooBig(mtu)) => {
-            return answer::too_big(frame, work, mtu.saturating_sub(overhead(work.packet.is_v6)));
+            work.told_mtu = mtu.saturating_sub(overhead(work.packet.is_v6));
+            return frame.enter(work, Step::TooBig).map(drop);
         }
     }
     if !frame.can_forward(&work.route) {
@@ -138,7 +138,7 @@ fn lose_a_hop<F: Frame>(frame: F, work: &Work) -> Option<()> {
 pub fn unwrap<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     open(frame, work)?;
     if matches!(work.packet.kind, Kind::Error) {
-        return error::error(frame, work);
+        return frame.enter(work, Step::Error);
     }
     if !matches!(work.stage, Stage::Chosen) {
         match known_again(frame, work) {
@@ -146,8 +146,8 @@ pub fn unwrap<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
             done => return done,
         }
     }
-    remember(frame, work)?;
-    known::lead(frame, work).map(|()| Reason::PacketTranslated)
+    frame.enter(work, Step::Remember)?;
+    frame.enter(work, Step::Lead).map(|_| Reason::PacketTranslated)
 }
 
 /// Takes it out. From here on `packet` is what was inside, and `backend` what it is for; the frontend is found unless its
@@ -161,7 +161,7 @@ fn open<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     if work.packet.l4_at != work.packet.ip_at + outer_length {
         return Err(Reason::NotOurs);
     }
-    read_inner(frame, work)?;
+    read_inner(frame, work, work.packet.l4_at, false).map_err(|_| Reason::NotOurs)?;
     work.backend.addr = work.packet.key.dst;
     let port: [u8; 2] = frame.load(work.packet.ip_at + port_at(work.packet.is_v6)).ok_or(Reason::NotOurs)?;
     work.backend.port_be = u16::from_ne_bytes(port);
@@ -190,15 +190,10 @@ fn known_again<F: Frame>(frame: F, work: &mut Work) -> Result<Reason, Reason> {
     known::known(frame, work)
 }
 
-#[inline(never)]
-fn read_inner<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
-    inner_of_tunnel(&frame, &work.packet, &mut work.quoted).map_err(|_| Reason::NotOurs)
-}
-
 /// The same with an ICMP error about what the pod sent, on its way to the pod's node.
 #[inline(always)]
 fn open_error<F: Frame>(frame: F, work: &mut Work, outer_length: u32) -> Result<(), Reason> {
-    error::read(frame, work).map_err(|_| Reason::NotOurs)?;
+    read_inner(frame, work, work.packet.l4_at + 8, true).map_err(|_| Reason::NotOurs)?;
     if !is_known_here(work, &work.quoted.key.reversed()) {
         return Err(Reason::NotOurs);
     }

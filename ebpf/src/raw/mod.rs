@@ -22,6 +22,7 @@ pub mod fib;
 pub mod flows;
 pub mod ops;
 pub mod skb;
+pub mod steps;
 pub mod xdp;
 
 /// Error numbers, `asm-generic/errno.h`.

@@ -18,12 +18,13 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use sluice_common::{
+    Reason,
     layout::{REPLY_MARK, REPLY_MARK_MASK, TCP, UDP},
     packet::{Bytes, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, checksum::Difference},
 };
 
-use super::{AF_INET, AF_INET6, fib::Route};
-use crate::packet::{Frame, Sum, Verdict};
+use super::{AF_INET, AF_INET6, fib::Route, steps};
+use crate::packet::{Frame, Step, Sum, Verdict, Work};
 
 /// `BPF_F_IPV6`, Linux 6.16 (kernel commit ead7f9b8de65): an IPv6 header has no checksum of its own to make up for changed
 /// addresses where the device has summed up the whole packet.
@@ -54,6 +55,12 @@ impl Skb {
     #[inline(always)]
     pub const fn new(ctx: &TcContext) -> Self {
         Self(ctx.skb.skb)
+    }
+
+    /// The packet of the context of a step.
+    #[inline(always)]
+    pub(super) const fn of(skb: *mut __sk_buff) -> Self {
+        Self(skb)
     }
 
     /// The `EtherType` behind VLAN tags, host byte order; `None` where the packet belongs to a VLAN's own device.
@@ -132,6 +139,11 @@ impl Bytes for Skb {
 impl Frame for Skb {
     const ANSWERS: bool = true;
     const LAST_HEADER: u32 = 0xffff;
+
+    #[inline(always)]
+    fn enter(&self, work: &mut Work, step: Step) -> Result<Reason, Reason> {
+        steps::skb::enter(self.0, work, step)
+    }
 
     #[inline(always)]
     fn ifindex(&self) -> u32 {

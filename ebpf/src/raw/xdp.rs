@@ -1,32 +1,49 @@
 //! Packets before there is a socket buffer (XDP): bytes in place, and where they go on.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr::addr_of};
 
 use aya_ebpf::{
-    EbpfContext as _,
-    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    bindings::{
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+        xdp_md,
+    },
     helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
 use sluice_common::{
+    Reason,
     layout::{DEVICE_NO_TX, DEVICE_TAKES_RAW, UDP},
     packet::{Bytes, ETHERNET, Packet, checksum::Difference},
 };
 
-use super::fib::Route;
-use crate::packet::{Frame, Sum, Verdict};
+use super::{fib::Route, steps};
+use crate::packet::{Frame, Step, Sum, Verdict, Work};
 
 /// The verifier wants a bound on offsets, and sees it only as a mask. [`Frame::LAST_HEADER`] keeps offsets below it.
 const LAST_OFFSET: u32 = 0x3ff;
 
 /// A packet at an XDP hook.
 #[derive(Clone, Copy)]
-pub struct Raw<'c>(&'c XdpContext);
+pub struct Raw(*mut xdp_md);
 
-impl<'c> Raw<'c> {
+/// Reads one field of the context with one load of its own size.
+macro_rules! read {
+    ($raw:expr, $field:ident) => {
+        // SAFETY: the kernel hands a valid `xdp_md` to every program of this type.
+        unsafe { addr_of!((*$raw.0).$field).read_volatile() }
+    };
+}
+
+impl Raw {
     /// The packet of this context.
     #[inline(always)]
-    pub const fn new(ctx: &'c XdpContext) -> Self {
+    pub const fn new(ctx: &XdpContext) -> Self {
+        Self(ctx.ctx)
+    }
+
+    /// The packet of the context of a step.
+    #[inline(always)]
+    pub(super) const fn of(ctx: *mut xdp_md) -> Self {
         Self(ctx)
     }
 
@@ -40,17 +57,27 @@ impl<'c> Raw<'c> {
         }
     }
 
+    #[inline(always)]
+    fn start(&self) -> usize {
+        read!(self, data) as usize
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        read!(self, data_end) as usize
+    }
+
     /// Where `N` bytes from `at` on are.
     #[inline(always)]
     fn at<const N: usize>(&self, at: u32) -> Option<*mut [u8; N]> {
         // For one byte LLVM compares so that the verifier learns nothing ("This doesn't give us any range").
         const { assert!(N > 1) };
-        let start = self.0.data() + (at & LAST_OFFSET) as usize;
-        (start + N <= self.0.data_end()).then_some(start as *mut [u8; N])
+        let start = self.start() + (at & LAST_OFFSET) as usize;
+        (start + N <= self.end()).then_some(start as *mut [u8; N])
     }
 }
 
-impl Bytes for Raw<'_> {
+impl Bytes for Raw {
     #[inline(always)]
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         // SAFETY: `at` found all `N` bytes before the packet's end.
@@ -58,13 +85,18 @@ impl Bytes for Raw<'_> {
     }
 }
 
-impl Frame for Raw<'_> {
+impl Frame for Raw {
     const ANSWERS: bool = false;
     const LAST_HEADER: u32 = 0x200;
 
     #[inline(always)]
+    fn enter(&self, work: &mut Work, step: Step) -> Result<Reason, Reason> {
+        steps::raw::enter(self.0, work, step)
+    }
+
+    #[inline(always)]
     fn ifindex(&self) -> u32 {
-        self.0.ingress_ifindex() as u32
+        read!(self, ingress_ifindex)
     }
 
     #[inline(always)]
@@ -75,7 +107,7 @@ impl Frame for Raw<'_> {
 
     #[inline(always)]
     fn context(&self) -> *mut c_void {
-        self.0.as_ptr()
+        self.0.cast()
     }
 
     #[inline(always)]
@@ -104,9 +136,9 @@ impl Frame for Raw<'_> {
 
     #[inline(always)]
     fn resize(&self, length: u32) -> Option<()> {
-        let now = self.0.data_end().checked_sub(self.0.data())?;
+        let now = self.end().checked_sub(self.start())?;
         // SAFETY: the helper takes the program's own context.
-        let result = unsafe { bpf_xdp_adjust_tail(self.0.as_ptr().cast(), length as i32 - now as i32) };
+        let result = unsafe { bpf_xdp_adjust_tail(self.0, length as i32 - now as i32) };
         (result == 0).then_some(())
     }
 
@@ -114,7 +146,7 @@ impl Frame for Raw<'_> {
     fn insert(&self, length: u32) -> Option<()> {
         let ethernet: [u8; ETHERNET as usize] = self.load(0)?;
         // SAFETY: the helper takes the program's own context.
-        let result = unsafe { bpf_xdp_adjust_head(self.0.as_ptr().cast(), -(length as i32)) };
+        let result = unsafe { bpf_xdp_adjust_head(self.0, -(length as i32)) };
         if result != 0 {
             return None;
         }
