@@ -102,6 +102,7 @@ const CRATES: [(&str, &[&str]); 6] = [
 const UNSAFE: [&str; 7] = [
     "ebpf/src/raw/mod.rs",
     "ebpf/src/raw/skb.rs",
+    "ebpf/src/raw/steps.rs",
     "ebpf/src/raw/fib.rs",
     "ebpf/src/raw/flows.rs",
     "ebpf/src/raw/ops.rs",

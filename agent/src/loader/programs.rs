@@ -1,6 +1,7 @@
 //! Handing programs to the kernel, which walks through each before it takes it.
 
 use std::{
+    path::Path,
     sync::{Mutex, PoisonError},
     thread,
 };
@@ -9,6 +10,9 @@ use anyhow::{Context as _, Result, bail};
 use aya::{Ebpf, programs::Program};
 
 use super::{AT_DEVICES, COUNTING, HOOKS, STEERING};
+
+/// The kernel's own types.
+const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 
 /// All that an agent may load, those first that take the verifier longest.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -23,8 +27,8 @@ pub fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Program> {
     ebpf.program_mut(name).with_context(|| format!("the eBPF object has no program {name}"))
 }
 
-/// Loads all programs, the one that counts bytes only where it is wanted. The verifier takes a second and a half for them,
-/// on the CPU that asks: hence as many threads as this process may use CPUs.
+/// Loads all programs, the one that counts bytes only where it is wanted. The verifier works on the CPU that asks: hence as many
+/// threads as this process may use CPUs.
 ///
 /// # Errors
 /// Names the program, with what the kernel said.
@@ -40,7 +44,7 @@ pub fn load_all(ebpf: &mut Ebpf, counts_bytes: bool) -> Result<()> {
     let take = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || -> Result<()> {
         while let Some((_, name, program)) = take() {
-            load_one(program).with_context(|| format!("the kernel refused the program {name}"))?;
+            load_one(program).with_context(|| refused(name))?;
         }
         Ok(())
     };
@@ -51,6 +55,16 @@ pub fn load_all(ebpf: &mut Ebpf, counts_bytes: bool) -> Result<()> {
             Err(_) => bail!("a thread that loads programs panicked"),
         })
     })
+}
+
+/// What is said of a program that the kernel refused.
+fn refused(name: &str) -> String {
+    let text = format!("the kernel refused the program {name}");
+    // The steps of a packet's way take a context, whose type the verifier looks up there.
+    if Path::new(KERNEL_TYPES).exists() {
+        return text;
+    }
+    format!("{text}: it has no {KERNEL_TYPES}, and must be one that was built with CONFIG_DEBUG_INFO_BTF")
 }
 
 /// Loads one.
