@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use sluice_tests::{
+    http::curl,
     manifest,
     peer::{Command, Peer, address},
     shop::{Shop, shop},
@@ -243,6 +244,18 @@ fn redirector(world: &World) -> std::process::Child {
     command.arg("--bpffs").arg(world.bpffs()).stderr(log.unwrap()).spawn().unwrap()
 }
 
+/// Waits until metrics tell what the redirector has open, or no more.
+fn wait_gauges(world: &World, are_there: bool) {
+    wait::until("what the redirector has open", || {
+        let page = curl(world.node(), &["http://127.0.0.1:10249/metrics"]).body;
+        let mut rows = page.lines().filter(|line| line.starts_with("sluice_redirector_open{"));
+        match rows.next() {
+            row if row.is_some() == are_there => Ok(()),
+            row => Err(format!("{row:?}")),
+        }
+    });
+}
+
 #[test]
 fn while_the_redirector_is_away_connections_are_refused_or_balanced_as_the_flag_says() {
     for (case, flags, refused) in [
@@ -261,6 +274,7 @@ fn while_the_redirector_is_away_connections_are_refused_or_balanced_as_the_flag_
         let mut child = redirector(&shop.world);
         wait_path(&shop.world, "redirector");
         dial_all(&shop.world, &mut shop.client, case);
+        wait_gauges(&shop.world, true);
         sluice_tests::world::kill(&mut child);
         let before = count(&shop.world, "no_redirector");
         // Its last heartbeat counts for three seconds; until then connections go to it, and are refused.
@@ -285,6 +299,7 @@ fn while_the_redirector_is_away_connections_are_refused_or_balanced_as_the_flag_
             let problems = shop.world.json(&["status"])["problems"].to_string();
             if problems.contains("the redirector is away") { Ok(()) } else { Err(problems) }
         });
+        wait_gauges(&shop.world, false);
         let mut child = redirector(&shop.world);
         wait_path(&shop.world, "redirector");
         dial_all(&shop.world, &mut shop.client, case);

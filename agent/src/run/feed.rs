@@ -153,7 +153,10 @@ impl Feed {
                     let ended = self.feed(stream, hello).await;
                     // What it had open it may have no more; who comes again tells all again.
                     if number == self.connections.load(Ordering::Relaxed) {
-                        self.shared.update(|state| state.destinations.clear());
+                        self.shared.update(|state| {
+                            state.destinations.clear();
+                            state.redirector_open.clear();
+                        });
                     }
                     return ended;
                 }
