@@ -99,7 +99,7 @@ const CRATES: [(&str, &[&str]); 6] = [
     ("seccompiler", &["redirector/confinement/"]),
 ];
 
-const UNSAFE: [&str; 7] = [
+const UNSAFE: [&str; 8] = [
     "ebpf/src/raw/mod.rs",
     "ebpf/src/raw/skb.rs",
     "ebpf/src/raw/steps.rs",
