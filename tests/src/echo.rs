@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream, UdpSocket},
+    time::{Duration, Instant},
 };
 
 /// What an echo begins with: on TCP a length of eight bytes follows, most significant first.
@@ -64,6 +65,8 @@ fn receive(mut stream: &TcpStream, bytes: u64) -> io::Result<()> {
 }
 
 const CHUNK: usize = 1 << 16;
+/// After this long without an answer a datagram is sent again.
+const AGAIN: Duration = Duration::from_millis(150);
 
 /// The server's part, after [`MARK`] was read.
 ///
@@ -75,11 +78,29 @@ pub fn answer_tcp(mut stream: &TcpStream) -> io::Result<()> {
     io::copy(&mut stream.take(u64::from_be_bytes(length)), &mut stream).map(drop)
 }
 
+/// [`udp_once`], again and again until one returns: whoever sends more than fits somewhere is told so, and nothing else.
+///
+/// # Errors
+/// Those of the last time.
+pub fn udp_again(socket: &UdpSocket, to: Option<SocketAddr>, bytes: usize) -> io::Result<SocketAddr> {
+    let whole = socket.read_timeout()?;
+    let last = whole.map(|whole| Instant::now() + whole);
+    socket.set_read_timeout(Some(AGAIN))?;
+    let outcome = loop {
+        match udp_once(socket, to, bytes) {
+            Err(_) if last.is_none_or(|last| Instant::now() < last) => {}
+            outcome => break outcome,
+        }
+    };
+    socket.set_read_timeout(whole)?;
+    outcome
+}
+
 /// Sends one datagram of this many bytes and waits for its return, from whoever; says from whom.
 ///
 /// # Errors
 /// Those of the socket, whose timeouts hold; or a byte differs.
-pub fn udp(socket: &UdpSocket, to: Option<SocketAddr>, bytes: usize) -> io::Result<SocketAddr> {
+pub fn udp_once(socket: &UdpSocket, to: Option<SocketAddr>, bytes: usize) -> io::Result<SocketAddr> {
     let mut sent: Vec<u8> = (0..bytes as u64).map(byte_at).collect();
     *sent.first_mut().ok_or(io::ErrorKind::InvalidInput)? = MARK;
     match to {

@@ -74,6 +74,8 @@ pub enum Command {
         to: Option<SocketAddr>,
         /// How many.
         bytes: usize,
+        /// Until one returns.
+        again: bool,
     },
     /// Connects a UDP socket; nothing is sent.
     UdpConnect {
@@ -231,7 +233,14 @@ impl Peer {
     pub fn udp_echo(&mut self, to: &str, bytes: usize) -> Outcome {
         let to = address(to);
         self.command(&Command::UdpOpen { id: 0, v6: to.is_ipv6() })?;
-        self.command(&Command::UdpEcho { id: 0, to: Some(to), bytes })
+        self.command(&Command::UdpEcho { id: 0, to: Some(to), bytes, again: false })
+    }
+
+    /// The same until one returns, as a sender does who is told that less would fit.
+    pub fn udp_echo_again(&mut self, to: &str, bytes: usize) -> Outcome {
+        let to = address(to);
+        self.command(&Command::UdpOpen { id: 0, v6: to.is_ipv6() })?;
+        self.command(&Command::UdpEcho { id: 0, to: Some(to), bytes, again: true })
     }
 
     /// One datagram from a fresh unconnected socket.

@@ -11,7 +11,6 @@ use std::{
 use sluice_tests::{
     outside::{Outside, seen, until},
     peer::{Command, Outcome, Peer, address},
-    wait,
     world::{Pod, ip, tool_path},
 };
 
@@ -127,26 +126,39 @@ fn source_ranges_admit_clients_to_load_balancer_addresses_only() {
     }
 }
 
-#[test]
-fn long_transfers_and_large_datagrams_pass_to_both_nodes() {
-    for (servers, xdp) in [(&[1][..], "off"), (&[2][..], "off"), (&[2], "native"), (&[2], "generic")] {
-        let mut outside = Outside::new(servers, &["--xdp", xdp]);
-        for [tcp, udp] in outside.dialled(1) {
+/// Sends long streams and datagrams of every kind to servers on these nodes.
+fn transfer(servers: &[usize], xdp: &str) {
+    let mut outside = Outside::new(servers, &["--xdp", xdp]);
+    for [tcp, udp] in outside.dialled(1) {
+        outside.client.tcp_echo(&tcp, 4 << 20).unwrap_or_else(|error| panic!("{servers:?} {tcp}: {error}"));
+        // Whole, in pieces, and in pieces that must become smaller: the sender is told, and sends again.
+        for bytes in [64, 1400, 1422, 1450, 1473, 4000, 9000] {
             outside
                 .client
-                .tcp_echo(&tcp, 4 << 20)
-                .unwrap_or_else(|error| panic!("{servers:?} {tcp}: {error}"));
-            // Whole, in pieces, and in pieces that must become smaller: the sender is told, and sends again.
-            for bytes in [64, 1400, 1422, 1450, 1473, 4000, 9000] {
-                wait::until(&udp, || {
-                    outside
-                        .client
-                        .udp_echo(&udp, bytes)
-                        .map_err(|error| format!("{servers:?} {bytes}: {error}"))
-                });
-            }
+                .udp_echo_again(&udp, bytes)
+                .unwrap_or_else(|error| panic!("{servers:?} {udp} {bytes}: {error}"));
         }
     }
+}
+
+#[test]
+fn long_transfers_and_large_datagrams_pass_to_this_node() {
+    transfer(&[1], "off");
+}
+
+#[test]
+fn long_transfers_and_large_datagrams_pass_to_another_node() {
+    transfer(&[2], "off");
+}
+
+#[test]
+fn long_transfers_and_large_datagrams_pass_through_xdp_in_the_driver() {
+    transfer(&[2], "native");
+}
+
+#[test]
+fn long_transfers_and_large_datagrams_pass_through_generic_xdp() {
+    transfer(&[2], "generic");
 }
 
 #[test]
@@ -226,12 +238,18 @@ fn with_direct_server_return_pods_of_other_nodes_see_the_client_and_answer_it_th
                 .tcp_echo(&tcp, 1 << 20)
                 .unwrap_or_else(|error| panic!("{mode} {xdp} {tcp}: {error}"));
             for bytes in [64, 1400, 1430, 1472, 4000, 60_000] {
-                wait::until(&udp, || outside.client.udp_echo(&udp, bytes));
+                outside
+                    .client
+                    .udp_echo_again(&udp, bytes)
+                    .unwrap_or_else(|error| panic!("{mode} {xdp} {udp} {bytes}: {error}"));
             }
             // From one socket, whose small datagrams went in a tunnel.
             for bytes in [64, 4000, 64, 1472] {
                 let to = Some(address(&udp));
-                wait::until(&udp, || outside.client.command(&Command::UdpEcho { id: 0, to, bytes }));
+                outside
+                    .client
+                    .command(&Command::UdpEcho { id: 0, to, bytes, again: true })
+                    .unwrap_or_else(|error| panic!("{mode} {xdp} {udp} {bytes}: {error}"));
             }
         }
         let reasons = outside.world.node(2).json(&["reasons"]);

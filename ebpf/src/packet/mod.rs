@@ -150,6 +150,8 @@ pub struct Work {
     pub route: Route,
     /// What the destination is: `ADDRESS_*`.
     pub address_kind: u32,
+    /// Its way is asked for, whether it fits there or not.
+    pub fits_anyway: bool,
     /// Bytes that will stand before the packet when it is sent.
     pub overhead: u16,
     /// From whom an answer comes.

@@ -13,11 +13,7 @@ use sluice_common::{
 use super::{Frame, Stage, Step, Work, pods, tunnel};
 use crate::{
     maps::{ADDRESSES, DEVICES, FLOWS, FRONTENDS},
-    raw::{
-        self,
-        fib::{self, Unroutable},
-        flows,
-    },
+    raw::{self, fib, flows},
 };
 
 /// Only where there is none yet.
@@ -153,10 +149,11 @@ pub fn is_node(addr: &Addr) -> bool {
 /// The node's address on the device by which the backend is reached.
 #[inline(never)]
 fn take_source<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
-    // Whether the packet fits is asked again when it is sent, and answered then.
-    if let Err(Unroutable::NoRoute) = fib::route(frame, work) {
-        return Err(Reason::NoRoute);
-    }
+    // Whether the packet fits is asked when it is sent. Of one that does not fit the kernel does not tell the device.
+    work.fits_anyway = true;
+    let found = fib::route(frame, work);
+    work.fits_anyway = false;
+    found.map_err(|_| Reason::NoRoute)?;
     take_own_address(work)
 }
 

@@ -66,7 +66,9 @@ pub fn route<F: Frame>(frame: F, work: &mut Work) -> Result<(), Unroutable> {
     fib.family = if work.packet.is_v6 { AF_INET6 } else { AF_INET } as u8;
     fib.l4_protocol = work.packet.key.protocol;
     fib.ifindex = frame.ifindex();
-    fib.__bindgen_anon_1.tot_len = frame.segment_length(&work.packet) as u16 + work.overhead;
+    // With a length of 0 the helper asks the packet itself.
+    let length = if work.fits_anyway { 1 } else { frame.segment_length(&work.packet) as u16 + work.overhead };
+    fib.__bindgen_anon_1.tot_len = length;
     if work.packet.is_v6 {
         fib.__bindgen_anon_3.ipv6_src = work.flow.src.words_be;
         fib.__bindgen_anon_4.ipv6_dst = work.flow.dst.words_be;

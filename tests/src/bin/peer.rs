@@ -62,9 +62,10 @@ impl Sockets {
             Command::AskAgain { id } => ask(self.tcp.get_mut(&id).ok_or(io::ErrorKind::NotFound)?),
             Command::UdpOpen { id, v6 } => self.udp_socket(id, if v6 { "[::]:0" } else { "0.0.0.0:0" }),
             Command::UdpFrom { id, from } => self.udp_socket(id, from),
-            Command::UdpEcho { id, to, bytes } => {
+            Command::UdpEcho { id, to, bytes, again } => {
                 let socket = self.udp.get(&id).ok_or(io::ErrorKind::NotFound)?;
-                echo::udp(socket, to, bytes).map(|source| nobody(Some(source)))
+                let echo = if again { echo::udp_again } else { echo::udp_once };
+                echo(socket, to, bytes).map(|source| nobody(Some(source)))
             }
             Command::UdpConnect { id, to } => {
                 let socket = self.udp.get(&id).ok_or(io::ErrorKind::NotFound)?;
