@@ -117,6 +117,9 @@ const OF_NODE: [&str; 7] = ["bond", "team", "vlan", "vxlan", "geneve", "macvlan"
 /// The same without Ethernet headers; where a tunnel's other end is chosen by route (`external`), only the stack can send.
 const OF_NODE_BARE: [&str; 5] = ["wireguard", "ipip", "sit", "ip6tnl", "tun"];
 
+/// What makes one device of several.
+const BONDS: [&str; 2] = ["bond", "team"];
+
 /// The role of each device, by index; a device without one is left alone. `node` are the addresses of the Node object.
 pub fn roles(
     links: &[Link],
@@ -131,7 +134,7 @@ pub fn roles(
         };
         let of_pod = match pod_devices {
             PodDevices::Off => false,
-            PodDevices::Auto => link.kind == "veth" && link.leads_elsewhere && !is_main(link, node),
+            PodDevices::Auto => looks_like_pod(link, node) && !is_part_of_bond(links, link),
             PodDevices::Named(pattern) => matches(pattern, &link.name),
         };
         match (is_usable(link), of_node, of_pod) {
@@ -204,6 +207,14 @@ fn is_main(link: &Link, node: &[IpAddr]) -> bool {
     link.has_default_route || link.addresses.iter().any(|address| node.contains(address))
 }
 
+fn looks_like_pod(link: &Link, node: &[IpAddr]) -> bool {
+    link.kind == "veth" && link.leads_elsewhere && !is_main(link, node)
+}
+
+fn is_part_of_bond(links: &[Link], link: &Link) -> bool {
+    links.iter().any(|whole| whole.index == link.master && BONDS.contains(&whole.kind.as_str()))
+}
+
 fn looks_like_node(link: &Link, node: &[IpAddr]) -> bool {
     if is_main(link, node) {
         return true;
@@ -269,6 +280,17 @@ mod tests {
             let roles = roles(&[link], &[ip], &NodeDevices::Auto, &PodDevices::Auto);
             assert_eq!(roles.values().next().copied(), want, "{case}");
         }
+    }
+
+    #[test]
+    fn what_a_bond_is_made_of_is_met_again_as_the_bond() {
+        let link = |index: u32, kind: &str, master: u32| {
+            let kind = kind.to_owned();
+            Link { index, kind, master, leads_elsewhere: true, is_ethernet: true, ..Link::default() }
+        };
+        let links = [link(1, "bond", 0), link(2, "veth", 1), link(3, "bridge", 0), link(4, "veth", 3)];
+        let roles = roles(&links, &[], &NodeDevices::Auto, &PodDevices::Auto);
+        assert_eq!(roles, BTreeMap::from([(1, Role::Node), (4, Role::Pod)]));
     }
 
     #[test]

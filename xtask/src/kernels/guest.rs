@@ -22,7 +22,7 @@ const fn test(name: &'static str, file: &'static str, test: &'static str) -> Ste
 pub const PROGRAMS: &str = "programs load";
 
 /// In the order in which they run.
-pub const STEPS: [Step; 12] = [
+pub const STEPS: [Step; 13] = [
     Step { name: PROGRAMS, test: None },
     test(
         "ClusterIP by sockets",
@@ -48,6 +48,7 @@ pub const STEPS: [Step; 12] = [
         "pods_and_the_node_are_steered_at_every_address_and_back_when_the_rules_go",
     ),
     test("XDP, and cleanup", "restart_packets", "cleanup_detaches_everything_from_devices"),
+    test("a bond, and a VLAN on it", "bonds", "services_are_reached_by_a_bond_and_by_a_vlan_on_it"),
     test(
         "NodePorts on the node, and nobody else binds them",
         "services",

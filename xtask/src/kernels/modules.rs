@@ -10,11 +10,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 /// What worlds of namespaces and our programs use. A kernel may have some of them built in.
-const WANTED: [&str; 16] = [
+const WANTED: [&str; 18] = [
     "veth",
     "vxlan",
     "bridge",
     "macvlan",
+    "bonding",
+    "8021q",
     "sch_ingress",
     "cls_bpf",
     "cls_u32",
