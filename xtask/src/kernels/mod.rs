@@ -13,7 +13,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use crate::{
     build,
     setup::{self, Toolchain},
-    shell::{cargo, on_path, run_quiet, step, workspace},
+    shell::{on_path, step},
+    test::binaries,
 };
 
 mod archive;
@@ -109,27 +110,9 @@ fn kernels(choice: &Choice, folder: &Path) -> Result<Vec<Kernel>> {
     Ok(kernels)
 }
 
-/// The tests' binaries: name of the file of tests → binary. The words are those of `cargo xtask test`, so that nothing is
-/// built twice.
+/// The tests' binaries: name of the file of tests → binary.
 fn tests() -> Result<BTreeMap<String, PathBuf>> {
-    let words = [
-        "test",
-        "--quiet",
-        "--workspace",
-        "--exclude",
-        "sluice-ebpf",
-        "--no-run",
-        "--message-format",
-        "json",
-    ];
-    let text = run_quiet(cargo().current_dir(workspace()).args(words))?;
-    let message = |line: &str| {
-        let value: serde_json::Value = serde_json::from_str(line).ok()?;
-        let name = value["target"]["name"].as_str()?.to_owned();
-        let file = PathBuf::from(value["executable"].as_str()?);
-        (value["target"]["kind"][0] == "test").then_some((name, file))
-    };
-    Ok(text.lines().filter_map(message).collect())
+    Ok(binaries::build()?.into_iter().map(|binary| (binary.name, binary.file)).collect())
 }
 
 /// The part of the root that is the same for each kernel.
@@ -205,7 +188,7 @@ impl Lab {
         {
             Some((binary, test)) => {
                 let name = binary.file_name().unwrap_or_default().to_string_lossy();
-                format!("{name} --exact {test} --test-threads 1")
+                format!("{name} --exact {test} --include-ignored --test-threads 1")
             }
             None if is_too_old => "sluice verify 2>&1 | $b grep 'is too old: '".to_owned(),
             None => "sluice verify -o json".to_owned(),

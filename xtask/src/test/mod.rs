@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that can be tested on this machine's kernel.
 
-use std::time::Instant;
+use std::{process::Command, time::Instant};
 
 use anyhow::{Result, bail};
 
@@ -10,10 +10,16 @@ use crate::{
     shell::{cargo, run as run_command, workspace},
 };
 
+pub mod binaries;
+mod tally;
+
+/// Deadlines are this many times as long as on a machine that does nothing else.
+const PATIENCE: &str = "2";
+
 /// What to run.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only tests whose name contains this; `image` builds the image, twice, and tests that alone; with --kernels, versions of
+    /// Only tests whose name, or whose file's, contains this; `image` builds the image, twice, and tests that alone; with --kernels, versions of
     /// kernels such as 6.1, and words of the rows to try
     filter: Vec<String>,
     /// The core of the tests on Debian's kernels, each in an emulated machine
@@ -42,25 +48,48 @@ pub fn run(toolchain: &Toolchain, args: &Args) -> Result<()> {
         );
     }
     let binary = build::all(toolchain, false)?;
-    let mut command = cargo();
-    command.current_dir(workspace()).arg("test").env("SLUICE_BIN", binary);
-    if args.filter == ["image"] {
-        let image = image::run(toolchain, &image::Args::default())?;
-        image::again::is_the_same(&image)?;
-        command
-            .args(["--package", "sluice-tests", "--features", "image", "--test", "image"])
-            .env("SLUICE_IMAGE", image);
-    } else {
-        command.args(["--workspace", "--exclude", "sluice-ebpf", "--no-fail-fast"]).args(&args.filter);
-    }
-    match setup::validator::ensure() {
-        Ok(folder) => drop(command.env("SLUICE_VALIDATOR", folder)),
+    let validator = match setup::validator::ensure() {
+        Ok(folder) => Some(folder),
         Err(error) if std::env::var_os("CI").is_some() => return Err(error),
-        Err(error) => eprintln!("the test of schemas will fail: {error:#}"),
+        Err(error) => {
+            eprintln!("the test of schemas will fail: {error:#}");
+            None
+        }
+    };
+    let prepare = |command: &mut Command| {
+        command.env("SLUICE_BIN", &binary);
+        if let Some(folder) = &validator {
+            command.env("SLUICE_VALIDATOR", folder);
+        }
+        if std::env::var_os("SLUICE_PATIENCE").is_none() {
+            command.env("SLUICE_PATIENCE", PATIENCE);
+        }
+        toolchain.tools.export(command);
+    };
+    if args.filter == ["image"] {
+        return of_image(toolchain, prepare);
     }
-    run_command(toolchain.tools.export(&mut command))?;
-    eprintln!("all tests passed in {:.0} s", start.elapsed().as_secs_f32());
-    Ok(())
+    let tally = binaries::run(&binaries::build()?, &args.filter, prepare)?;
+    println!("all tests: {} ({:.0} s)", tally.summary(), start.elapsed().as_secs_f32());
+    match tally.failed() {
+        _ if !tally.ran() => {
+            bail!("no test, and no file of tests, has a word of {:?} in its name", args.filter)
+        }
+        [] => Ok(()),
+        failed => bail!("{} failed:\n  {}", failed.len(), failed.join("\n  ")),
+    }
+}
+
+fn of_image(toolchain: &Toolchain, prepare: impl Fn(&mut Command)) -> Result<()> {
+    let image = image::run(toolchain, &image::Args::default())?;
+    image::again::is_the_same(&image)?;
+    let mut command = cargo();
+    command
+        .current_dir(workspace())
+        .args(["test", "--package", "sluice-tests", "--features", "image", "--test", "image"])
+        .env("SLUICE_IMAGE", image);
+    prepare(&mut command);
+    run_command(&mut command)
 }
 
 fn on_kernels(toolchain: &Toolchain, args: &Args) -> Result<()> {
