@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Kernel → program → instructions that the verifier walked through.
-type Table = BTreeMap<String, BTreeMap<String, u64>>;
+pub type Table = BTreeMap<String, BTreeMap<String, u64>>;
 
 const FILE: &str = "xtask/verified.json";
 /// More than this share above the table is a failure, per cent.
@@ -32,20 +32,31 @@ pub struct Args {
 
 /// Prints counts; fails for those that grew too much.
 pub fn run(toolchain: &Toolchain, args: &Args) -> Result<()> {
-    let file = workspace().join(FILE);
-    let mut table: Table = match fs::read_to_string(&file) {
-        Ok(text) => serde_json::from_str(&text).with_context(|| format!("{FILE} is damaged"))?,
-        Err(_) => Table::new(),
-    };
     let counted = if args.kernels { on_kernels(toolchain, &args.versions)? } else { here(toolchain)? };
-    let mut problems = Vec::new();
-    for (kernel, programs) in &counted {
-        problems.extend(compare(kernel, programs, &table));
+    if args.write { write(counted) } else { check(&counted) }
+}
+
+fn table() -> Result<Table> {
+    match fs::read_to_string(workspace().join(FILE)) {
+        Ok(text) => serde_json::from_str(&text).with_context(|| format!("{FILE} is damaged")),
+        Err(_) => Ok(Table::new()),
     }
-    if args.write {
-        table.extend(counted);
-        let text = serde_json::to_string_pretty(&table)? + "\n";
-        return fs::write(&file, text).with_context(|| format!("cannot write {FILE}"));
+}
+
+/// Puts the counts into the table.
+pub fn write(counted: Table) -> Result<()> {
+    let mut table = table()?;
+    table.extend(counted);
+    let text = serde_json::to_string_pretty(&table)? + "\n";
+    fs::write(workspace().join(FILE), text).with_context(|| format!("cannot write {FILE}"))
+}
+
+/// Prints the counts beside the table's; an error names those that grew too much.
+pub fn check(counted: &Table) -> Result<()> {
+    let table = table()?;
+    let mut problems = Vec::new();
+    for (kernel, programs) in counted {
+        problems.extend(compare(kernel, programs, &table));
     }
     if !problems.is_empty() {
         bail!("{}\nmake them smaller, or accept it with `cargo xtask verify --write`", problems.join("\n"));

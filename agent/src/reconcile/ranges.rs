@@ -1,6 +1,6 @@
 //! Numbers and contiguous ranges of numbers, with a rest between two users.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::GRACE_NS;
 
@@ -17,19 +17,37 @@ impl Range {
     }
 }
 
-/// First-fit allocator of ranges of `1..capacity` (0 is never handed out).
+/// Allocator of ranges of `1..capacity` (0 is never handed out): of the free ones the shortest that is long enough.
 #[derive(Debug)]
 pub struct Ranges {
     /// Free ranges: start → end; never adjacent.
     free: BTreeMap<u32, u32>,
+    /// The same: length and start.
+    by_length: BTreeSet<(u32, u32)>,
     resting: VecDeque<(u64, Range)>,
     capacity: u32,
 }
 
 impl Ranges {
     pub fn new(capacity: u32) -> Self {
-        let free = if capacity > 1 { BTreeMap::from([(1, capacity)]) } else { BTreeMap::new() };
-        Self { free, resting: VecDeque::new(), capacity }
+        let (free, by_length) = (BTreeMap::new(), BTreeSet::new());
+        let mut ranges = Self { free, by_length, resting: VecDeque::new(), capacity };
+        if capacity > 1 {
+            ranges.put(1, capacity);
+        }
+        ranges
+    }
+
+    fn put(&mut self, start: u32, end: u32) {
+        self.free.insert(start, end);
+        self.by_length.insert((end - start, start));
+    }
+
+    /// Takes out the free range that begins there; its end.
+    fn take(&mut self, start: u32) -> Option<u32> {
+        let end = self.free.remove(&start)?;
+        self.by_length.remove(&(end - start, start));
+        Some(end)
     }
 
     pub const fn capacity(&self) -> u32 {
@@ -43,7 +61,7 @@ impl Ranges {
 
     /// Whether so many in a row are free.
     pub fn fits(&self, count: u32) -> bool {
-        self.free.iter().any(|(start, end)| end - start >= count)
+        self.by_length.last().map_or(0, |(length, _)| *length) >= count
     }
 
     /// A free range; the empty range for a count of 0.
@@ -51,11 +69,10 @@ impl Ranges {
         if count == 0 {
             return Some(Range::default());
         }
-        let (start, end) =
-            self.free.iter().find(|(start, end)| *end - *start >= count).map(|(s, e)| (*s, *e))?;
-        self.free.remove(&start);
+        let (_, start) = self.by_length.range((count, 0)..).next().copied()?;
+        let end = self.take(start)?;
         if start + count < end {
-            self.free.insert(start + count, end);
+            self.put(start + count, end);
         }
         Some(Range { start, count })
     }
@@ -71,12 +88,12 @@ impl Ranges {
         if range.end() > u64::from(end) {
             return false;
         }
-        self.free.remove(&start);
+        self.take(start);
         if start < range.start {
-            self.free.insert(start, range.start);
+            self.put(start, range.start);
         }
         if range.start + range.count < end {
-            self.free.insert(range.start + range.count, end);
+            self.put(range.start + range.count, end);
         }
         true
     }
@@ -90,13 +107,13 @@ impl Ranges {
         if let Some((left, left_end)) = self.free.range(..start).next_back().map(|(s, e)| (*s, *e))
             && left_end == start
         {
-            self.free.remove(&left);
+            self.take(left);
             start = left;
         }
-        if let Some(right_end) = self.free.remove(&end) {
+        if let Some(right_end) = self.take(end) {
             end = right_end;
         }
-        self.free.insert(start, end);
+        self.put(start, end);
     }
 
     /// Gives a range back after a rest.
@@ -159,6 +176,20 @@ impl Ids {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_shortest_range_that_is_long_enough_is_taken() {
+        let mut ranges = Ranges::new(100);
+        let taken: Vec<Range> = [5, 1, 3, 1, 4, 1].map(|count| ranges.allocate(count).unwrap()).into();
+        for index in [0, 2, 4] {
+            ranges.release(taken[index]);
+        }
+        for (count, from) in [(4, taken[4].start), (2, taken[2].start), (1, taken[2].start + 2), (6, 16)] {
+            assert_eq!(ranges.allocate(count), Some(Range { start: from, count }), "{count}");
+        }
+        assert!(ranges.fits(78) && !ranges.fits(79), "{ranges:?}");
+        assert_eq!(ranges.free(), 83);
+    }
 
     #[test]
     fn ranges_are_reused_whole_after_their_rest() {

@@ -1,9 +1,11 @@
-//! The targets of `fuzz/`, under libFuzzer: built with counters in our own crates, run for a while each, one after another.
+//! The targets of `fuzz/`, under libFuzzer: built with counters in our own crates, run for a while each, as many at a time as there
+//! are CPUs.
 
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
     time::Instant,
 };
 
@@ -22,7 +24,7 @@ const LONGEST: [(&str, u32); 4] =
 /// Seconds after which an input counts as one that hangs.
 const SLOWEST_S: u32 = 10;
 
-/// Runs the targets that were named, or all; the first that fails ends it, with the input.
+/// Runs the targets that were named, or all; says of each that fails with which input.
 pub fn run(toolchain: &Toolchain, args: &Args, seed: u64) -> Result<()> {
     let chosen = chosen(&args.names)?;
     let binary = built(toolchain)?;
@@ -30,9 +32,20 @@ pub fn run(toolchain: &Toolchain, args: &Args, seed: u64) -> Result<()> {
         let [(name, _)] = chosen[..] else { bail!("--input is for one target") };
         return run_command(Command::new(binary).arg(input).env("SLUICE_FUZZ", name));
     }
-    for (name, longest) in chosen {
-        one(&binary, name, longest, args.seconds, seed)?;
-    }
+    let at_once = thread::available_parallelism().map_or(1, usize::from);
+    let run = |&(name, longest): &(&str, u32)| one(&binary, name, longest, args.seconds, seed);
+    let outcomes = chosen.chunks(at_once).flat_map(|some| {
+        thread::scope(|scope| {
+            let threads: Vec<_> = some.iter().map(|target| scope.spawn(move || run(target))).collect();
+            threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
+        })
+    });
+    let fails = |outcome: thread::Result<Result<()>>| match outcome {
+        Ok(outcome) => outcome.err().map(|error| format!("{error:#}")),
+        Err(_) => Some("a thread that runs a target panicked".to_owned()),
+    };
+    let failed: Vec<String> = outcomes.filter_map(fails).collect();
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use crate::{
     build, image, kernels,
     setup::{self, Toolchain},
     shell::{cargo, run as run_command, workspace},
+    verify,
 };
 
 pub mod binaries;
@@ -25,7 +26,7 @@ pub struct Args {
     /// The core of the tests on Debian's kernels, each in an emulated machine
     #[arg(long)]
     kernels: bool,
-    /// With --kernels: puts the result into README's table
+    /// With --kernels: puts the result into README's table, and what programs cost the verifier into `xtask/verified.json`
     #[arg(long, requires = "kernels")]
     write: bool,
     /// With --kernels: ends with one line of JSON, {"kernels": [{"kernel", "ok", "failed", ...}]}
@@ -101,8 +102,13 @@ fn on_kernels(toolchain: &Toolchain, args: &Args) -> Result<()> {
     let owned = |words: Vec<&String>| words.into_iter().cloned().collect();
     let choice = kernels::Choice { versions: owned(versions), rows: owned(rows) };
     let outcomes = kernels::run(toolchain, &choice)?;
+    let counted = outcomes.iter().filter(|outcome| !outcome.verified.is_empty());
+    let counted = counted.map(|outcome| (outcome.kernel.clone(), outcome.verified.clone())).collect();
     if args.write {
         kernels::write_table(&outcomes)?;
+        verify::write(counted)?;
+    } else {
+        verify::check(&counted)?;
     }
     if args.json {
         println!("{}", serde_json::json!({ "kernels": outcomes }));
