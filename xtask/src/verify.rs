@@ -73,7 +73,8 @@ fn here(toolchain: &Toolchain) -> Result<Table> {
 }
 
 fn on_kernels(toolchain: &Toolchain, versions: &[String]) -> Result<Table> {
-    let choice = kernels::Choice { versions: versions.to_vec(), rows: vec![kernels::PROGRAMS.to_owned()] };
+    let rows = vec![kernels::PROGRAMS.to_owned()];
+    let choice = kernels::Choice { versions: versions.to_vec(), rows, write: false };
     let outcomes = kernels::run(toolchain, &choice)?;
     if let Some(failed) = outcomes.iter().find(|outcome| !outcome.ok) {
         bail!("programs do not load on {}", failed.release);

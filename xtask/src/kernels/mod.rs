@@ -23,13 +23,14 @@ mod image;
 mod machine;
 mod modules;
 mod report;
+mod table;
 
 use archive::{Kernel, SUITES, fetch};
 pub use guest::PROGRAMS;
 use guest::{STEPS, Step};
 use image::Image;
 use machine::{Emulator, boot};
-pub use report::{Outcome, verified, write_table};
+pub use report::{Outcome, verified};
 
 /// The oldest kernel that we run on; older ones are to be refused with a reason.
 const OLDEST: (u32, u32) = (5, 18);
@@ -43,6 +44,8 @@ pub struct Choice {
     pub versions: Vec<String>,
     /// Words of the rows to try; all if empty.
     pub rows: Vec<String>,
+    /// Puts each outcome into README's table.
+    pub write: bool,
 }
 
 /// Boots each kernel and runs the steps. What failed is in the outcomes; an error is something that kept us from trying.
@@ -69,7 +72,11 @@ pub fn run(toolchain: &Toolchain, choice: &Choice) -> Result<Vec<Outcome>> {
             threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
         });
         for result in results {
-            outcomes.push(result.map_err(|_| anyhow!("the thread of a kernel panicked"))??);
+            let outcome = result.map_err(|_| anyhow!("the thread of a kernel panicked"))??;
+            if choice.write {
+                table::write(std::slice::from_ref(&outcome))?;
+            }
+            outcomes.push(outcome);
         }
     }
     Ok(outcomes)

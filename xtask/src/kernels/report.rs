@@ -1,22 +1,18 @@
-//! What came of it: for people, as JSON, and as README's table.
+//! What came of it: for people, and as JSON.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context as _, Result};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{
     archive::Kernel,
-    guest::{PROGRAMS, STEPS, Step},
+    guest::{PROGRAMS, Step},
     machine::Boot,
 };
-use crate::shell::workspace;
 
 /// Lines of a step that failed which are shown.
 const SHOWN: usize = 60;
-const BEGIN: &str = "<!-- kernels: written by `cargo xtask test --kernels --write` -->";
-const END: &str = "<!-- /kernels -->";
 
 /// A kernel, and what works on it.
 #[derive(Serialize, Debug)]
@@ -40,18 +36,26 @@ pub struct Outcome {
     output: BTreeMap<String, Vec<String>>,
 }
 
+impl Outcome {
+    /// Of a kernel on which nothing was tried yet.
+    pub fn of(kernel: &str, release: &str) -> Self {
+        Self {
+            kernel: kernel.to_owned(),
+            release: release.to_owned(),
+            ok: true,
+            passed: Vec::new(),
+            failed: Vec::new(),
+            verified: BTreeMap::new(),
+            seconds: 0.0,
+            output: BTreeMap::new(),
+        }
+    }
+}
+
 /// Reads the steps' ends. What has no end has failed, and so has all if the script did not come to its own.
 pub fn outcome(kernel: &Kernel, steps: &[Step], boot: Boot, time: Duration) -> Outcome {
-    let mut outcome = Outcome {
-        kernel: kernel.version.clone(),
-        release: kernel.release.clone(),
-        ok: boot.is_over,
-        passed: Vec::new(),
-        failed: Vec::new(),
-        verified: BTreeMap::new(),
-        seconds: time.as_secs_f32(),
-        output: BTreeMap::new(),
-    };
+    let begun = Outcome::of(&kernel.version, &kernel.release);
+    let mut outcome = Outcome { ok: boot.is_over, seconds: time.as_secs_f32(), ..begun };
     let mut rest = Some(boot.rest);
     for (index, step) in steps.iter().enumerate() {
         let name = step.name.to_owned();
@@ -97,42 +101,9 @@ pub fn tell(outcome: &Outcome) {
     eprintln!("  {sign} kernel {} ({:.1} s)", outcome.release, outcome.seconds);
 }
 
-/// Puts the table into README.
-pub fn write_table(outcomes: &[Outcome]) -> Result<()> {
-    let file = workspace().join("README.md");
-    let text = fs::read_to_string(&file)?;
-    let (head, rest) = text.split_once(BEGIN).with_context(|| format!("README.md has no line {BEGIN}"))?;
-    let (_, tail) = rest.split_once(END).with_context(|| format!("README.md has no line {END}"))?;
-    fs::write(&file, format!("{head}{BEGIN}\n{}{END}{tail}", table(outcomes)))?;
-    Ok(())
-}
-
-fn table(outcomes: &[Outcome]) -> String {
-    let mut text = String::from("\n| on Debian's kernel |");
-    outcomes
-        .iter()
-        .for_each(|outcome| text += &format!(" {} |", outcome.release.trim_end_matches("-cloud-amd64")));
-    text += &format!("\n|---|{}\n", "---|".repeat(outcomes.len()));
-    for step in STEPS {
-        text += &format!("| {} |", step.name);
-        for outcome in outcomes {
-            let has = |names: &[String]| names.iter().any(|name| name == step.name);
-            let word = match (has(&outcome.passed), has(&outcome.failed)) {
-                (true, _) => "yes",
-                (_, true) => "no",
-                // Not asked for, or older than what we run on.
-                _ => "–",
-            };
-            text += &format!(" {word} |");
-        }
-        text += "\n";
-    }
-    text + "\n"
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::guest::STEPS, *};
 
     fn kernel() -> Kernel {
         Kernel {
@@ -170,7 +141,5 @@ mod tests {
     fn counts_are_read_and_the_table_has_a_column_for_each_kernel() {
         let counts = verified(r#"[{"program": "early", "instructions": 12, "error": null}]"#);
         assert_eq!(counts, BTreeMap::from([("early".to_owned(), 12)]));
-        let text = table(&[ended(&[0, 101], true)]);
-        assert!(text.contains("| 6.1.0-1 |") && text.contains("| programs load | yes |"), "{text}");
     }
 }

@@ -96,16 +96,12 @@ fn of_image(toolchain: &Toolchain, prepare: impl Fn(&mut Command)) -> Result<()>
 fn on_kernels(toolchain: &Toolchain, args: &Args) -> Result<()> {
     let is_version = |word: &&String| word.starts_with(|first: char| first.is_ascii_digit());
     let (versions, rows): (Vec<_>, Vec<_>) = args.filter.iter().partition(is_version);
-    if args.write && !rows.is_empty() {
-        bail!("--write makes the whole table: leave out the words {rows:?}");
-    }
     let owned = |words: Vec<&String>| words.into_iter().cloned().collect();
-    let choice = kernels::Choice { versions: owned(versions), rows: owned(rows) };
+    let choice = kernels::Choice { versions: owned(versions), rows: owned(rows), write: args.write };
     let outcomes = kernels::run(toolchain, &choice)?;
     let counted = outcomes.iter().filter(|outcome| !outcome.verified.is_empty());
     let counted = counted.map(|outcome| (outcome.kernel.clone(), outcome.verified.clone())).collect();
     if args.write {
-        kernels::write_table(&outcomes)?;
         verify::write(counted)?;
     } else {
         verify::check(&counted)?;
