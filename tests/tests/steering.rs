@@ -236,6 +236,24 @@ fn the_redirector_outlives_the_agent_and_serves_on_without_it() {
     dial_all(&shop.world, &mut shop.client, "pod, next agent");
 }
 
+#[test]
+fn an_agent_whose_binary_is_gone_starts_its_redirector_all_the_same() {
+    let mut shop = shop(1);
+    shop.kill_agent();
+    // As where a package was upgraded under an agent that runs.
+    let binary = shop.world.folder().join("sluice");
+    std::fs::copy(sluice_tests::world::sluice_binary(), &binary).unwrap();
+    let manifests = shop.world.manifests().display().to_string();
+    let _agent = shop.world.spawn_other_agent(&binary, &["--manifests", &manifests]);
+    shop.world.wait_healthy();
+    std::fs::remove_file(&binary).unwrap();
+    shop.world.apply("shop", &service(&shop.world));
+    shop.world.apply("rules", RULES);
+    wait_path(&shop.world, "redirector");
+    dial_all(&shop.world, &mut shop.client, "its binary is gone");
+    shop.world.wait_healthy();
+}
+
 /// A redirector that the test runs itself.
 fn redirector(world: &World) -> std::process::Child {
     let mut command = world.node().command(&sluice_tests::world::sluice_binary().display().to_string());

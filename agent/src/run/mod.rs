@@ -32,6 +32,7 @@ mod lending;
 mod metrics;
 mod nodeport;
 mod opt_outs;
+mod own;
 mod probe;
 mod programmer;
 mod services;

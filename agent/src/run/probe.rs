@@ -6,7 +6,7 @@ use std::{
     io::Read as _,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use sluice_common::{
     },
 };
 
+use super::own;
 use crate::maps::{Op, Writer as _, bpf::BpfMaps};
 
 /// On the loopback network, so that an untranslated probe never leaves the machine, and used by nobody.
@@ -76,8 +77,7 @@ fn connect(target: SocketAddr) -> Result<()> {
 /// Connects from a child process in a cgroup of its own below `cgroup`.
 fn connect_from_child(cgroup: &Path, target: SocketAddr) -> Result<()> {
     let leaf = Leaf::create(cgroup)?;
-    let binary = std::env::current_exe().context("cannot find this binary")?;
-    let mut child = Command::new(binary)
+    let mut child = own::program()
         .args(["probe-connect", &target.to_string()])
         .arg(&leaf.0)
         .stdin(Stdio::null())

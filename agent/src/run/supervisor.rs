@@ -10,10 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
 use tokio::process::{Child, Command};
 
-use super::feed::Feed;
+use super::{feed::Feed, own};
 
 /// How long a redirector of an earlier agent may take to find us.
 const EARLIER: Duration = Duration::from_millis(1_200);
@@ -26,11 +25,7 @@ const GOOD: Duration = Duration::from_secs(60);
 const SIGSYS: i32 = 31;
 
 /// For ever.
-///
-/// # Errors
-/// This binary cannot be found.
-pub async fn supervise(feed: Arc<Feed>, run_dir: PathBuf, bpffs: PathBuf, keep_clients: bool) -> Result<()> {
-    let binary = std::env::current_exe().context("cannot find this binary")?;
+pub async fn supervise(feed: Arc<Feed>, run_dir: PathBuf, bpffs: PathBuf, keep_clients: bool) -> ! {
     feed.is_needed().await;
     tokio::time::sleep(EARLIER).await;
     let mut wait = AGAIN_FIRST;
@@ -38,7 +33,7 @@ pub async fn supervise(feed: Arc<Feed>, run_dir: PathBuf, bpffs: PathBuf, keep_c
         feed.is_left().await;
         let started = Instant::now();
         let mut had_said = false;
-        match command(&binary, &run_dir, &bpffs, keep_clients).spawn() {
+        match command(&run_dir, &bpffs, keep_clients).spawn() {
             Ok(child) => {
                 tracing::info!(pid = child.id(), "started a redirector");
                 // On its own: when another one has taken over, it may take a minute to end.
@@ -58,8 +53,8 @@ pub async fn supervise(feed: Arc<Feed>, run_dir: PathBuf, bpffs: PathBuf, keep_c
     }
 }
 
-fn command(binary: &Path, run_dir: &Path, bpffs: &Path, keep_clients: bool) -> Command {
-    let mut command = Command::new(binary);
+fn command(run_dir: &Path, bpffs: &Path, keep_clients: bool) -> Command {
+    let mut command = Command::from(own::program());
     command.arg("redirector").arg("--run-dir").arg(run_dir).arg("--bpffs").arg(bpffs);
     command.args(["--upstream-source", if keep_clients { "pod" } else { "node" }]);
     command.stdin(Stdio::null()).stdout(Stdio::null());
