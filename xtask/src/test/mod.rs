@@ -20,8 +20,8 @@ const PATIENCE: &str = "2";
 /// What to run.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only tests whose name, or whose file's, contains this; `image` builds the image, twice, and tests that alone; with --kernels, versions of
-    /// kernels such as 6.1, and words of the rows to try
+    /// Only tests whose name, or whose file's, contains one of these words; `image` builds the image, twice, and tests that
+    /// alone; with --kernels, versions of kernels such as 6.1, and words of the rows to try
     filter: Vec<String>,
     /// The core of the tests on Debian's kernels, each in an emulated machine
     #[arg(long)]
