@@ -1,8 +1,12 @@
 //! `cargo xtask build`: the eBPF object first, then the binary that embeds it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use object::{
+    build::elf::{Builder, SectionData},
+    elf,
+};
 
 use crate::{
     setup::Toolchain,
@@ -41,9 +45,30 @@ pub fn portable(toolchain: &Toolchain) -> Result<PathBuf> {
 fn no_paths() -> String {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let cargo_home = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
-    let remap = |from: PathBuf, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-    [remap(cargo_home, "/cargo"), remap(crate::setup::folder(), "/toolchain"), remap(workspace(), "/sluice")]
-        .join(" ")
+    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    let toolchain = crate::setup::folder();
+    let mut flags =
+        vec![remap(&cargo_home, "/cargo"), remap(&workspace(), "/sluice"), remap(&toolchain, "/toolchain")];
+    // What lies in the workspace cargo names by its path in there.
+    flags.extend(toolchain.strip_prefix(workspace()).ok().map(|inside| remap(inside, "/toolchain")));
+    flags.join(" ")
+}
+
+/// Leaves the sections of DWARF out, with their relocations: they name folders of this machine, and the kernel reads BTF alone.
+fn without_dwarf(object: &[u8]) -> Result<Vec<u8>> {
+    let mut builder = Builder::read(object)?;
+    for section in &mut builder.sections {
+        let name = section.name.to_string();
+        section.delete = [".debug_", ".rel.debug_"].iter().any(|prefix| name.starts_with(prefix));
+    }
+    // LLVM keeps the names of sections among those of symbols, where this writer wants them apart.
+    let names = builder.sections.add();
+    (names.name, names.sh_type, names.sh_addralign) = (".shstrtab".into(), elf::SHT_STRTAB, 1);
+    names.data = SectionData::SectionString;
+    builder.delete_orphans();
+    let mut bytes = Vec::new();
+    builder.write(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Compiles `ebpf/` and puts the object where the agent embeds it from.
@@ -66,6 +91,7 @@ pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
     let built = target.join("bpfel-unknown-none/release/sluice");
     let object = workspace().join(OBJECT);
     let bytes = std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    let bytes = without_dwarf(&bytes).with_context(|| format!("cannot strip {}", built.display()))?;
     // An unchanged object keeps its time stamp, so that cargo does not build the agent again.
     if std::fs::read(&object).ok().as_deref() != Some(&bytes) {
         std::fs::write(&object, bytes).with_context(|| format!("cannot write {}", object.display()))?;

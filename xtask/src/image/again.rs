@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 
 use crate::shell::{cargo, run, run_quiet, step, workspace};
 
@@ -34,9 +34,14 @@ fn build(copy: &Path, archive: &Path) -> Result<()> {
         .arg(&again);
     command.env("SLUICE_TOOLCHAIN", crate::setup::folder()).env_remove("CARGO_TARGET_DIR");
     run(&mut command)?;
-    ensure!(
-        fs::read(&again)? == fs::read(archive)?,
-        "the image is another one when it is built in another folder: a path or a time got into it"
-    );
-    Ok(())
+    if fs::read(&again)? == fs::read(archive)? {
+        return Ok(());
+    }
+    let kept = archive.with_file_name("again.tar");
+    fs::copy(&again, &kept).with_context(|| format!("cannot write {}", kept.display()))?;
+    bail!(
+        "the image is another one when it is built in another folder: a path or a time got into it; compare {} with {}",
+        archive.display(),
+        kept.display()
+    )
 }
