@@ -144,3 +144,40 @@ fn a_server_that_fails_at_one_kind_is_given_up_though_it_gives_the_others() {
     });
     cluster.world.wait_healthy();
 }
+
+#[test]
+fn a_server_that_is_not_available_for_a_day_is_given_up_for_the_next_one_and_told() {
+    let mut cluster = Cluster::new();
+    let (_other, _agent) = cluster.agent_on_two(&[]);
+    cluster.world.wait_verdict("10.96.0.1:80", "translate", 1);
+    cluster.api.unavailable(Some(86_400));
+    cluster.never_fails(|api, world| {
+        wait::until_within(std::time::Duration::from_secs(60), "the other server is asked", || {
+            api.drop_watches();
+            let answer = world.json(&["explain", "10.96.0.1:80"]);
+            if answer["endpoints"].as_array().map(Vec::len) == Some(2) { Ok(()) } else { Err(answer) }
+        });
+    });
+    cluster.world.wait_healthy();
+}
+
+#[test]
+fn a_server_that_throttles_on_is_told_of_and_asked_again() {
+    let mut cluster = Cluster::new();
+    cluster.cart(1);
+    let _agent = cluster.agent();
+    let less = cluster.slice("cart", 2, &[]);
+    cluster.never_fails(|api, world| {
+        api.throttle(u32::MAX);
+        api.drop_watches();
+        wait::until("status says what the server answers", || {
+            let status = world.json(&["status"]);
+            let told = status["problems"].to_string().contains("TooManyRequests");
+            if told { Ok(()) } else { Err(status) }
+        });
+        api.apply(&less);
+        api.throttle(0);
+        world.wait_verdict("10.96.0.1:80", "translate", 2);
+    });
+    cluster.world.wait_healthy();
+}

@@ -51,7 +51,13 @@ pub struct Listing<'s, K: Followed> {
     pending: Vec<K::Value>,
     /// What is wrong with them, and whether it is all that there is of the object.
     complaints: Vec<(Problem, bool)>,
+    /// Listings that began since one was complete.
+    begun: u32,
 }
+
+/// Streamed lists that end before they are complete, one after the other, after which lists are asked for in pages: a proxy
+/// between, or a server that takes the request for another, may never say that one is complete.
+const ENDLESS_STREAMS: u32 = 3;
 
 impl<'s, K: Followed> Listing<'s, K>
 where
@@ -60,7 +66,7 @@ where
     /// `source` is its name in `status`.
     pub fn new(source: &'static str, common: Common<'s>) -> Self {
         common.shared.source(source, false);
-        Self { source, common, pending: Vec::new(), complaints: Vec::new() }
+        Self { source, common, pending: Vec::new(), complaints: Vec::new(), begun: 0 }
     }
 
     /// Returns when this API server has failed too often and there is another one.
@@ -75,6 +81,14 @@ where
             loop {
                 let Some(event) = events.next().await else { bail!("the watch of {} ended", self.source) };
                 match event {
+                    Ok(watcher::Event::Init) if self.begun >= ENDLESS_STREAMS && streams(&config) => {
+                        tracing::warn!(
+                            source = self.source,
+                            "streamed lists end too early: listing in pages"
+                        );
+                        config.initial_list_strategy = InitialListStrategy::ListWatch;
+                        break;
+                    }
                     Ok(event) => self.take(event)?,
                     // The server has forgotten what we saw last: a new listing follows, and nothing is wrong. Started
                     // anew, for kube 5 asks for ever for the version that a server has refused with status 410.
@@ -114,6 +128,7 @@ where
     fn take(&mut self, event: watcher::Event<K>) -> Result<()> {
         let (change, problems) = match event {
             watcher::Event::Init => {
+                self.begun += 1;
                 self.pending.clear();
                 self.complaints.clear();
                 return Ok(());
@@ -125,6 +140,7 @@ where
                 return Ok(());
             }
             watcher::Event::InitDone => {
+                self.begun = 0;
                 self.common.shared.clear(&format!("object/{}/", self.source));
                 self.common.shared.source(self.source, true);
                 (Some(K::all(std::mem::take(&mut self.pending))), std::mem::take(&mut self.complaints))
@@ -180,15 +196,21 @@ fn has_expired(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::WatchError(status) => status.code == 410,
         watcher::Error::WatchStartFailed(Error::Api(status)) => status.code == 410,
+        // Between two pages.
+        watcher::Error::InitialListFailed(Error::Api(status)) => status.code == 410,
         _ => false,
     }
 }
 
+/// Whether lists are asked for as streams.
+fn streams(config: &watcher::Config) -> bool {
+    config.initial_list_strategy == InitialListStrategy::StreamingList
+}
+
 /// Whether the server, asked to stream a list, says that it does not.
 fn refuses_to_stream(config: &watcher::Config, error: &watcher::Error) -> bool {
-    let asked = config.initial_list_strategy == InitialListStrategy::StreamingList;
     let refused = matches!(error, watcher::Error::WatchStartFailed(Error::Api(status)) if (400..500).contains(&status.code) && status.code != 410 && status.code != 429);
-    asked && refused
+    streams(config) && refused
 }
 
 /// Whether `change` shows that `host` is the cluster IP of the API server's own Service.

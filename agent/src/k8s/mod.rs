@@ -181,6 +181,8 @@ pub async fn connect(options: &Options, shared: &Arc<Shared>) -> Result<Servers>
         });
         let mut config = config.clone();
         config.cluster_url = url;
+        // It would hide throttling and servers that are away behind minutes of trying again by itself.
+        config.default_retry = false;
         config.connect_timeout = Some(options.silence.min(Duration::from_secs(10)));
         // A little longer than a watch lasts, which the server ends by itself.
         config.read_timeout = Some(options.silence + Duration::from_secs(6));

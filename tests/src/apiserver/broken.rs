@@ -10,9 +10,14 @@ impl ApiServer {
     pub fn fail(&self, kind: &str, fails: bool) {
         let path = path_of(&json!({ "kind": kind }));
         self.shared().edit(|state| match fails {
-            true => drop(state.failing.insert(path)),
+            true => drop(state.failing.insert(path, 500)),
             false => drop(state.failing.remove(path)),
         });
+    }
+
+    /// Answers every request with 503 and this `Retry-After`, as a balancer in front of no server does.
+    pub fn unavailable(&self, retry_after_s: Option<u32>) {
+        self.shared().edit(|state| state.unavailable = retry_after_s);
     }
 
     /// Loses every packet from and to the server, so that neither end hears of the other: no answer, no end, no refusal.

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{
     Request, Response, StatusCode,
     body::{Bytes, Frame, Incoming},
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
     server::conn::http1,
     service::service_fn,
 };
@@ -90,6 +90,9 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     if shared.lock().token.as_deref().is_some_and(|wanted| shown != Some(wanted)) {
         return Ok(status(401, "Unauthorized"));
     }
+    if let Some(seconds) = shared.lock().unavailable {
+        return Ok(wait(503, "ServiceUnavailable", seconds));
+    }
     if request.uri().path() == "/version" {
         let body = json!({"major": "1", "minor": shared.lock().minor.to_string(), "gitVersion": "v1", "gitCommit": "",
             "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "", "platform": ""});
@@ -128,7 +131,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
         left > 0
     });
     if throttled {
-        return Ok(status(429, "TooManyRequests"));
+        return Ok(wait(429, "TooManyRequests", 1));
     }
     if events::is_theirs(request.uri().path()) {
         return Ok(published(request, &shared).await);
@@ -136,8 +139,8 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     let Some((path, list)) = RESOURCES.into_iter().find(|(path, _)| *path == request.uri().path()) else {
         return Ok(status(404, "NotFound"));
     };
-    if shared.lock().failing.contains(path) {
-        return Ok(status(500, "InternalError"));
+    if let Some(code) = shared.lock().failing.get(path) {
+        return Ok(status(*code, "InternalError"));
     }
     let watches = query.get("watch").is_some_and(|value| value == "true" || value == "1");
     if !shared.lock().allows(path, watches) {
@@ -311,6 +314,13 @@ fn status(code: u16, reason: &str) -> Response<Body> {
         "message": reason, "reason": reason, "code": code});
     let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     respond(code, Full::new(Bytes::from(body.to_string())).boxed())
+}
+
+/// A refusal for some seconds.
+fn wait(code: u16, reason: &str, seconds: u32) -> Response<Body> {
+    let mut response = status(code, reason);
+    response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    response
 }
 
 fn respond(code: StatusCode, body: Body) -> Response<Body> {

@@ -52,8 +52,8 @@ struct State {
     oldest: u64,
     /// Lists of these paths wait.
     stalled: BTreeSet<&'static str>,
-    /// Whoever asks for these paths gets 500.
-    failing: BTreeSet<&'static str>,
+    /// Whoever asks for these paths gets this status.
+    failing: BTreeMap<&'static str, u16>,
     /// Raised to end every open watch.
     generation: u64,
     /// Minor version of Kubernetes; 32 and later stream lists unless `refuses_streams`.
@@ -69,6 +69,8 @@ struct State {
     frozen: bool,
     /// This many of the next requests are answered 429.
     throttled: u32,
+    /// Every request is answered 503, with this many seconds to wait.
+    unavailable: Option<u32>,
     /// What `Authorization` must say, if somebody said so.
     token: Option<String>,
     /// What may be asked for; everything if nobody said.
