@@ -11,8 +11,47 @@ use serde::{Deserialize, Serialize};
 
 use crate::metrics::{DestinationCounts, Histogram, RouteCounts, RouteName};
 
-/// Topics of problems in spite of which the node forwards.
-const IN_SPITE_OF: [&str; 5] = ["source/", "service/", "full/", "redirector", "pins"];
+/// What follows from a problem, by how its topic begins.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Severity {
+    /// It is told, and the node serves on: neither another node nor another start of the agent would mend it.
+    Told,
+    /// Load balancers should use other nodes, for this one does not forward everything.
+    Drains,
+    /// The agent should be started again, too.
+    Restarts,
+}
+
+/// Problems in spite of which the node forwards.
+const TOLD: [&str; 14] = [
+    "source/",
+    "api-server",
+    "service/",
+    "full/",
+    "write/",
+    "takeover",
+    "unprobed",
+    "nodeport",
+    "service-cidrs",
+    "redirector",
+    "steering",
+    "arrivals",
+    "snapshot",
+    "pins",
+];
+/// Problems that a start of the agent may mend.
+const RESTARTS: [&str; 2] = ["probe", "attach"];
+
+impl Severity {
+    fn of(topic: &str) -> Self {
+        let is_among = |prefixes: &[&str]| prefixes.iter().any(|prefix| topic.starts_with(prefix));
+        match (is_among(&TOLD), is_among(&RESTARTS)) {
+            (true, _) => Self::Told,
+            (_, true) => Self::Restarts,
+            (false, false) => Self::Drains,
+        }
+    }
+}
 
 /// A source of objects.
 #[derive(Clone, Serialize, Deserialize, Debug, PartialEq, Eq)]
@@ -129,7 +168,13 @@ pub struct State {
     /// Since when the programming thread has been at work on what it was told.
     #[serde(skip)]
     pub busy_since: Option<Instant>,
-    /// How long it may be.
+    /// Since when the kernel has refused some write to the maps, each time that it was tried.
+    #[serde(skip)]
+    pub refused_since: Option<Instant>,
+    /// Writes that did not succeed, by map: refused by the kernel, or without room.
+    #[serde(default)]
+    pub write_failures: BTreeMap<String, u64>,
+    /// How long either may be.
     #[serde(skip)]
     pub sync_timeout: Duration,
     /// When it last had done everything.
@@ -165,13 +210,32 @@ impl State {
     /// API server that is away or a Service that does not fit is for `sluice status` to tell: taking the node out of every
     /// load balancer would not mend it.
     pub fn is_forwarding(&self) -> bool {
-        let serious = |topic: &str| !IN_SPITE_OF.iter().any(|prefix| topic.starts_with(prefix));
-        self.stuck().is_none() && !self.problems.keys().any(|topic| serious(topic))
+        self.stuck().is_none() && self.worst() <= Some(Severity::Told)
     }
 
-    /// How long the programming thread has been at one thing, if that is too long.
-    fn stuck(&self) -> Option<Duration> {
-        self.busy_since.map(|since| since.elapsed()).filter(|busy| *busy > self.sync_timeout)
+    /// Whether there is no reason to start the agent anew.
+    pub fn is_alive(&self) -> bool {
+        self.stuck().is_none() && self.worst() <= Some(Severity::Drains)
+    }
+
+    fn worst(&self) -> Option<Severity> {
+        self.problems.keys().map(|topic| Severity::of(topic)).max()
+    }
+
+    /// What has kept an update from the maps, and for how long, if that is too long.
+    fn stuck(&self) -> Option<String> {
+        let too_long = |since: Option<Instant>| {
+            since
+                .map(|since| since.elapsed())
+                .filter(|time| *time > self.sync_timeout)
+                .map(|time| time.as_secs())
+        };
+        let busy = too_long(self.busy_since);
+        let busy = busy.map(|seconds| format!("an update has not reached the maps for {seconds} s"));
+        let refused = too_long(self.refused_since);
+        busy.or_else(|| {
+            refused.map(|seconds| format!("the kernel has refused writes to the maps for {seconds} s"))
+        })
     }
 }
 
@@ -195,8 +259,7 @@ impl Shared {
     /// A copy.
     pub fn get(&self) -> State {
         let mut state = self.lock().clone();
-        if let Some(busy) = state.stuck() {
-            let text = format!("an update has not reached the maps for {} s", busy.as_secs());
+        if let Some(text) = state.stuck() {
             state.problems.insert("sync".to_owned(), text);
         }
         state
@@ -205,6 +268,13 @@ impl Shared {
     /// Whether this node forwards as it should: see [`State::is_forwarding`].
     pub fn is_forwarding(&self) -> bool {
         self.lock().is_forwarding()
+    }
+
+    /// Notes whether the kernel refuses writes at the moment.
+    pub fn refused(&self, refuses: bool) {
+        let mut state = self.lock();
+        let since = state.refused_since.unwrap_or_else(Instant::now);
+        state.refused_since = refuses.then_some(since);
     }
 
     /// Notes whether a source is complete.
@@ -265,5 +335,46 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every edit leaves a valid state, so that one thread's panic spoils nothing.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_neither_a_restart_nor_another_node_would_mend_is_told_and_no_more() {
+        for (topic, forwards, lives) in [
+            ("source/services", true, true),
+            ("full/SLOTS is full", true, true),
+            ("write/cannot write to NODES", true, true),
+            ("takeover", true, true),
+            ("unprobed", true, true),
+            ("snapshot", true, true),
+            ("arrivals", true, true),
+            ("devices/eth0 (tc/ingress): no", false, true),
+            ("what nobody thought of", false, true),
+            ("probe", false, false),
+            ("attach", false, false),
+        ] {
+            let shared = Shared::new("node", Path::new("/"), Duration::from_secs(60));
+            shared.problem(topic, Some("it is so".to_owned()));
+            let state = shared.get();
+            assert_eq!((state.is_forwarding(), state.is_alive()), (forwards, lives), "{topic}");
+        }
+    }
+
+    #[test]
+    fn writes_that_are_refused_for_too_long_keep_an_update_from_the_maps() {
+        let shared = Shared::new("node", Path::new("/"), Duration::ZERO);
+        shared.refused(true);
+        let state = shared.get();
+        assert!(!state.is_forwarding() && !state.is_alive());
+        assert!(state.problems["sync"].starts_with("the kernel has refused writes"), "{:?}", state.problems);
+        shared.refused(false);
+        assert!(shared.get().is_alive());
+        let patient = Shared::new("node", Path::new("/"), Duration::from_secs(60));
+        patient.refused(true);
+        assert!(patient.get().is_forwarding(), "a moment is nothing");
     }
 }

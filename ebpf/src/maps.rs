@@ -11,9 +11,9 @@ use sluice_common::{
     Addr,
     layout::{
         ANSWERS_CAPACITY, AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY,
-        DeviceValue, EVENTS_BYTES, EventValue, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
-        FrontendValue, LISTENERS_CAPACITY, NodeValue, PathValue, PodValue, RevnatKey, RevnatValue,
-        SCHEMAS_CAPACITY, ServiceValue, SlotValue, SocketValue, SourceRangeKey,
+        DEVICES_CAPACITY, DeviceValue, EVENTS_BYTES, EventValue, FlowKey, FlowValue, FragmentKey,
+        FragmentValue, FrontendKey, FrontendValue, LISTENERS_CAPACITY, NodeValue, PathValue, PodValue,
+        RevnatKey, RevnatValue, SCHEMAS_CAPACITY, ServiceValue, SlotValue, SocketValue, SourceRangeKey,
     },
     reason,
 };
@@ -95,7 +95,7 @@ pub static PATHS: LruHashMap<Addr, PathValue, 4_096> = LruHashMap::new();
 
 /// The node's devices, by interface index.
 #[btf_map]
-pub static DEVICES: HashMap<u32, DeviceValue, 1_024, BY_NEED> = HashMap::new();
+pub static DEVICES: HashMap<u32, DeviceValue, { DEVICES_CAPACITY as usize }, BY_NEED> = HashMap::new();
 
 /// The networks of a service's clients, and those of cluster IPs.
 #[btf_map]

@@ -88,6 +88,15 @@ pub enum WriteError {
     },
 }
 
+impl WriteError {
+    /// The map's name.
+    pub const fn map(&self) -> &'static str {
+        match self {
+            Self::Full { map, .. } | Self::Refused { map, .. } => map,
+        }
+    }
+}
+
 /// Somewhere that takes writes: the pinned maps, or a test's table.
 pub trait Writer {
     /// Does one write.

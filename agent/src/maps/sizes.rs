@@ -4,9 +4,9 @@ use sluice_common::{
     Addr,
     layout::{
         ANSWERS_CAPACITY, AffinityKey, AffinityValue, AnswersValue, BackendValue, CONFIG_CAPACITY,
-        DeviceValue, EVENTS_BYTES, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
-        FrontendValue, LISTENERS_CAPACITY, NodeValue, PathValue, PodValue, RevnatKey, RevnatValue,
-        SCHEMAS_CAPACITY, ServiceValue, SlotValue, SocketValue,
+        DEVICES_CAPACITY, DeviceValue, EVENTS_BYTES, FlowKey, FlowValue, FragmentKey, FragmentValue,
+        FrontendKey, FrontendValue, LISTENERS_CAPACITY, NodeValue, PathValue, PodValue, RevnatKey,
+        RevnatValue, SCHEMAS_CAPACITY, ServiceValue, SlotValue, SocketValue,
     },
     reason,
 };
@@ -60,7 +60,15 @@ const NODE_ADDRESSES: u32 = 1_024;
 
 /// Every pinned map.
 pub const SPECS: [MapSpec; 24] = [
-    spec!("FRONTENDS", 1, FrontendKey, FrontendValue, |sizes| Some(sizes.max_frontends), "--max-frontends"),
+    // With a place for the self-probe's.
+    spec!(
+        "FRONTENDS",
+        1,
+        FrontendKey,
+        FrontendValue,
+        |sizes| Some(sizes.max_frontends + 1),
+        "--max-frontends"
+    ),
     spec!("SLOTS", 1, u32, SlotValue, |sizes| Some(sizes.max_slots), "--max-slots"),
     spec!("BACKENDS", 1, u32, BackendValue, |sizes| Some(sizes.max_backends), "--max-backends"),
     spec!("SERVICES", 1, u32, ServiceValue, |sizes| Some(sizes.max_services), "--max-services"),
@@ -78,7 +86,7 @@ pub const SPECS: [MapSpec; 24] = [
     spec!("FLOWS", 1, FlowKey, FlowValue, |sizes| Some(sizes.max_flows), "--max-flows"),
     spec!("FRAGMENTS", 1, FragmentKey, FragmentValue, |_| Some(8_192), ""),
     spec!("PATHS", 1, Addr, PathValue, |_| Some(4_096), ""),
-    spec!("DEVICES", 1, u32, DeviceValue, |_| Some(1_024), ""),
+    spec!("DEVICES", 1, u32, DeviceValue, |_| Some(DEVICES_CAPACITY), ""),
     spec!("SOURCE_RANGES", 1, [u32; 6], u32, |sizes| Some(sizes.max_source_ranges), "--max-source-ranges"),
     spec!("ANSWERS", 1, u32, AnswersValue, |_| Some(ANSWERS_CAPACITY), ""),
     spec!("REASONS", 1, u32, u64, |_| Some(reason::CAPACITY), ""),

@@ -114,13 +114,20 @@ impl Addresses {
         Some(base.unwrap_or(0) | redirected | local).filter(|kind| *kind != 0)
     }
 
-    /// The next write to do. An address that is both belongs to the node.
-    pub fn next(&self) -> Option<(Addr, Op)> {
-        let addr = *self.unsettled.first()?;
-        Some((addr, self.kind_of(&addr).map_or(Op::DeleteAddress(addr), |kind| Op::PutAddress(addr, kind))))
+    /// The writes to do, those first that make room. An address that is both belongs to the node.
+    pub fn pending(&self) -> Vec<(Addr, Op)> {
+        let (kept, gone): (Vec<_>, Vec<_>) = self
+            .unsettled
+            .iter()
+            .map(|addr| (*addr, self.kind_of(addr)))
+            .partition(|(_, kind)| kind.is_some());
+        let op = |(addr, kind): (Addr, Option<u32>)| {
+            (addr, kind.map_or(Op::DeleteAddress(addr), |kind| Op::PutAddress(addr, kind)))
+        };
+        gone.into_iter().chain(kept).map(op).collect()
     }
 
-    /// What [`Self::next`] said of this address is done.
+    /// What [`Self::pending`] said of this address is done.
     pub fn settled(&mut self, addr: &Addr) {
         self.unsettled.remove(addr);
     }
@@ -160,6 +167,12 @@ mod tests {
 
     use super::*;
 
+    impl Addresses {
+        fn next(&self) -> Option<(Addr, Op)> {
+            self.pending().first().copied()
+        }
+    }
+
     #[test]
     fn an_address_is_a_cluster_ip_as_long_as_some_frontend_is_there() {
         let addr = Addr::from_v4_be(7);
@@ -189,6 +202,15 @@ mod tests {
         );
         addresses.set_node(&BTreeMap::new());
         assert_eq!(addresses.next(), put, "and it is a cluster IP again");
+    }
+
+    #[test]
+    fn what_makes_room_goes_first() {
+        let (first, second) = (Addr::from_v4_be(1), Addr::from_v4_be(2));
+        let mut addresses = Addresses::adopt([second].into_iter());
+        addresses.set_node(&[(first, ADDRESS_NODE)].into());
+        let ops = addresses.pending().into_iter().map(|(_, op)| op);
+        assert_eq!(ops.collect::<Vec<_>>(), [Op::DeleteAddress(second), Op::PutAddress(first, ADDRESS_NODE)]);
     }
 
     #[test]

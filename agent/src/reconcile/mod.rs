@@ -165,10 +165,8 @@ impl Reconciler {
         let mut wanted: BTreeMap<ObjectName, Vec<PortId>> = BTreeMap::new();
         for (name, ports) in work {
             let ids = ports.iter().map(|port| port.id.clone()).collect();
-            for port in ports {
-                if let Err(error) = self.put(writer, port, now_ns, &mut outcome) {
-                    outcome.failed.insert(name.clone(), error);
-                }
+            if let Err(error) = self.put_all(writer, &name, ports, now_ns, &mut outcome) {
+                outcome.failed.insert(name.clone(), error);
             }
             wanted.insert(name, ids);
         }
@@ -240,12 +238,16 @@ impl Reconciler {
         addresses.filter(|addr| is_meant(kind(addr))).map(|addr| (*addr).into()).collect()
     }
 
+    /// What goes makes room for what comes, and one that fails keeps no other.
     fn settle_addresses(&mut self, writer: &mut impl Writer) -> Result<(), WriteError> {
-        while let Some((addr, op)) = self.addresses.next() {
-            self.write(writer, &op)?;
-            self.addresses.settled(&addr);
+        let mut result = Ok(());
+        for (addr, op) in self.addresses.pending() {
+            match self.write(writer, &op) {
+                Ok(()) => self.addresses.settled(&addr),
+                Err(error) => result = result.and(Err(error)),
+            }
         }
-        Ok(())
+        result
     }
 
     /// Frees what has rested long enough. Returns whether anything still rests.
@@ -310,6 +312,7 @@ impl Reconciler {
     /// Does one write unless the maps say so already; on success the mirror says so too.
     fn write(&mut self, writer: &mut impl Writer, op: &Op) -> Result<(), WriteError> {
         if self.actual.lacks(op) {
+            self.has_room(op)?;
             writer.write(op)?;
             self.writes += 1;
             self.note_owner(op);
@@ -317,6 +320,20 @@ impl Reconciler {
             self.actual.apply(op);
         }
         Ok(())
+    }
+
+    /// The last place in `FRONTENDS` is the self-probe's.
+    fn has_room(&self, op: &Op) -> Result<(), WriteError> {
+        let capacity = self.sizes.max_frontends;
+        match op {
+            Op::PutFrontend(key, _)
+                if self.actual.frontends.len() >= capacity as usize
+                    && !self.actual.frontends.contains_key(key) =>
+            {
+                Err(WriteError::Full { map: "FRONTENDS", capacity, flag: "--max-frontends" })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Keeps the addresses of this node's endpoints in step with a write that is about to enter `actual`.

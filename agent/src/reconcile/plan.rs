@@ -17,29 +17,87 @@ use crate::{
 };
 
 impl Reconciler {
+    /// Puts a Service's ports in. Where a map is full, what the Service itself should not have any more makes room for what it
+    /// should, and those of its ports that failed are tried once more.
+    pub(super) fn put_all(
+        &mut self,
+        writer: &mut impl Writer,
+        name: &ObjectName,
+        ports: Vec<CompiledPort>,
+        now_ns: u64,
+        outcome: &mut Outcome,
+    ) -> Result<(), WriteError> {
+        let ids: Vec<PortId> = ports.iter().map(|port| port.id.clone()).collect();
+        let (mut result, mut full) = (Ok(()), Vec::new());
+        for port in ports {
+            match self.put(writer, &port, now_ns, outcome) {
+                Err(WriteError::Full { .. }) => full.push(port.clone()),
+                other => result = result.and(other),
+            }
+            self.note_compiled(port);
+        }
+        if !full.is_empty() {
+            result = result.and(self.make_room(writer, name, &ids, now_ns));
+        }
+        for port in full {
+            result = result.and(self.put(writer, &port, now_ns, outcome));
+            self.note_compiled(port);
+        }
+        result
+    }
+
+    fn note_compiled(&mut self, port: CompiledPort) {
+        if let Some(unit) = self.units.get_mut(&port.id) {
+            unit.compiled = Some(port);
+        }
+    }
+
+    /// Removes what the Service itself should not have, before all is in that it should. Ranges that frontends may name stay,
+    /// and so does what another Service has won.
+    fn make_room(
+        &mut self,
+        writer: &mut impl Writer,
+        name: &ObjectName,
+        wanted: &[PortId],
+        now_ns: u64,
+    ) -> Result<(), WriteError> {
+        for id in self.by_service.get(name).cloned().unwrap_or_default() {
+            let keep = wanted.contains(&id);
+            self.remove_frontends(writer, &id, keep, |_| true)?;
+            if !keep {
+                self.remove_unit(writer, &id, now_ns)?;
+                continue;
+            }
+            let Some(unit) = self.units.get(&id) else { continue };
+            let ranges = unit.compiled.as_ref().map(|port| encode::source_ranges(port, unit.service_id));
+            self.remove_source_ranges(writer, unit.service_id, &ranges.unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
     /// Puts a service port in. Safe to repeat after a failure: what is in already is not written again.
     pub(super) fn put(
         &mut self,
         writer: &mut impl Writer,
-        port: CompiledPort,
+        port: &CompiledPort,
         now_ns: u64,
         outcome: &mut Outcome,
     ) -> Result<(), WriteError> {
         let service_id = self.unit_of(&port.id)?;
 
         let earlier = self.units.get_mut(&port.id).map(|unit| std::mem::take(&mut unit.held));
-        let backend_ids = self.put_backends(writer, &port);
+        let backend_ids = self.put_backends(writer, port);
         self.let_go(earlier.unwrap_or_default(), now_ns);
         let backend_ids = backend_ids?;
-        let (order, slots) = self.arrange(&port, (service_id, &backend_ids), outcome);
+        let (order, slots) = self.arrange(port, (service_id, &backend_ids), outcome);
         self.udp_left |= port.protocol == Protocol::Udp && self.loses_backend(&port.id, &slots);
-        let range = self.range_for(&port.id, &slots)?;
+        let range = self.range_for(&port.id, &slots, now_ns)?;
         for (index, slot) in (range.start..).zip(&slots) {
             self.write(writer, &Op::PutSlot(index, *slot))?;
         }
-        self.write(writer, &Op::PutService(service_id, encode::service_value(&port, range)))?;
+        self.write(writer, &Op::PutService(service_id, encode::service_value(port, range)))?;
         // Who is admitted is known before anybody is, and nobody is put out before the frontends are as they should be.
-        let ranges = encode::source_ranges(&port, service_id);
+        let ranges = encode::source_ranges(port, service_id);
         for (key, prefix) in &ranges {
             self.write(writer, &Op::PutSourceRange(*key, *prefix))?;
         }
@@ -50,14 +108,13 @@ impl Reconciler {
                 }
                 Some(_) | None => {
                     let key = encode::frontend_key(dialled);
-                    let value = encode::frontend_value(&key, &port, frontend, &order, service_id, range);
+                    let value = encode::frontend_value(&key, port, frontend, &order, service_id, range);
                     self.write(writer, &Op::PutFrontend(key, value))?;
                 }
             }
         }
         self.remove_source_ranges(writer, service_id, &ranges)?;
         if let Some(unit) = self.units.get_mut(&port.id) {
-            unit.compiled = Some(port);
             let held = std::mem::take(&mut unit.held);
             self.let_go(held, now_ns);
         }
@@ -135,7 +192,8 @@ impl Reconciler {
     }
 
     /// The range for `slots`: the present one if it is theirs already, else a new one.
-    fn range_for(&mut self, id: &PortId, slots: &[SlotValue]) -> Result<Range, WriteError> {
+    /// The old one is kept as long as anybody may be led there.
+    fn range_for(&mut self, id: &PortId, slots: &[SlotValue], now_ns: u64) -> Result<Range, WriteError> {
         let Some(unit) = self.units.get_mut(id) else {
             return Ok(Range::default());
         };
@@ -148,7 +206,35 @@ impl Reconciler {
         let old = std::mem::replace(&mut unit.current, Placed { range, slots: slots.to_vec() });
         unit.stale.push(old);
         self.refer(slots);
+        self.retire_unnamed(id, now_ns);
         Ok(range)
+    }
+
+    /// Lets ranges rest that nothing in the maps names any more: a put that fails again and again, each time with other
+    /// endpoints, must not keep a range for each try.
+    fn retire_unnamed(&mut self, id: &PortId, now_ns: u64) {
+        let Some(unit) = self.units.get_mut(id) else { return };
+        let (service_id, stale) = (unit.service_id, std::mem::take(&mut unit.stale));
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            stale.into_iter().partition(|placed| self.is_named(service_id, placed.range));
+        if let Some(unit) = self.units.get_mut(id) {
+            unit.stale = kept;
+        }
+        gone.into_iter().for_each(|placed| self.retire(placed, now_ns, true));
+    }
+
+    /// Whether the maps lead into `range` from the service or from one of its frontends.
+    fn is_named(&self, service_id: u32, range: Range) -> bool {
+        // By numbers that cannot overflow: a damaged map may say anything.
+        let meets = |start: u32, count: u32| {
+            u64::from(start) < range.end() && u64::from(range.start) < u64::from(start) + u64::from(count)
+        };
+        let frontends = self.frontends_of.get(&service_id).into_iter().flatten();
+        let named = frontends.filter_map(|key| self.actual.frontends.get(key)).any(|value| {
+            meets(value.cluster_start, value.cluster_count) || meets(value.local_start, value.local_count)
+        });
+        let service = self.actual.services.get(&service_id);
+        named || service.is_some_and(|value| meets(value.range_start, value.range_count))
     }
 
     /// Counts one reference for each slot.
@@ -172,7 +258,7 @@ impl Reconciler {
     ) -> Result<(), WriteError> {
         for id in self.by_service.get(name).cloned().unwrap_or_default() {
             let keep = wanted.contains(&id);
-            self.remove_frontends(writer, &id, keep, failed)?;
+            self.remove_frontends(writer, &id, keep, |winner| failed.contains_key(winner))?;
             if keep {
                 self.retire_stale(&id, now_ns);
             } else {
@@ -189,12 +275,12 @@ impl Reconciler {
         writer: &mut impl Writer,
         id: &PortId,
         keep: bool,
-        failed: &BTreeMap<ObjectName, WriteError>,
+        has_failed: impl Fn(&ObjectName) -> bool,
     ) -> Result<(), WriteError> {
         let Some(unit) = self.units.get(id) else { return Ok(()) };
         let stays = |dialled: &&Dialled| {
             let owner = self.claims.owner(dialled);
-            owner.is_none_or(|owner| *owner == id.service || failed.contains_key(owner))
+            owner.is_none_or(|owner| *owner == id.service || has_failed(owner))
         };
         let ports = unit.compiled.iter().filter(|_| keep);
         let desired: BTreeSet<_> =

@@ -14,6 +14,7 @@ use crate::{
 mod tables;
 
 mod deaths;
+mod full;
 
 const SECOND: u64 = 1_000_000_000;
 

@@ -138,7 +138,7 @@ struct Health {
 /// kube-proxy's words. A node that is about to go is still alive, but should not be used (KEP-3836).
 fn health(state: &State, for_load_balancers: bool) -> Answer {
     let now = SystemTime::now();
-    let healthy = state.is_forwarding();
+    let healthy = if for_load_balancers { state.is_forwarding() } else { state.is_alive() };
     let updated = if healthy { now } else { state.updated.unwrap_or(SystemTime::UNIX_EPOCH) };
     let body = Health {
         last_updated: rfc3339(updated),

@@ -124,6 +124,9 @@ fn of_maps(page: &mut Page, state: &State, pins: &Pins) {
     let text = "Entries that a map holds; of those that no agent mirrors, when they were last counted.";
     let mut entries = page.metric(Gauge, "sluice_map_entries", text);
     state.map_entries.iter().for_each(|(map, count)| entries.sample(&[("map", map)], *count));
+    let text = "Writes to a map that did not succeed: refused by the kernel, or without room.";
+    let mut failures = page.metric(Counter, "sluice_map_write_failures_total", text);
+    state.write_failures.iter().for_each(|(map, count)| failures.sample(&[("map", map)], *count));
     if !state.service_connections.is_empty() {
         let text = "Connections through packets that are remembered, by Service port.";
         let mut connections = page.metric(Gauge, "sluice_service_connections", text);

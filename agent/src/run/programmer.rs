@@ -28,7 +28,7 @@ use crate::{
     health::Shared,
     l7::snapshot::Snapshot,
     loader::{self, Loaded},
-    maps::{Tables, bpf::BpfMaps},
+    maps::{Tables, WriteError, bpf::BpfMaps},
     model::{Change, Node, ObjectName, OptOut, Store},
     reconcile::Reconciler,
     reserved,
@@ -87,6 +87,8 @@ struct Programmer {
     without_table: BTreeSet<ObjectName>,
     /// The node's addresses or devices may not be what they were.
     node_moved: bool,
+    /// The kernel has refused some write of this round.
+    refused: bool,
 }
 
 /// Adopts what the maps hold and starts the thread. The receiver yields when the thread ends.
@@ -102,6 +104,7 @@ pub fn spawn(
     let mut maps = loaded.maps()?;
     maps.set_host_netns(loader::netns_cookie()?)?;
     maps.set_fail_closed(options.l7_fail_closed)?;
+    maps.forget_probes()?;
     let start = Instant::now();
     let adopted = maps.dump_with_leftovers()?;
     tracing::info!(
@@ -146,6 +149,7 @@ pub fn spawn(
         since: SystemTime::now(),
         without_table: BTreeSet::new(),
         node_moved: true,
+        refused: false,
     };
     // What is steered stays so until the rules are known.
     let redirected = redirected(programmer.reconciler.tables());
@@ -212,6 +216,7 @@ impl Programmer {
 
     fn work(&mut self) {
         let now = Instant::now();
+        self.refused = false;
         // Each whatever becomes of the others: Services come before rules, and rules need to know who owns an address.
         let looks_at_node = self.looks_at_node(now);
         let addresses = !looks_at_node || self.serve_node_ports();
@@ -224,10 +229,8 @@ impl Programmer {
         self.arrivals.check(&self.maps, self.steering.steers(), &self.shared);
         self.checks.publish(&self.here);
         if complete && !self.first_round_done && !self.store.is_partial() {
-            match self.reconciler.purge(&mut self.maps) {
-                Ok(()) => self.first_round_done = true,
-                Err(error) => self.shared.problem("maps", Some(describe(&error))),
-            }
+            let purged = self.reconciler.purge(&mut self.maps);
+            self.first_round_done = self.is_written("leftovers", purged);
         }
         if let Some(ports) = self.reconciler.take_node_ports() {
             self.node_ports = ports;
@@ -244,7 +247,7 @@ impl Programmer {
         } else if !self.attached {
             let text = "what an earlier agent left goes on serving: not everything fits into the new maps"
                 .to_owned();
-            self.shared.problem("attach", Some(text));
+            self.shared.problem("takeover", Some(text));
         }
         if self.attached {
             self.end_unruled();
@@ -261,6 +264,26 @@ impl Programmer {
             self.probe(now);
         }
         self.collect(now);
+        self.shared.refused(self.refused);
+        // What does not fit is told; what the kernel refuses will be there in the end.
+        if self.attached && !self.refused {
+            self.shared.update(|state| state.programmed = true);
+        }
+    }
+
+    /// Notes what became of writes that are no Service's. True when they succeeded.
+    fn is_written(&mut self, what: &str, result: Result<(), WriteError>) -> bool {
+        let error = result.err();
+        let topic = format!("write/{what}");
+        self.shared.problem(&topic, error.as_ref().map(|error| format!("{what}: {}", describe(error))));
+        error.iter().for_each(|error| self.note_failure(error));
+        error.is_none()
+    }
+
+    fn note_failure(&mut self, error: &WriteError) {
+        self.refused |= matches!(error, WriteError::Refused { .. });
+        let map = error.map();
+        self.shared.update(|state| *state.write_failures.entry(map.to_owned()).or_default() += 1);
     }
 
     /// Compiles and writes what changed. True when everything that should be in the maps is.
@@ -368,9 +391,7 @@ impl Programmer {
         self.here = wanted.keys().map(|address| IpAddr::from(*address)).collect();
         self.here.retain(|address| interfaces.contains(address));
         let result = self.reconciler.set_node_addresses(&mut self.maps, &wanted);
-        let problem = result.as_ref().err().map(|error| format!("addresses: {}", describe(error)));
-        self.shared.problem("nodeport", problem);
-        result.is_ok()
+        self.is_written("the node's addresses", result)
     }
 
     /// Again with each probe, for others change these settings too.

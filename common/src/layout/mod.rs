@@ -150,6 +150,9 @@ pub const REPLY_MARK: u32 = 0x5100_0000;
 pub const REPLY_MARK_MASK: u32 = 0xff00_0000;
 /// Size of `LISTENERS`: two for each worker.
 pub const LISTENERS_CAPACITY: u32 = 128;
+
+/// Devices of a node, those of its pods among them. Room is taken as it is needed.
+pub const DEVICES_CAPACITY: u32 = 16_384;
 /// How long the redirector's last word counts.
 pub const HEARTBEAT_NS: u64 = 3_000_000_000;
 /// Size of `CONFIG`: room for growth without a change of layout.

@@ -272,6 +272,20 @@ impl BpfMaps {
         map.get(&0, 0).context("cannot read HEARTBEAT")
     }
 
+    /// Removes the frontends of self-probes that did not come to their end.
+    ///
+    /// # Errors
+    /// The kernel refuses a read or a write.
+    pub fn forget_probes(&mut self) -> Result<()> {
+        let entries = self.frontends.iter().filter_map(Result::ok);
+        let probes =
+            entries.filter(|(_, value)| must_cast::<_, FrontendValue>(*value).service_id == PROBE_ID);
+        for (key, _) in probes.collect::<Vec<_>>() {
+            self.write(&Op::DeleteFrontend(must_cast(key)))?;
+        }
+        Ok(())
+    }
+
     /// Sets the self-probe's frontend; slot and backend 0 are its own.
     ///
     /// # Errors
@@ -296,7 +310,10 @@ impl BpfMaps {
     fn explain(&self, map: &str, error: MapError) -> WriteError {
         let (map, capacity, flag) = self.capacity(map);
         match error {
-            MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
+            // Of hash tables and arrays, and of tries.
+            MapError::SyscallError(error)
+                if matches!(error.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) =>
+            {
                 WriteError::Full { map, capacity, flag }
             }
             MapError::SyscallError(error) => WriteError::Refused { map, source: error.io_error },

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, SockMap};
 use bytemuck::must_cast;
 use sluice_common::layout::{
-    CONFIG_BARE, CONFIG_OPT_OUTS, CONFIG_OPTIONS, CONFIG_WORKERS, DEVICE_BARE, DeviceValue,
+    CONFIG_BARE, CONFIG_OPT_OUTS, CONFIG_OPTIONS, CONFIG_WORKERS, DEVICE_BARE, DEVICES_CAPACITY, DeviceValue,
     LISTENERS_CAPACITY, PodValue, RevnatKey, bare_bit,
 };
 
@@ -79,15 +79,15 @@ impl OptOuts {
     /// The kernel refuses a write; what was written stands.
     pub fn set(&mut self, wanted: &BTreeMap<u64, PodValue>) -> Result<()> {
         let present = self.all()?;
+        // What goes makes room for what comes.
+        for cookie in present.keys().filter(|cookie| !wanted.contains_key(cookie)) {
+            deleted(self.map.remove(cookie)).context("cannot write to OPT_OUTS")?;
+        }
         for (cookie, pod) in wanted.iter().filter(|(cookie, pod)| present.get(cookie) != Some(pod)) {
             let value: [u8; 128] = must_cast(*pod);
             self.map.insert(cookie, value, 0).context("cannot write to OPT_OUTS")?;
         }
-        self.config.set(CONFIG_OPT_OUTS, wanted.len() as u64, 0).context("cannot write to CONFIG")?;
-        for cookie in present.keys().filter(|cookie| !wanted.contains_key(cookie)) {
-            deleted(self.map.remove(cookie)).context("cannot write to OPT_OUTS")?;
-        }
-        Ok(())
+        self.config.set(CONFIG_OPT_OUTS, wanted.len() as u64, 0).context("cannot write to CONFIG")
     }
 }
 
@@ -164,12 +164,17 @@ impl Devices {
         let entries = self.map.iter().map(|entry| entry.map(|(index, value)| (index, must_cast(value))));
         let present: BTreeMap<u32, DeviceValue> =
             entries.collect::<Result<_, _>>().context("cannot read DEVICES")?;
-        for (index, device) in wanted.iter().filter(|(index, device)| present.get(index) != Some(device)) {
-            let value: [u8; 40] = must_cast(*device);
-            self.map.insert(index, value, 0).context("cannot write to DEVICES")?;
-        }
         for index in present.keys().filter(|index| !wanted.contains_key(index)) {
             deleted(self.map.remove(index)).context("cannot write to DEVICES")?;
+        }
+        for (index, device) in wanted.iter().filter(|(index, device)| present.get(index) != Some(device)) {
+            let value: [u8; 40] = must_cast(*device);
+            self.map.insert(index, value, 0).with_context(|| {
+                format!(
+                    "cannot write to DEVICES, which has room for {DEVICES_CAPACITY} devices, of {}",
+                    wanted.len()
+                )
+            })?;
         }
         let bare = wanted.iter().filter(|(_, device)| device.flags & DEVICE_BARE != 0);
         let bits = bare.fold(0, |bits, (index, _)| bits | bare_bit(*index));

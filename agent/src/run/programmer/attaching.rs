@@ -38,7 +38,7 @@ impl Programmer {
                 // When all programs are ours: earlier ones may not say what they begin.
                 let _the_thread_lives_as_long_as_we = self.flows.send(BTreeSet::new());
                 self.shared.problem("attach", None);
-                self.shared.update(|state| state.programmed = true);
+                self.shared.problem("takeover", None);
                 tracing::info!(cgroup = %self.loaded.cgroup().display(), "programs attached");
             }
             Err(error) => self.shared.problem("attach", Some(format!("{error:#}"))),

@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
 
-use super::{PROBE_AGAIN, PROBE_EVERY, Programmer, forwarding, probe};
+use super::{PROBE_AGAIN, PROBE_EVERY, Programmer, describe, forwarding, probe};
 use crate::maps::WriteError;
 
 impl Programmer {
@@ -30,24 +30,29 @@ impl Programmer {
             Ok(()) => {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 self.shared.problem("probe", None);
+                self.shared.problem("unprobed", None);
                 self.shared.update(|state| state.probed_s = Some(since.as_secs()));
                 self.probe_at = Some(now + PROBE_EVERY);
             }
-            Err(error) if error.downcast_ref::<WriteError>().is_some() => {
-                self.shared.problem(
-                    "probe",
-                    Some(format!("the self-probe could not be made: {:#}", error.root_cause())),
-                );
-                self.probe_at = Some(now + PROBE_EVERY);
-            }
-            Err(error) => {
-                self.shared.problem("probe", Some(format!("{error:#}")));
-                self.shared.update(|state| state.probed_s = None);
-                // Somebody may have removed the links, or the cgroup went: attach again.
-                self.attached = false;
-                self.probe_at = Some(now + PROBE_AGAIN);
-                self.retry = Some((now + PROBE_AGAIN, PROBE_AGAIN));
-            }
+            Err(error) => match error.downcast_ref::<WriteError>() {
+                // That says nothing of connections.
+                Some(refusal) => {
+                    self.note_failure(refusal);
+                    let text = format!("the self-probe could not be made: {}", describe(refusal));
+                    self.shared.problem("unprobed", Some(text));
+                    self.probe_at = Some(now + PROBE_EVERY);
+                }
+                None => self.probe_failed(now, &error),
+            },
         }
+    }
+
+    fn probe_failed(&mut self, now: Instant, error: &anyhow::Error) {
+        self.shared.problem("probe", Some(format!("{error:#}")));
+        self.shared.update(|state| state.probed_s = None);
+        // Somebody may have removed the links, or the cgroup went: attach again.
+        self.attached = false;
+        self.probe_at = Some(now + PROBE_AGAIN);
+        self.retry = Some((now + PROBE_AGAIN, PROBE_AGAIN));
     }
 }

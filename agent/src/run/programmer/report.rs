@@ -3,24 +3,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Programmer;
-use crate::reconcile::Outcome;
+use crate::{maps::WriteError, reconcile::Outcome};
 
 impl Programmer {
     /// One problem for each cause, however many Services it hits.
     pub(super) fn report(&mut self, outcome: &Outcome) {
         self.name_pods();
-        let failures = outcome.failed.iter().map(|(name, error)| (name.clone(), describe(error)));
+        outcome.failed.values().for_each(|error| self.note_failure(error));
+        let topic = |error: &WriteError| match error {
+            WriteError::Full { .. } => format!("full/{}", describe(error)),
+            WriteError::Refused { .. } => format!("write/{}", describe(error)),
+        };
+        let failures = outcome.failed.iter().map(|(name, error)| (name.clone(), topic(error)));
         self.failed.extend(failures);
         let mut causes: BTreeMap<&String, Vec<String>> = BTreeMap::new();
-        for (name, error) in &self.failed {
-            causes.entry(error).or_default().push(name.to_string());
+        for (name, topic) in &self.failed {
+            causes.entry(topic).or_default().push(name.to_string());
         }
-        self.shared.keep_problems("full/", causes.keys().map(|cause| format!("full/{cause}")));
-        for (cause, names) in causes {
+        self.shared.keep_problems("full/", causes.keys().map(|topic| (*topic).clone()));
+        self.shared.keep_problems("write/cannot ", causes.keys().map(|topic| (*topic).clone()));
+        for (topic, names) in causes {
             let some = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+            let cause = topic.split_once('/').map_or("", |(_, cause)| cause);
             let text =
                 format!("{cause}: {} Services are not up to date in the maps, such as {some}", names.len());
-            self.shared.problem(&format!("full/{cause}"), Some(text));
+            self.shared.problem(topic, Some(text));
         }
     }
 }

@@ -24,7 +24,9 @@ impl Programmer {
             return;
         }
         let now_ns = self.now_ns();
-        let resting = self.reconciler.collect(&mut self.maps, now_ns).unwrap_or(true);
+        let collected = self.reconciler.collect(&mut self.maps, now_ns);
+        let resting = *collected.as_ref().unwrap_or(&true);
+        self.is_written("what nobody uses any more", collected.map(drop));
         self.collect_at = resting.then(|| now + COLLECT_EVERY);
         if !resting {
             self.try_tables_again();
