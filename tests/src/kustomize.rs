@@ -63,7 +63,10 @@ fn copy_folder(from: &Path, to: &Path, change: &dyn Fn(&str, String) -> String) 
         let (path, target) = (entry.path(), to.join(entry.file_name()));
         if path.is_dir() {
             copy_folder(&path, &target, change);
-        } else if path.extension().is_some_and(|ending| ending == "yaml" || ending == "env") {
+        } else if path
+            .extension()
+            .is_some_and(|ending| ["yaml", "env", "json"].iter().any(|one| ending == *one))
+        {
             let text = fs::read_to_string(&path).expect("a file");
             let text = change(&entry.file_name().to_string_lossy(), text);
             fs::write(target, if is_old() { in_old_words(&text) } else { text }).expect("a temporary file");
@@ -82,5 +85,8 @@ fn is_old() -> bool {
 fn in_old_words(text: &str) -> String {
     let text = text.replace("resources:\n  - ../../base\n", "bases:\n  - ../../base\n");
     let text = text.replace("envs:\n      - ", "env: ");
+    if text.contains("\n    target: ") {
+        return text.replace("patches:\n", "patchesJson6902:\n");
+    }
     text.replace("patches:\n", "patchesStrategicMerge:\n").replace("\n  - path: ", "\n  - ")
 }

@@ -248,7 +248,7 @@ fn definitions_and_the_pod_monitor_stand_apart() {
     let definitions = render("crds");
     assert_eq!(definitions.len(), 2);
     definitions.iter().for_each(check);
-    // The Prometheus operator's kind is not of the Kubernetes API: its few fields are looked at by hand.
+    // The Prometheus operator's kinds are not of the Kubernetes API: their few fields are looked at by hand.
     let objects = render("monitoring");
     let monitor = one(&objects, "PodMonitor");
     let objects = render("base");
@@ -257,6 +257,48 @@ fn definitions_and_the_pod_monitor_stand_apart() {
     let port = &monitor["spec"]["podMetricsEndpoints"][0]["port"];
     let ports = &daemon["spec"]["template"]["spec"]["containers"][0]["ports"];
     assert!(list(ports).iter().any(|one| one["name"] == *port));
+}
+
+#[test]
+fn the_operators_get_the_alerts_and_the_dashboard_that_are_tested() {
+    let objects = render("monitoring");
+    assert_eq!(objects.len(), 3);
+    // promtool and the dashboard's test read these files.
+    assert_eq!(one(&objects, "PrometheusRule")["spec"], read("monitoring/rules.yaml"), "change both files");
+    let dashboard = one(&objects, "ConfigMap");
+    check(dashboard);
+    assert_eq!(dashboard["metadata"]["labels"]["grafana_dashboard"], "1");
+    let text = dashboard["data"]["dashboard.json"].as_str().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(text).unwrap(), read("monitoring/dashboard.json"));
+    // Where the namespace is.
+    let namespace = &one(&render("base"), "Namespace")["metadata"]["name"].clone();
+    assert!(objects.iter().all(|object| object["metadata"]["namespace"] == *namespace));
+}
+
+#[test]
+fn an_image_of_ones_own_is_that_of_every_container() {
+    let images = |overlay: &str, change: &dyn Fn(&str, String) -> String| {
+        let objects = render_with(overlay, change);
+        let daemons = objects.iter().filter(|object| object["kind"] == "DaemonSet");
+        let containers = daemons.flat_map(|daemon| {
+            let spec = &daemon["spec"]["template"]["spec"];
+            list(&spec["containers"]).iter().chain(list(&spec["initContainers"])).cloned().collect::<Vec<_>>()
+        });
+        containers.map(|container| container["image"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let in_base = |_: &str, text: String| {
+        text.replace("newName: localhost/sluice", "newName: registry.example/sluice")
+            .replace("newTag: 0.1.0", "newTag: \"7\"")
+    };
+    let in_overlay = |_: &str, text: String| {
+        let set = "images: [{name: localhost/sluice, newName: registry.example/sluice, newTag: \"7\"}]\n";
+        if text.contains("../../base") { text + set } else { text }
+    };
+    for overlay in OVERLAYS.into_iter().filter(|overlay| *overlay != "base") {
+        let count = if overlay == "overlays/kind" { 3 } else { 2 };
+        assert_eq!(images(overlay, &in_base), vec!["registry.example/sluice:7"; count], "{overlay}");
+        assert_eq!(images(overlay, &in_overlay), vec!["registry.example/sluice:7"; count], "{overlay}");
+    }
 }
 
 #[test]
