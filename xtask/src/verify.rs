@@ -69,7 +69,7 @@ fn here(toolchain: &Toolchain) -> Result<Table> {
     let text = run_quiet(Command::new(binary).args(["verify", "-o", "json"]))?;
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let version: Vec<&str> = release.split(['.', '-', '+']).take(2).collect();
-    Ok(Table::from([(version.join("."), kernels::verified(&text))]))
+    Ok(Table::from([(version.join("."), kernels::verified(&text)?)]))
 }
 
 fn on_kernels(toolchain: &Toolchain, versions: &[String]) -> Result<Table> {
@@ -104,6 +104,11 @@ fn compare(kernel: &str, programs: &BTreeMap<String, u64>, table: &Table) -> Vec
             None => problems.push(format!("{FILE} has no count of {name} for kernel {kernel}")),
         }
     }
+    let missing =
+        table.get(kernel).into_iter().flat_map(BTreeMap::keys).filter(|name| !programs.contains_key(*name));
+    problems.extend(
+        missing.map(|name| format!("{name} was not counted on {kernel}, and {FILE} has a count of it")),
+    );
     problems
 }
 
@@ -125,5 +130,10 @@ mod tests {
             assert_eq!(compare(kernel, &row(count), &table).len(), problems, "{case}");
         }
         assert_eq!(compare("6.1", &row(1), &Table::new()).len(), 1, "an empty table is no pass");
+        assert_eq!(
+            compare("6.1", &BTreeMap::new(), &table).len(),
+            1,
+            "nor is a program that was not counted"
+        );
     }
 }

@@ -22,7 +22,7 @@ const fn test(name: &'static str, file: &'static str, test: &'static str) -> Ste
 pub const PROGRAMS: &str = "programs load";
 
 /// In the order in which they run.
-pub const STEPS: [Step; 13] = [
+pub const STEPS: [Step; 14] = [
     Step { name: PROGRAMS, test: None },
     test(
         "ClusterIP by sockets",
@@ -63,6 +63,11 @@ pub const STEPS: [Step; 13] = [
         "one UDP socket, several Services",
         "sockets",
         "one_udp_socket_talks_to_services_and_pods_and_sees_each_as_it_dialled_it",
+    ),
+    test(
+        "`sluice status` says what the kernel lacks",
+        "health",
+        "status_names_the_kernel_and_what_stands_in_for_what_it_lacks",
     ),
 ];
 
@@ -137,6 +142,15 @@ mod tests {
             ("running 1 test", None),
         ] {
             assert_eq!(mark(line), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_step_names_a_test_that_there_is() {
+        for (file, test) in STEPS.iter().filter_map(|step| step.test) {
+            let path = crate::shell::workspace().join(format!("tests/tests/{file}.rs"));
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(text.contains(&format!("#[test]\nfn {test}()")), "{} has no test {test}", path.display());
         }
     }
 

@@ -86,7 +86,7 @@ pub fn boot(
     emulator: &Emulator,
     kernel: &Path,
     image: &Path,
-    mut told: impl FnMut(usize, i32, Duration),
+    mut told: impl FnMut(usize, i32, &[String], Duration),
 ) -> Result<Boot> {
     let mut command = emulator.command(kernel, image);
     let mut child = command
@@ -114,7 +114,11 @@ pub fn boot(
     Ok(boot)
 }
 
-fn listen(lines: &mpsc::Receiver<String>, boot: &mut Boot, told: &mut impl FnMut(usize, i32, Duration)) {
+fn listen(
+    lines: &mpsc::Receiver<String>,
+    boot: &mut Boot,
+    told: &mut impl FnMut(usize, i32, &[String], Duration),
+) {
     let mut since = Instant::now();
     loop {
         let limit = if boot.booted { STEP } else { BOOT };
@@ -128,7 +132,7 @@ fn listen(lines: &mpsc::Receiver<String>, boot: &mut Boot, told: &mut impl FnMut
             Some(Mark::Booted) => boot.booted = true,
             Some(Mark::Begin(_)) => boot.rest.clear(),
             Some(Mark::End(index, code)) => {
-                told(index, code, since.elapsed());
+                told(index, code, &boot.rest, since.elapsed());
                 boot.steps.push((index, code, std::mem::take(&mut boot.rest), since.elapsed()));
             }
             Some(Mark::Over) => {
@@ -149,7 +153,7 @@ mod tests {
         text.lines().for_each(|line| send.send(line.to_owned()).unwrap_or_default());
         drop(send);
         let mut boot = Boot::default();
-        listen(&lines, &mut boot, &mut |_, _, _| {});
+        listen(&lines, &mut boot, &mut |_, _, _, _| {});
         boot
     }
 

@@ -177,9 +177,11 @@ impl Lab {
         fs::write(&file, [&self.base[..], &own].concat())
             .with_context(|| format!("cannot write {}", file.display()))?;
         eprintln!("  … kernel {}", kernel.release);
-        let result = boot(&self.emulator, &kernel.image, &file, |index, code, time| {
-            let word = if code == 0 { "ok    " } else { "FAILED" };
-            let name = steps.get(index).map_or("?", |step| step.name);
+        let result = boot(&self.emulator, &kernel.image, &file, |index, code, lines, time| {
+            let step = steps.get(index);
+            let is_well = step.is_some_and(|step| report::shown(step, code, lines).is_ok());
+            let word = if is_well { "ok    " } else { "FAILED" };
+            let name = step.map_or("?", |step| step.name);
             eprintln!("    {word} {:5} {name} ({:.1} s)", kernel.version, time.as_secs_f32());
         });
         let _gone_or_harmless = fs::remove_file(&file);

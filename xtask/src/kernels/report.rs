@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -10,6 +11,7 @@ use super::{
     guest::{PROGRAMS, Step},
     machine::Boot,
 };
+use crate::test::tally::Tally;
 
 /// Lines of a step that failed which are shown.
 const SHOWN: usize = 60;
@@ -61,16 +63,17 @@ pub fn outcome(kernel: &Kernel, steps: &[Step], boot: Boot, time: Duration) -> O
         let name = step.name.to_owned();
         let end = boot.steps.iter().find(|(number, ..)| *number == index);
         match end {
-            Some((_, 0, lines, _)) => {
-                if step.name == PROGRAMS {
-                    outcome.verified = verified(&lines.join("\n"));
+            Some((_, code, lines, _)) => match shown(step, *code, lines) {
+                Ok(counts) => {
+                    outcome.verified.extend(counts);
+                    outcome.passed.push(name);
                 }
-                outcome.passed.push(name);
-            }
-            Some((_, _, lines, _)) => {
-                outcome.output.insert(name.clone(), lines.clone());
-                outcome.failed.push(name);
-            }
+                Err(error) => {
+                    let lines = lines.iter().cloned().chain([format!("{error:#}")]);
+                    outcome.output.insert(name.clone(), lines.collect());
+                    outcome.failed.push(name);
+                }
+            },
             None => {
                 outcome.output.insert(name.clone(), rest.take().unwrap_or_default());
                 outcome.failed.push(name);
@@ -81,12 +84,48 @@ pub fn outcome(kernel: &Kernel, steps: &[Step], boot: Boot, time: Duration) -> O
     outcome
 }
 
-/// The counts in what `sluice verify -o json` printed.
-pub fn verified(text: &str) -> BTreeMap<String, u64> {
-    let rows: Vec<Value> = serde_json::from_str(text).unwrap_or_default();
-    rows.iter()
-        .filter_map(|row| Some((row["program"].as_str()?.to_owned(), row["instructions"].as_u64()?)))
-        .collect()
+/// The counts that a step has shown, if it is one that counts. An error is why it has shown nothing: its exit code alone is no
+/// word, for a runner of tests that finds none of that name ends with 0 too.
+pub fn shown(step: &Step, code: i32, lines: &[String]) -> Result<BTreeMap<String, u64>> {
+    let text = lines.join("\n");
+    if code != 0 {
+        bail!("it ended with {code}");
+    }
+    if step.name == PROGRAMS {
+        return verified(&text);
+    }
+    if let Some((file, test)) = step.test {
+        let passed = Tally::of(file, &text, true).passed();
+        if passed != 1 {
+            bail!("{passed} tests passed where one was wanted: see whether {file} still has a test {test}");
+        }
+    }
+    Ok(BTreeMap::new())
+}
+
+/// What `sluice verify` says of a program.
+type Row = serde_json::Map<String, Value>;
+
+/// The counts in what `sluice verify -o json` printed, warnings before and behind it or not. None is an error.
+pub fn verified(text: &str) -> Result<BTreeMap<String, u64>> {
+    let begins = text.match_indices('[').map(|(at, _)| at);
+    let begins = begins.filter(|at| *at == 0 || text[..*at].ends_with('\n'));
+    let rows =
+        |at: usize| serde_json::Deserializer::from_str(&text[at..]).into_iter::<Vec<Row>>().next()?.ok();
+    let rows = begins.filter_map(rows).next();
+    let rows = rows.with_context(|| format!("`sluice verify -o json` printed no JSON: {text}"))?;
+    let count = |row: &Row| {
+        let count = Some((row.get("program")?.as_str()?.to_owned(), row.get("instructions")?.as_u64()?));
+        count.filter(|(_, instructions)| *instructions > 0)
+    };
+    let counts = rows
+        .iter()
+        .map(|row| count(row).with_context(|| format!("no count of verified instructions in {row:?}")));
+    let counts: BTreeMap<_, _> = counts.collect::<Result<_>>()?;
+    if counts.is_empty() {
+        bail!("`sluice verify -o json` counted no program");
+    }
+    Ok(counts)
 }
 
 /// Prints it for people.
@@ -114,11 +153,16 @@ mod tests {
         }
     }
 
+    const COUNTS: &str = r#"[{"program": "early", "instructions": 12, "error": null}]"#;
+
+    fn lines(text: &str) -> Vec<String> {
+        text.lines().map(str::to_owned).collect()
+    }
+
     fn ended(codes: &[i32], is_over: bool) -> Outcome {
-        let steps = codes
-            .iter()
-            .enumerate()
-            .map(|(index, code)| (index, *code, vec!["word".to_owned()], Duration::ZERO));
+        let printed = [COUNTS, "test result: ok. 1 passed; 0 failed"];
+        let steps = codes.iter().zip(printed).enumerate();
+        let steps = steps.map(|(index, (code, text))| (index, *code, lines(text), Duration::ZERO));
         let boot = Boot { booted: true, steps: steps.collect(), rest: vec!["panic".to_owned()], is_over };
         outcome(&kernel(), &STEPS[..2], boot, Duration::ZERO)
     }
@@ -135,11 +179,52 @@ mod tests {
             assert_eq!((outcome.ok, outcome.failed.len()), (ok, failed), "{case}");
         }
         assert_eq!(ended(&[0], false).output[STEPS[1].name], ["panic"], "the last words are shown");
+        assert_eq!(ended(&[0, 0], true).verified["early"], 12);
     }
 
     #[test]
-    fn counts_are_read_and_the_table_has_a_column_for_each_kernel() {
-        let counts = verified(r#"[{"program": "early", "instructions": 12, "error": null}]"#);
-        assert_eq!(counts, BTreeMap::from([("early".to_owned(), 12)]));
+    fn a_step_that_ends_with_0_has_shown_something_only_if_its_one_test_passed() {
+        for (case, code, text, want) in [
+            (
+                "one",
+                0,
+                "running 1 test\ntest a ... ok\n\ntest result: ok. 1 passed; 0 failed; 0 ignored",
+                true,
+            ),
+            ("behind half a line", 0, "[ 1.2] usb test result: ok. 1 passed; 0 failed; 0 ignored", true),
+            ("renamed", 0, "running 0 tests\n\ntest result: ok. 0 passed; 0 failed; 40 filtered out", false),
+            ("ignored", 0, "test result: ok. 0 passed; 0 failed; 1 ignored; 0 measured", false),
+            ("two", 0, "test result: ok. 2 passed; 0 failed; 0 ignored", false),
+            ("nothing was printed", 0, "", false),
+            ("it passed, and its process did not end well", 139, "test result: ok. 1 passed", false),
+        ] {
+            assert_eq!(shown(&STEPS[1], code, &lines(text)).is_ok(), want, "{case}");
+        }
+        let refused = Step { name: "refused", test: None };
+        assert!(shown(&refused, 0, &[]).is_ok() && shown(&refused, 1, &[]).is_err());
+    }
+
+    #[test]
+    fn counts_are_read_and_none_is_an_error() {
+        let want = BTreeMap::from([("early".to_owned(), 12)]);
+        for (case, text) in [
+            ("alone", COUNTS.to_owned()),
+            ("between warnings", format!("WARN a\n[ 1.2] [odd]\n{COUNTS}\nWARN b")),
+            ("over several lines", COUNTS.replace([' '], "\n")),
+        ] {
+            assert_eq!(verified(&text).unwrap(), want, "{case}");
+        }
+        for (case, text) in [
+            ("nothing", ""),
+            ("words", "cannot load"),
+            ("cut short", &COUNTS[..20]),
+            ("no program", "[]"),
+            ("refused", r#"[{"program": "early", "instructions": null, "error": "EINVAL"}]"#),
+            ("no count", r#"[{"program": "early", "instructions": 0}]"#),
+            ("another shape", r#"[{"name": "early", "count": 12}]"#),
+        ] {
+            assert!(verified(text).is_err(), "{case}");
+            assert!(shown(&STEPS[0], 0, &lines(text)).is_err(), "{case}");
+        }
     }
 }

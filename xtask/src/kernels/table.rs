@@ -22,7 +22,11 @@ pub fn write(outcomes: &[Outcome]) -> Result<()> {
     let (head, rest) = text.split_once(BEGIN).with_context(|| format!("README.md has no line {BEGIN}"))?;
     let (old, tail) = rest.split_once(END).with_context(|| format!("README.md has no line {END}"))?;
     let mut cells = read(old);
-    outcomes.iter().for_each(|outcome| put(&mut cells, outcome));
+    for outcome in outcomes {
+        if let Some(untried) = put(&mut cells, outcome) {
+            eprintln!("  README.md: {untried}");
+        }
+    }
     fs::write(&file, format!("{head}{BEGIN}\n{}{END}{tail}", show(&cells)))?;
     Ok(())
 }
@@ -50,15 +54,31 @@ fn version(release: &str) -> Vec<u32> {
     release.split(['.', '-', '+']).take(2).filter_map(|word| word.parse().ok()).collect()
 }
 
-fn put(cells: &mut Cells, outcome: &Outcome) {
+/// Puts an outcome in place. Returns which rows say nothing of that release now, and what they said of the one before.
+fn put(cells: &mut Cells, outcome: &Outcome) -> Option<String> {
     let release = outcome.release.trim_end_matches("-cloud-amd64");
     // What an earlier release did says nothing of this one.
-    cells.retain(|known, _| known == release || version(known) != version(release));
+    let is_earlier = |known: &String| known != release && version(known) == version(release);
+    let earlier: Cells = cells.extract_if(.., |known, _| is_earlier(known)).collect();
     for (names, word) in [(&outcome.passed, "yes"), (&outcome.failed, "no")] {
         for name in names.iter().filter(|name| STEPS.iter().any(|step| step.name == **name)) {
             cells.entry(release.to_owned()).or_default().insert(name.clone(), word.to_owned());
         }
     }
+    let column = cells.get(release)?;
+    let is_known =
+        |column: &BTreeMap<String, String>, row: &str| column.get(row).is_some_and(|word| word != UNKNOWN);
+    let untried: Vec<String> = STEPS
+        .iter()
+        .filter(|step| !is_known(column, step.name))
+        .map(|step| {
+            let before = earlier.iter().find(|(_, column)| is_known(column, step.name));
+            let before = before.map(|(known, column)| format!(" (\"{}\" on {known})", column[step.name]));
+            format!("{}{}", step.name, before.unwrap_or_default())
+        })
+        .collect();
+    let again = format!("`cargo xtask test --kernels {} --write` tries every row", outcome.kernel);
+    (!untried.is_empty()).then(|| format!("not tried on {release}: {}; {again}", untried.join(", ")))
 }
 
 fn show(cells: &Cells) -> String {
@@ -98,7 +118,8 @@ mod tests {
             ("6.1.0-57-cloud-amd64", &[1], &[]),
             ("5.10.0-1-cloud-amd64", &[], &[]),
         ] {
-            put(&mut cells, &outcome(release, passed, failed));
+            let told = put(&mut cells, &outcome(release, passed, failed));
+            assert_eq!(told.is_some(), !passed.is_empty(), "some rows were not tried");
             assert_eq!(read(&show(&cells)).len(), cells.len(), "what is written is read again");
             cells = read(&show(&cells));
         }
@@ -109,5 +130,20 @@ mod tests {
         };
         assert!(text.contains("| on Debian's kernel | 6.1.0-57 | 6.12.1+deb13 |"), "{text}");
         assert_eq!([row(0), row(1), row(2)], [" – | yes |", " yes | no |", " – | yes |"]);
+    }
+
+    #[test]
+    fn rows_that_a_new_release_was_not_tried_with_are_named_with_what_they_said() {
+        let all: Vec<usize> = (0..STEPS.len()).collect();
+        let mut cells = Cells::new();
+        assert_eq!(put(&mut cells, &outcome("6.1.0-56-cloud-amd64", &all, &[])), None, "all rows were tried");
+        let (most, last) = all.split_at(STEPS.len() - 1);
+        let told = put(&mut cells, &outcome("6.1.0-57-cloud-amd64", most, &[])).unwrap();
+        let row = STEPS[STEPS.len() - 1].name;
+        assert!(told.contains(&format!("not tried on 6.1.0-57: {row} (\"yes\" on 6.1.0-56);")), "{told}");
+        cells = read(&show(&cells));
+        let again = put(&mut cells, &outcome("6.1.0-57-cloud-amd64", &[0], &[]));
+        assert!(again.is_some_and(|told| told.contains(row)), "a run without it says so again");
+        assert_eq!(put(&mut cells, &outcome("6.1.0-57-cloud-amd64", last, &[])), None, "now all are");
     }
 }

@@ -38,6 +38,11 @@ impl Tally {
         self.passed + self.ignored > 0 || !self.failed.is_empty()
     }
 
+    /// How many passed.
+    pub const fn passed(&self) -> u64 {
+        self.passed
+    }
+
     /// Counts those too.
     pub fn add(&mut self, other: Self) {
         self.files += other.files;
