@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::Write as _,
     os::unix::process::ExitStatusExt as _,
@@ -11,13 +12,17 @@ use std::{
     process::{Child, Stdio},
 };
 
+use sluice::{
+    loader::{self, Point, Tc},
+    maps::Sizes,
+};
 use sluice_tests::{
     canonical,
     http::{curl, nginx},
     manifest,
     peer::{Command, address},
     wait,
-    world::{Agent, World, ip, kill, sluice_binary},
+    world::{Agent, World, ip, kill, sluice_binary, text, tool},
 };
 
 const DIRECT: &str = "  - directResponse: {status: 418}\n";
@@ -117,7 +122,7 @@ struct Limited {
 impl Limited {
     /// Without a limit yet. Cgroup v2 if that has the controller, v1 else.
     fn new(world: &World) -> Self {
-        let root = sluice::loader::find_cgroup(None).unwrap();
+        let root = loader::find_cgroup(None).unwrap();
         let id = world.folder().file_name().unwrap().to_owned();
         if fs::read_to_string(root.join("cgroup.controllers"))
             .unwrap()
@@ -251,4 +256,83 @@ fn pods_whose_network_goes_while_the_agent_is_in_it_leave_nothing_behind() {
         if now == before { Ok(()) } else { Err((now, before)) }
     });
     same_as_a_fresh_start(&world, agent, None);
+}
+
+/// Uids of the pods that are left alone.
+const UIDS: [&str; 2] = ["0f0e0d0c-1111-2222-3333-444455556666", "0f0e0d0c-1111-2222-3333-444455556667"];
+
+#[test]
+fn a_network_that_the_agent_has_visited_goes_with_its_pod() {
+    let mut world = World::new();
+    let served: Vec<_> =
+        (1..=2).map(|index| world.server(&format!("cart-{index}"), &[(5353, true)])).collect();
+    let mut visited: Vec<_> = (1..=3).map(|index| world.pod(&format!("client-{index}"))).collect();
+    let mut peers: Vec<_> = visited.iter().map(|pod| world.peer(pod)).collect();
+    // The last one that is found is where a thread would stay.
+    let left_alone = UIDS.map(|uid| world.pod(&format!("pod{uid}")));
+    peers.extend(left_alone.iter().map(|pod| world.peer(pod)));
+    world.apply("shop", &manifest::service("cart", &["10.96.0.1"], &["dns:53:5353/UDP"]));
+    let carts = |count: usize| {
+        let pods = served[..count].iter();
+        pods.map(|(pod, _)| manifest::pod(&pod.name, "cart", &[&pod.v4.to_string()])).collect::<String>()
+    };
+    let alone = left_alone.iter().zip(UIDS).map(|(pod, uid)| {
+        let annotated =
+            format!("metadata: {{uid: \"{uid}\", annotations: {{sluice.dev/socket-lb: \"false\"}}, name:");
+        manifest::pod(&format!("alone-{uid}"), "alone", &[&pod.v4.to_string()])
+            .replace("metadata: {name:", &annotated)
+    });
+    world.apply("alone", &alone.collect::<String>());
+    world.apply("carts", &carts(2));
+    let _agent = spawn(&world);
+    for uid in UIDS {
+        wait::until("pods are left alone", || {
+            let from = format!("alone-{uid}");
+            let answer = text(&world.sluice(&["explain", "--from", &from, "10.96.0.1:53/udp"]));
+            if answer.contains("opted_out") { Ok(()) } else { Err((answer, world.log())) }
+        });
+    }
+    for (peer, pod) in peers.iter_mut().zip(&visited) {
+        for id in 0..8 {
+            peer.command(&Command::UdpOpen { id, v6: false }).unwrap();
+            peer.command(&Command::UdpConnect { id, to: address("10.96.0.1:53") })
+                .unwrap_or_else(|error| panic!("{}: {error}", pod.name));
+        }
+    }
+    world.apply("carts", &carts(1));
+    wait::until("sockets are told of the endpoint that went", || {
+        let log = world.log();
+        if log.contains("told sockets that their backend is gone") { Ok(()) } else { Err(log) }
+    });
+    drop(peers);
+    visited.extend(left_alone);
+    // Nobody but the agent could hold them.
+    let devices = || text(&tool("ip").args(["-n", &world.node().netns, "-o", "link"]).output().unwrap());
+    let numbers = 3..3 + visited.len();
+    let name = |number: usize| format!(" pod{number}@");
+    assert!(numbers.clone().all(|number| devices().contains(&name(number))), "{}", devices());
+    visited.iter().for_each(|pod| ip(&format!("netns del {}", pod.netns)));
+    wait::until("their devices go", || {
+        let devices = devices();
+        let left: Vec<_> = numbers.clone().filter(|number| devices.contains(&name(*number))).collect();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+}
+
+#[test]
+fn a_device_that_goes_between_listing_and_attaching_is_no_failure() {
+    let world = World::new();
+    let claim = loader::claim(&world.bpffs(), Some(world.cgroup())).unwrap();
+    let mut loaded = loader::load(claim, &Sizes::default()).unwrap();
+    for tc in [Tc::Clsact, Tc::Auto] {
+        // Index 1 is the loopback device's: it is there, and has no such name.
+        for (case, ifindex, want) in [("gone", 1_000_000, 0), ("there, but not to be attached to", 1, 2)] {
+            let points =
+                [Point::EarlyGeneric, Point::EarlyNative].map(|point| ((ifindex, point), "gone0".to_owned()));
+            let problems = loaded.attach_devices(&BTreeMap::from(points), tc);
+            assert_eq!(problems.len(), want, "{case}, {tc:?}: {problems:?}");
+        }
+        let points = [Point::FromPod, Point::ToPod].map(|point| ((1_000_000, point), "gone0".to_owned()));
+        assert_eq!(loaded.attach_devices(&BTreeMap::from(points), tc), BTreeMap::new(), "{tc:?}");
+    }
 }

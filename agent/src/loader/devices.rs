@@ -12,7 +12,7 @@ use super::{
     clsact::{self, Filter},
     features, program,
 };
-use crate::{maps::Pins, sys};
+use crate::{devices, maps::Pins, sys};
 
 /// Where a program runs, and which.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -169,7 +169,8 @@ pub fn device_attachments(pins: &Pins) -> Vec<DeviceAttachment> {
 }
 
 impl Loaded {
-    /// Makes these devices (index, name), and no others, run this binary's programs. Returns what went wrong.
+    /// Makes these devices (index, name), and no others, run this binary's programs. Returns what went wrong; a device that
+    /// went since it was listed is no failure.
     pub fn attach_devices(
         &mut self,
         wanted: &BTreeMap<(u32, Point), String>,
@@ -190,7 +191,9 @@ impl Loaded {
         remove(gone, &self.pins);
         let mut failed = BTreeMap::new();
         for ((ifindex, point), name) in wanted {
-            if let Err(error) = self.attach_device(*ifindex, name, *point, is_clsact) {
+            if let Err(error) = self.attach_device(*ifindex, name, *point, is_clsact)
+                && !is_gone(*ifindex)
+            {
                 failed.insert((*ifindex, *point), format!("{error:#}"));
             }
         }
@@ -229,6 +232,11 @@ impl Loaded {
         link(program, name, point)?.pin(&pin).with_context(|| format!("cannot pin {}", pin.display()))?;
         Ok(())
     }
+}
+
+/// Whether there is no such device, by now.
+fn is_gone(ifindex: u32) -> bool {
+    devices::links().is_ok_and(|links| links.iter().all(|link| link.index != ifindex))
 }
 
 /// Attaches by a new link. At tc outermost: programs of others see packets as the node's stack does.

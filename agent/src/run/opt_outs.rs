@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use sluice_common::layout::{Name, PodValue};
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     loader,
     maps::{Pins, bpf::OptOuts},
     model::OptOut,
-    sockets,
+    sockets::{self, Home},
 };
 
 /// A pod that has no process yet will have one soon: its first connections should be its own already.
@@ -36,10 +36,13 @@ struct Finder {
 pub fn spawn(pins: Pins, cgroup: PathBuf, shared: Arc<Shared>) -> Result<mpsc::Sender<Vec<OptOut>>> {
     let (sender, receiver) = mpsc::channel::<Vec<OptOut>>();
     let mut finder = Finder { pins, cgroup, shared, host: loader::netns_cookie()?, warned: BTreeSet::new() };
+    let home = Home::here().context("cannot open the node's network namespace")?;
     std::thread::Builder::new().name("opt-outs".to_owned()).spawn(move || {
         let Ok(mut pods) = receiver.recv() else { return };
         loop {
-            let complete = match finder.look(&pods) {
+            let found = finder.look(&pods);
+            home.go_back();
+            let complete = match found {
                 Ok(complete) => complete,
                 Err(error) => {
                     tracing::warn!("pods that want to be left alone: {error:#}");

@@ -8,13 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use sluice_common::layout::RevnatKey;
 
 use crate::{
     health::Shared,
     maps::{Pins, bpf::SocketMemory},
-    sockets::{Doomed, Memory, sweep},
+    sockets::{Doomed, Home, Memory, sweep},
 };
 
 /// A sweep lists the sockets of every pod: how many parts of the thread's time are left to others for each that it takes,
@@ -38,11 +38,14 @@ impl Memory for Maps {
 /// Starts the thread; it ends with the sender.
 pub fn spawn(pins: Pins, cgroup: PathBuf, shared: Arc<Shared>) -> Result<mpsc::Sender<Doomed>> {
     let (sender, receiver) = mpsc::channel::<Doomed>();
+    let home = Home::here().context("cannot open the node's network namespace")?;
     std::thread::Builder::new().name("sweeper".to_owned()).spawn(move || {
         while let Ok(mut doomed) = receiver.recv() {
             receiver.try_iter().for_each(|more| doomed.add(more));
             let start = Instant::now();
-            match SocketMemory::open(&pins).map(|memory| sweep(&cgroup, &doomed, &Maps(memory))) {
+            let told = SocketMemory::open(&pins).map(|memory| sweep(&cgroup, &doomed, &Maps(memory)));
+            home.go_back();
+            match told {
                 Ok(0) => {}
                 Ok(count) => {
                     tracing::info!(

@@ -24,7 +24,7 @@ mod diag;
 mod pods;
 
 pub use diag::Found;
-pub use pods::{enter, namespaces_of_pods};
+pub use pods::{Home, enter, namespaces_of_pods};
 
 /// A backend that no service names any more.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -64,7 +64,7 @@ pub trait Memory {
 }
 
 /// Destroys the sockets that hold a backend of `doomed` or dialled what it names, in every network namespace in which a process of `cgroup`
-/// lives. Returns how many there were. The calling thread is in another network namespace afterwards.
+/// lives. Returns how many there were. The calling thread is in another network namespace afterwards: see [`Home`].
 ///
 /// A namespace or a socket that disappears meanwhile is no failure; one whose sockets cannot be listed is logged, and
 /// keeps nobody else's from being told.

@@ -71,6 +71,30 @@ pub fn enter(file: &Path) -> io::Result<()> {
     Ok(move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
 
+/// The network namespace that a thread began in. While the thread is in a pod's, that one's devices outlive the pod.
+#[derive(Debug)]
+pub struct Home(File);
+
+impl Home {
+    /// The calling thread's.
+    ///
+    /// # Errors
+    /// There is no procfs.
+    pub fn here() -> io::Result<Self> {
+        File::open("/proc/thread-self/ns/net").map(Self)
+    }
+
+    /// Moves the calling thread there.
+    pub fn go_back(&self) {
+        if let Err(error) = move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network)) {
+            tracing::warn!(
+                %error,
+                "a thread stays in a pod's network namespace, whose devices live on until it looks at another's"
+            );
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
