@@ -23,10 +23,11 @@ enum Severity {
 }
 
 /// Problems in spite of which the node forwards.
-const TOLD: [&str; 14] = [
+const TOLD: [&str; 15] = [
     "source/",
     "api-server",
     "service/",
+    "port/",
     "full/",
     "write/",
     "takeover",
@@ -275,6 +276,11 @@ impl Shared {
         let mut state = self.lock();
         let since = state.refused_since.unwrap_or_else(Instant::now);
         state.refused_since = refuses.then_some(since);
+    }
+
+    /// What `look` sees of the state, which is not copied for it.
+    pub fn see<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.lock())
     }
 
     /// Notes whether a source is complete.

@@ -286,44 +286,6 @@ fn wait_says(world: &World, path: &str, status: u16) -> Value {
 }
 
 #[test]
-fn the_urls_that_kube_proxy_serves_are_served() {
-    let world = World::new();
-    let _agent = world.agent();
-    for (port, path, status) in [
-        (10256, "/healthz", 200),
-        (10256, "/livez", 200),
-        (10256, "/metrics", 404),
-        (10256, "/state", 404),
-        (10249, "/healthz", 200),
-        (10249, "/livez", 200),
-        (10249, "/metrics", 200),
-        (10249, "/proxyMode", 200),
-        (10249, "/state", 200),
-        (10249, "/other", 404),
-    ] {
-        assert_eq!(node_says(&world, port, path).0, status, "{port}{path}");
-    }
-    let keys = |body: &Value| body.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    let (_, health) = node_says(&world, 10256, "/healthz");
-    assert_eq!(keys(&health), ["currentTime", "lastUpdated", "nodeEligible"], "{health}");
-    assert_eq!((&health["lastUpdated"], &health["nodeEligible"]), (&health["currentTime"], &json!(true)));
-    assert!(health["currentTime"].as_str().unwrap().ends_with('Z'), "{health}");
-    assert_eq!(keys(&node_says(&world, 10256, "/livez").1), ["currentTime", "lastUpdated"]);
-    let says = |words: &[&str]| curl(world.node(), words);
-    assert_eq!(says(&["http://127.0.0.1:10249/proxyMode"]).body, "ebpf");
-    assert_eq!(says(&["-X", "POST", "http://127.0.0.1:10256/healthz"]).status, 405);
-    let metrics = says(&["http://127.0.0.1:10249/metrics"]).body;
-    for line in [
-        "sluice_healthy 1",
-        "sluice_forwarding 1",
-        "sluice_node_eligible 1",
-        "sluice_source_synced{source=\"manifests\"} 1",
-    ] {
-        assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
-    }
-}
-
-#[test]
 fn an_agent_that_starts_is_healthy_and_a_node_that_leaves_is_alive_but_not_eligible() {
     let cluster = Cluster::new();
     let node = |metadata: &str, taint: &str| {
@@ -354,6 +316,7 @@ fn an_agent_that_starts_is_healthy_and_a_node_that_leaves_is_alive_but_not_eligi
         let body = wait_says(&cluster.world, "/healthz", if eligible { 200 } else { 503 });
         assert_eq!(body["nodeEligible"], eligible, "{case}");
         assert_eq!(node_says(&cluster.world, 10256, "/livez").0, 200, "{case}: alive");
+        assert_eq!(node_says(&cluster.world, 10249, "/healthz").0, 200, "{case}: kube-proxy's says no more");
         let warnings = cluster.world.json(&["status"])["warnings"].to_string();
         assert_eq!(warnings.contains("this node is about to be deleted"), !eligible, "{case}: {warnings}");
         assert!(cluster.world.sluice(&["status"]).status.success(), "{case}: nothing is wrong");

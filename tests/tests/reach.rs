@@ -106,7 +106,7 @@ fn nothing_listens_to_the_network_but_what_load_balancers_ask() {
     let node = world.node();
     let tcp = |kind: &str, address: IpAddr, port: u16| (kind.to_owned(), SocketAddr::new(address, port));
     let wanted =
-        BTreeSet::from([tcp("tcp", Ipv4Addr::UNSPECIFIED.into(), 10256), tcp("tcp", node.v4.into(), 31000)]);
+        BTreeSet::from([tcp("tcp6", Ipv6Addr::UNSPECIFIED.into(), 10256), tcp("tcp", node.v4.into(), 31000)]);
     wait::until("the listeners", || {
         let found = ["tcp", "tcp6"].into_iter().flat_map(|kind| to_network(open(&world, kind))).collect();
         if wanted == found { Ok(()) } else { Err(format!("{found:?}")) }
@@ -151,6 +151,7 @@ fn a_port_that_kube_proxy_has_is_taken_over_when_it_goes() {
     let kube_proxy = world.node().serve(&[(10256, false)]);
     let healthz = ["--healthz", "0.0.0.0:10356,0.0.0.0:10256"];
     let agent = world.agent_with(&healthz);
+    assert!(!world.log().contains("is in use"), "as it should be: {}", world.log());
     let ask = |port: u16| curl(&client, &[&format!("http://{}:{port}/healthz", world.node().v4)]);
     assert_eq!(ask(10356).status, 200);
     assert_ne!(ask(10256).status, 200);

@@ -170,8 +170,9 @@ struct RunArgs {
     /// Address for state and metrics
     #[arg(long, default_value = "127.0.0.1:10249")]
     admin: SocketAddr,
-    /// Address for health checks; others behind it, separated by commas, as soon as nobody else has them
-    #[arg(long, default_value = "0.0.0.0:10256", value_delimiter = ',')]
+    /// Address for health checks, `[::]` for clients of both IP families; others behind it, separated by commas, as soon as
+    /// nobody else has them
+    #[arg(long, default_value = "[::]:10256", value_delimiter = ',')]
     healthz: Vec<SocketAddr>,
     /// Seconds that an update may take to reach the maps before health checks fail
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..=3_600))]

@@ -1,10 +1,13 @@
 //! The admin endpoints: `/state`, `/metrics`, `/healthz`, `/livez`, `/readyz`, `/proxyMode`.
 
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind},
     net::SocketAddr,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -26,102 +29,182 @@ use crate::{
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Who may come to a listener.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
     /// The node itself: everything. Others, if it is bound to more than loopback: what is no secret.
     Admin,
     /// The network: whether we are well, and no more.
     Health,
+    /// The same at an address that somebody else may have, such as kube-proxy, which this replaces.
+    MoreHealth,
 }
 
-/// A listener with what it serves.
-pub struct Server {
-    role: Role,
-    listener: TcpListener,
+impl Role {
+    const fn flag(self) -> &'static str {
+        match self {
+            Self::Admin => "--admin",
+            Self::Health | Self::MoreHealth => "--healthz",
+        }
+    }
+
+    const fn connections(self) -> http::Use {
+        match self {
+            Self::Admin => http::Use::Scrape,
+            Self::Health | Self::MoreHealth => http::Use::Check,
+        }
+    }
+}
+
+/// What all listeners answer from.
+#[derive(Debug)]
+pub struct Desk {
     shared: Arc<Shared>,
     pins: Pins,
+    told: Told,
+}
+
+/// How often health was told, as kube-proxy counts it: at the address for health alone.
+#[derive(Debug, Default)]
+pub struct Told {
+    healthz: [AtomicU64; 2],
+    livez: [AtomicU64; 2],
+}
+
+impl Told {
+    /// Codes that `/healthz` was answered with, and how often.
+    pub fn healthz(&self) -> [(&'static str, u64); 2] {
+        Self::counts(&self.healthz)
+    }
+
+    /// The same of `/livez`.
+    pub fn livez(&self) -> [(&'static str, u64); 2] {
+        Self::counts(&self.livez)
+    }
+
+    fn counts([well, not_well]: &[AtomicU64; 2]) -> [(&'static str, u64); 2] {
+        [("200", well.load(Ordering::Relaxed)), ("503", not_well.load(Ordering::Relaxed))]
+    }
+
+    fn count(counts: &[AtomicU64; 2], answer: &Answer) {
+        counts[usize::from(answer.status() != StatusCode::OK)].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Desk {
+    /// Nothing was told yet.
+    pub fn new(shared: &Arc<Shared>, bpffs: &Path) -> Self {
+        Self { shared: Arc::clone(shared), pins: Pins::at(bpffs), told: Told::default() }
+    }
+
+    fn answer(&self, role: Role, near: bool, method: &Method, path: &str) -> Answer {
+        if method != Method::GET && method != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n".to_owned());
+        }
+        match path {
+            // kube-proxy's, which says that it listens, and no more.
+            "/healthz" if role == Role::Admin => text(StatusCode::OK, "ok".to_owned()),
+            "/healthz" => self.told(&self.told.healthz, true),
+            "/livez" if role == Role::Admin => self.shared.see(|state| health(state, false)),
+            "/livez" => self.told(&self.told.livez, false),
+            "/readyz" => self.shared.see(ready),
+            _ if role != Role::Admin => {
+                text(StatusCode::NOT_FOUND, "not found; there are /healthz /livez /readyz\n".to_owned())
+            }
+            // Names of pods and Services, and what is wrong with them.
+            "/state" if !near => text(
+                StatusCode::FORBIDDEN,
+                "only served to the node itself: run `sluice status` there\n".to_owned(),
+            ),
+            "/state" => json(StatusCode::OK, serde_json::to_string(&self.shared.get()).unwrap_or_default()),
+            "/proxyMode" => text(StatusCode::OK, "ebpf".to_owned()),
+            "/metrics" => http::metrics(metrics::page(&self.shared.get(), &self.pins, &self.told)),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "not found; there are /state /metrics /healthz /livez /readyz /proxyMode\n".to_owned(),
+            ),
+        }
+    }
+
+    fn told(&self, counts: &[AtomicU64; 2], for_load_balancers: bool) -> Answer {
+        let answer = self.shared.see(|state| health(state, for_load_balancers));
+        Told::count(counts, &answer);
+        answer
+    }
+}
+
+/// An address with what is served there.
+pub struct Server {
+    role: Role,
+    address: SocketAddr,
+    families: http::Families,
+    /// `None` while somebody else has the address.
+    listener: Option<TcpListener>,
+    desk: Arc<Desk>,
 }
 
 impl Server {
-    /// Listens on `address`.
-    ///
-    /// # Errors
-    /// The address is taken or not ours; it is named.
-    pub async fn bind(role: Role, address: SocketAddr, shared: &Arc<Shared>, bpffs: &Path) -> Result<Self> {
-        let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen on {address}; choose another address with --admin or --healthz")
-        })?;
-        Ok(Self { role, listener, shared: Arc::clone(shared), pins: Pins::at(bpffs) })
-    }
-
-    /// Listens on `address` as soon as nobody else does, such as kube-proxy, which this replaces; then serves for ever.
+    /// Listens on `address`. If somebody else does, that is told, and tried again later: what was programmed must be kept up
+    /// in spite of them.
     ///
     /// # Errors
     /// The address is not ours; it is named.
-    pub async fn serve_when_free(
-        role: Role,
-        address: SocketAddr,
-        shared: &Arc<Shared>,
-        bpffs: &Path,
-    ) -> Result<()> {
-        let mut told = false;
-        loop {
-            let error = match Self::bind(role, address, shared, bpffs).await {
-                Ok(server) => {
-                    tracing::info!(%address, "listening");
-                    return server.serve().await;
+    pub fn bind(role: Role, address: SocketAddr, families: http::Families, desk: &Arc<Desk>) -> Result<Self> {
+        let mut server = Self { role, address, families, listener: None, desk: Arc::clone(desk) };
+        match http::listen(address, families) {
+            Ok(listener) => server.listener = Some(listener),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                if role == Role::MoreHealth {
+                    tracing::info!(%address, "somebody else listens there: it is tried again until they do not");
                 }
-                Err(error) => error,
-            };
-            let taken = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-            if taken != Some(ErrorKind::AddrInUse) {
-                return Err(error);
+                server.note(Some(&error));
             }
-            if !told {
-                tracing::info!(%address, "somebody else listens there: it is tried again until they do not");
-                told = true;
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("cannot listen on {address}; choose another address with {}", role.flag())
+                });
             }
-            tokio::time::sleep(AGAIN).await;
         }
+        Ok(server)
     }
 
-    /// Answers requests for ever.
+    /// Answers requests for ever, from when the address is free.
     ///
     /// # Errors
     /// Never by itself; a connection that fails concerns only its client.
-    pub async fn serve(self) -> Result<()> {
-        let Self { role, listener, shared, pins } = self;
-        let answer =
-            move |method: &Method, path: &str, near| answer(role, near, &shared, &pins, method, path);
-        http::serve(listener, Arc::new(answer)).await
+    pub async fn serve(mut self) -> Result<()> {
+        let listener = loop {
+            if let Some(listener) = self.listener.take() {
+                break listener;
+            }
+            tokio::time::sleep(AGAIN).await;
+            match http::listen(self.address, self.families) {
+                Ok(listener) => {
+                    tracing::info!(address = %self.address, "listening");
+                    self.note(None);
+                    self.listener = Some(listener);
+                }
+                Err(error) => self.note(Some(&error)),
+            }
+        };
+        let (role, desk) = (self.role, self.desk);
+        let answer = move |method: &Method, path: &str, near| desk.answer(role, near, method, path);
+        http::serve(listener, role.connections(), Arc::default(), Arc::new(answer)).await
     }
-}
 
-fn answer(role: Role, near: bool, shared: &Shared, pins: &Pins, method: &Method, path: &str) -> Answer {
-    if method != Method::GET && method != Method::HEAD {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n".to_owned());
-    }
-    let state = shared.get();
-    let admin = role == Role::Admin;
-    match path {
-        "/healthz" => health(&state, true),
-        "/livez" => health(&state, false),
-        "/readyz" => ready(&state),
-        _ if !admin => {
-            text(StatusCode::NOT_FOUND, "not found; there are /healthz /livez /readyz\n".to_owned())
+    /// Notes that nobody is answered at the address, unless that is as it should be.
+    fn note(&self, error: Option<&io::Error>) {
+        if self.role == Role::MoreHealth {
+            return;
         }
-        // Names of pods and Services, and what is wrong with them.
-        "/state" if !near => text(
-            StatusCode::FORBIDDEN,
-            "only served to the node itself: run `sluice status` there\n".to_owned(),
-        ),
-        "/state" => json(StatusCode::OK, serde_json::to_string(&state).unwrap_or_default()),
-        "/proxyMode" => text(StatusCode::OK, "ebpf".to_owned()),
-        "/metrics" => text(StatusCode::OK, metrics::page(&state, pins)),
-        _ => text(
-            StatusCode::NOT_FOUND,
-            "not found; there are /state /metrics /healthz /livez /readyz /proxyMode\n".to_owned(),
-        ),
+        let (address, flag) = (self.address, self.role.flag());
+        let problem = error.map(|error| match error.kind() {
+            ErrorKind::AddrInUse => format!(
+                "{address} is in use by another program of this node, and nobody is answered there; it is tried again \
+                 each second: end that program, or choose another address with {flag}"
+            ),
+            _ => format!("cannot listen on {address}: {error}; it is tried again each second"),
+        });
+        self.desk.shared.problem(&format!("port/{address}"), problem);
     }
 }
 

@@ -11,10 +11,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use hyper::{
     StatusCode,
-    header::{HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    header::{HeaderName, HeaderValue},
 };
 use serde::Serialize;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet};
 
 use super::http;
 use crate::{
@@ -130,6 +130,8 @@ fn table(checks: &BTreeMap<ObjectName, Check>, addresses: &[IpAddr]) -> Table {
 pub async fn serve(mut table: watch::Receiver<Table>, shared: Arc<Shared>, teller: Teller) -> Result<()> {
     let mut open: BTreeMap<SocketAddr, JoinSet<Result<()>>> = BTreeMap::new();
     let mut warned = BTreeSet::new();
+    // However many Services have one, they cost no more file descriptors.
+    let places = Arc::<http::Places>::default();
     loop {
         let wanted = table.borrow_and_update().clone();
         let gone: Vec<SocketAddr> =
@@ -141,10 +143,11 @@ pub async fn serve(mut table: watch::Receiver<Table>, shared: Arc<Shared>, telle
         }
         let mut failures = BTreeMap::new();
         for place in wanted.servers.keys().filter(|place| !open.contains_key(place)).collect::<Vec<_>>() {
-            match TcpListener::bind(place).await {
+            match http::listen(*place, http::Families::V6) {
                 Ok(listener) => {
                     let mut server = JoinSet::new();
-                    server.spawn(http::serve(listener, Arc::new(answer_at(*place, &table, &shared))));
+                    let answer = Arc::new(answer_at(*place, &table, &shared));
+                    server.spawn(http::serve(listener, http::Use::Check, Arc::clone(&places), answer));
                     open.insert(*place, server);
                 }
                 Err(error) => drop(failures.insert(*place, error)),
@@ -264,7 +267,6 @@ fn answer(service: &ObjectName, ready: usize, healthy: bool) -> http::Answer {
     let _ = body.serialize(&mut serde_json::Serializer::with_formatter(&mut text, tabs));
     let status = if ready > 0 && healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut answer = http::json(status, String::from_utf8_lossy(&text).into_owned());
-    answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer.headers_mut().insert(WEIGHT, HeaderValue::from(ready));
     answer
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::admin::Told;
 use crate::{
     flows::Removal,
     health::State,
@@ -18,13 +19,16 @@ pub fn programming_bounds() -> Vec<f64> {
     [0.25, 0.5].into_iter().chain(every(1, 1, 59)).chain(every(60, 5, 12)).chain(every(120, 30, 7)).collect()
 }
 
-/// Bounds of the time that the agent itself takes for a round, in seconds: from 0.1 ms on, each four times the last.
-pub const SYNC_BOUNDS: [f64; 9] = [0.0001, 0.0004, 0.0016, 0.0064, 0.0256, 0.1024, 0.4096, 1.6384, 6.5536];
+/// kube-proxy's bounds of the time that a round takes, in seconds: from 1 ms on, each twice the last.
+pub const SYNC_BOUNDS: [f64; 15] = [
+    0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384,
+];
 
 /// The page.
-pub fn page(state: &State, pins: &Pins) -> String {
+pub fn page(state: &State, pins: &Pins, told: &Told) -> String {
     let mut page = Page::default();
     of_agent(&mut page, state);
+    of_health(&mut page, told);
     of_programming(&mut page, state);
     of_redirector(&mut page, state);
     of_maps(&mut page, state, pins);
@@ -47,6 +51,17 @@ fn of_agent(page: &mut Page, state: &State) {
     page.one(Gauge, "sluice_problems", text, state.problems.len() as u64);
     let text = "What is wrong with objects or settings; `sluice status` and `sluice config` tell which.";
     page.one(Gauge, "sluice_warnings", text, state.warnings.len() as u64);
+}
+
+/// kube-proxy's names: what load balancers and the kubelet were told.
+fn of_health(page: &mut Page, told: &Told) {
+    for (name, text, counts) in [
+        ("kubeproxy_proxy_healthz_total", "Answers of /healthz on --healthz, by code.", told.healthz()),
+        ("kubeproxy_proxy_livez_total", "Answers of /livez on --healthz, by code.", told.livez()),
+    ] {
+        let mut answers = page.metric(Counter, name, text);
+        counts.iter().for_each(|(code, count)| answers.sample(&[("code", code)], *count));
+    }
 }
 
 fn of_programming(page: &mut Page, state: &State) {
@@ -159,12 +174,19 @@ fn of_process(page: &mut Page) {
     let pages = read("statm").split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
     let size = rustix::param::page_size() as u64;
     page.one(Gauge, "process_resident_memory_bytes", "Resident memory.", pages * size);
-    // Fields 14 and 15, counted behind the name, which may hold anything.
+    // Fields 14, 15 and 22, counted behind the name, which may hold anything.
     let stat = read("stat");
     let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
-    let ticks: u64 = fields.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
-    let seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+    let ticks = |first: usize, count: usize| {
+        let ticks = fields.split(' ').skip(first).take(count).filter_map(|ticks| ticks.parse::<u64>().ok());
+        ticks.sum::<u64>() as f64 / rustix::param::clock_ticks_per_second() as f64
+    };
+    let (seconds, started) = (ticks(11, 2), ticks(19, 1));
     page.one(Counter, "process_cpu_seconds_total", "User and system time.", seconds);
+    let boot = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let boot = boot.lines().find_map(|line| line.strip_prefix("btime ")?.parse::<u64>().ok()).unwrap_or(0);
+    let text = "When the agent started, seconds since 1970.";
+    page.one(Gauge, "process_start_time_seconds", text, boot as f64 + started);
     let files = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
     page.one(Gauge, "process_open_fds", "Open file descriptors.", files);
 }
@@ -187,6 +209,7 @@ mod tests {
             (0.25, 1.0, 59.0, 60.0, 300.0)
         );
         assert!(bounds.is_sorted());
+        assert!((0..15).all(|n| SYNC_BOUNDS[n] == 0.001 * f64::from(1 << n)), "as by ExponentialBuckets");
     }
 
     #[test]

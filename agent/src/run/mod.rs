@@ -1,7 +1,7 @@
 //! `sluice run`: sources feed one thread that programs the maps; an admin server tells how it goes.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::{Arc, mpsc},
     time::Duration,
@@ -64,7 +64,7 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// Metrics and state.
     pub admin: SocketAddr,
-    /// Health: the first at once, the others when nobody else has them.
+    /// Health: the first at once, the others when nobody else has them, which is nothing wrong.
     pub healthz: Vec<SocketAddr>,
     /// How long an update may take before the node counts as unhealthy.
     pub sync_timeout: Duration,
@@ -113,13 +113,13 @@ pub fn run(options: Options) -> Result<()> {
             Some(_) => None,
             None => Some(k8s::connect(&options.kubernetes, &shared).await?),
         };
-        let admin = admin::Server::bind(admin::Role::Admin, options.admin, &shared, &options.bpffs).await?;
-        let (healthz, later) = options.healthz.split_first().context("--healthz names no address")?;
-        let health = admin::Server::bind(admin::Role::Health, *healthz, &shared, &options.bpffs).await?;
-        let later = later.iter().map(|address| {
-            admin::Server::serve_when_free(admin::Role::Health, *address, &shared, &options.bpffs)
-        });
-        let later = futures::future::try_join_all(later);
+        let desk = Arc::new(admin::Desk::new(&shared, &options.bpffs));
+        let mut servers = vec![serve_at(admin::Role::Admin, options.admin, &[], &desk)?];
+        for (place, address) in options.healthz.iter().enumerate() {
+            let role = if place == 0 { admin::Role::Health } else { admin::Role::MoreHealth };
+            servers.push(serve_at(role, *address, &options.healthz, &desk)?);
+        }
+        let servers = futures::future::try_join_all(servers.into_iter().map(admin::Server::serve));
         let sizes = options.sizes;
         // The verifier takes its time: objects are listed meanwhile.
         let loading = tokio::task::spawn_blocking(move || loader::load(claim, &sizes));
@@ -160,14 +160,24 @@ pub fn run(options: Options) -> Result<()> {
         };
         tokio::select! {
             result = source => result,
-            result = admin.serve() => result,
-            result = health.serve() => result,
-            Err(error) = later => Err(error),
+            result = servers => result.map(drop),
             result = health_ports::serve(health_table, Arc::clone(&shared), teller) => result,
             result = program => result,
             result = stop_signal() => result,
         }
     })
+}
+
+/// A server at `address`, which is one of `all` or alone.
+fn serve_at(
+    role: admin::Role,
+    address: SocketAddr,
+    all: &[SocketAddr],
+    desk: &Arc<admin::Desk>,
+) -> Result<admin::Server> {
+    let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+    let families = if all.contains(&v4) { http::Families::V6 } else { http::Families::Both };
+    admin::Server::bind(role, address, families, desk)
 }
 
 async fn supervise(options: &Options, feed: Arc<feed::Feed>) -> Result<()> {
