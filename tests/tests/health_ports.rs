@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead, BufReader},
     process::{Child, ChildStdout, Stdio},
     time::Instant,
 };
