@@ -57,6 +57,8 @@ fn a_service_that_changes_its_type_has_the_addresses_of_the_new_one_and_no_other
         ip(&format!("-n {netns} route add unreachable {network}"));
     }
     cluster.api.apply(&cluster.slice("cart", 2, &[]));
+    let pods = cluster.pods.iter().map(|(pod, _)| manifest::pod(&pod.name, "cart", &[&pod.v4.to_string()]));
+    cluster.api.apply(&pods.collect::<String>());
     cluster.api.apply(&service(KINDS[0]));
     let _agent = cluster.agent();
     cluster.world.wait_verdict("10.96.0.1:80", "translate", 2);
@@ -111,6 +113,7 @@ fn entangled(cluster: &Cluster) -> Vec<(&'static str, &'static str, String)> {
         ("EndpointSlice", "shop/cart-2", unready.replace("\"ready\":true", "\"ready\":false")),
         ("EndpointSlice", "shop/vip-1", cluster.slice("vip", 1, &[])),
         ("EndpointSlice", "shop/bare-1", cluster.slice("bare", 1, &[])),
+        ("Pod", "shop/bare-1", manifest::pod("bare-1", "bare", &[&cluster.pods[0].0.v4.to_string()])),
         (
             "Node",
             "node-1",
@@ -134,6 +137,8 @@ fn in_any_order(cluster: &Cluster, seed: u64) {
         cluster.api.apply(text);
     }
     let _agent = cluster.agent();
+    // Pods are asked for once a headless Service needs them.
+    cluster.world.wait_verdict(&format!("{}:80", cluster.pods[0].0.v4), "translate", 1);
     let contents = || {
         cluster.catch_up();
         wait::until("maps at rest", || {

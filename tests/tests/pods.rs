@@ -142,6 +142,11 @@ fn headless_ports_are_translated_by_what_pods_declare_which_is_watched_only_then
     assert_eq!(cluster.api.lists("Pod"), 1, "the pods of this node: {:?}", names(&cluster));
     cluster.api.apply(&manifest::headless("db", &["http:80:8080"]));
     cluster.api.apply(&cluster.slice("db", 2, &[]));
+    let pods = [0, 1].map(|index: usize| {
+        let address = cluster.pods[index].0.v4.to_string();
+        manifest::pod(&format!("db-{}", index + 1), "db", &[&address])
+    });
+    cluster.api.apply(&pods.concat());
     let address = |index: usize| format!("{}:80", cluster.pods[index].0.v4);
     let (first, second) = (address(0), address(1));
     for to in [&first, &second] {
@@ -151,20 +156,54 @@ fn headless_ports_are_translated_by_what_pods_declare_which_is_watched_only_then
     }
     assert!(names(&cluster).contains(&"\"all pods\"".to_owned()));
     // The second pod says that it uses port 80 itself.
-    let pod = manifest::pod("db-2", "db", &[&cluster.pods[1].0.v4.to_string()])
-        .replace("containers: [{name: main}]", "containers: [{name: main, ports: [{containerPort: 80}]}]");
-    cluster.api.apply(&pod);
+    let declared = "containers: [{name: main, ports: [{containerPort: 80}]}]";
+    cluster.api.apply(&pods[1].replace("containers: [{name: main}]", declared));
     cluster.world.wait_verdict(&second, "pass", 0);
     assert_eq!(cluster.client.tcp(&second), Err("ECONNREFUSED".to_owned()), "nobody listens there");
     assert_eq!(cluster.client.tcp(&first).unwrap().by, "cart-1");
-    cluster.api.delete("Pod", "shop/db-2");
+    cluster.api.apply(&pods[1]);
     cluster.world.wait_verdict(&second, "translate", 1);
+    cluster.api.delete("Pod", "shop/db-2");
+    cluster.world.wait_verdict(&second, "pass", 0);
     cluster.api.delete("Service", "shop/db");
     wait::until("pods are not watched any more", || {
         let names = names(&cluster);
         if names.contains(&"\"all pods\"".to_owned()) { Err(names) } else { Ok(()) }
     });
     cluster.world.wait_verdict(&first, "pass", 0);
+}
+
+/// Whoever may write EndpointSlices writes whatever addresses they like.
+#[test]
+fn a_headless_service_takes_no_port_of_a_node_or_of_another_namespaces_pod() {
+    let mut cluster = Cluster::new();
+    let (own, theirs, node) = (cluster.pods[0].0.v4, cluster.pods[1].0.v4, cluster.world.node().v4);
+    let mut on_node = cluster.world.peer(&cluster.world.node().clone());
+    on_node.serve("node", 2380, false);
+    cluster.pods[1].1.serve("theirs", 2380, false);
+    let endpoints = [own, theirs, node].map(|address| {
+        format!("{{addresses: [\"{address}\"], targetRef: {{kind: Pod, name: own, namespace: shop}}}}")
+    });
+    let slice = format!(
+        "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: grab-1, namespace: shop, labels: \
+         {{kubernetes.io/service-name: grab}}}}\naddressType: IPv4\nports: [{{name: http, port: 8080, protocol: TCP}}]\n\
+         endpoints: [{}]\n",
+        endpoints.join(", ")
+    );
+    let pod = |name: &str, address: std::net::Ipv4Addr| manifest::pod(name, "any", &[&address.to_string()]);
+    let pods = pod("own", own)
+        + &pod("theirs", theirs).replace("namespace: shop", "namespace: yard")
+        + &pod("agent", node).replace("spec: {", "spec: {hostNetwork: true, ");
+    cluster.api.apply(&(manifest::headless("grab", &["http:2380:8080"]) + &slice + &pods));
+    let _agent = cluster.agent();
+    cluster.world.wait_verdict(&format!("{own}:2380"), "translate", 1);
+    assert_eq!(cluster.client.tcp(&format!("{own}:2380")).unwrap().by, "cart-1");
+    for (address, by) in [(theirs, "theirs"), (node, "node")] {
+        let to = format!("{address}:2380");
+        assert_eq!(cluster.world.json(&["explain", &to])["verdict"], "pass", "{to}");
+        assert_eq!(cluster.client.tcp(&to).unwrap().by, by, "whoever listens there is asked");
+        assert_eq!(on_node.tcp(&to).unwrap().by, by, "by the node's own processes too");
+    }
 }
 
 #[test]

@@ -155,7 +155,7 @@ pub fn service(store: &Store, name: &ObjectName) -> Vec<CompiledPort> {
             let affinity =
                 service.affinity_timeout_s.filter(|_| split.is_none_or(|split| split.shares.len() == 1));
             let frontends = if service.kind == ServiceKind::Headless {
-                headless_frontends(store, service.translate_headless_port, port, &endpoints)
+                headless_frontends(store, service, port, &endpoints)
             } else {
                 frontends(service, port, family)
             };
@@ -259,18 +259,19 @@ const fn any_address(family: Family) -> IpAddr {
     }
 }
 
-/// A headless Service's port, at each endpoint's own address, where the pod listens on another port and
-/// nothing shows that it also uses the Service's port number itself.
+/// A headless Service's port, at each endpoint's own address, where a pod of the Service's namespace has that address, listens
+/// on another port, and nothing shows that it also uses the Service's port number itself.
 fn headless_frontends(
     store: &Store,
-    wanted: bool,
+    service: &Service,
     port: &ServicePort,
     endpoints: &[CompiledEndpoint],
 ) -> BTreeMap<Dialled, Frontend> {
     let mut frontends = BTreeMap::new();
-    for (index, endpoint) in endpoints.iter().enumerate().filter(|_| wanted) {
-        let free = store.pod_uses(endpoint.address, port.protocol, port.port) == Some(false);
-        if free && endpoint.port != port.port && endpoint.state != EndpointState::NotReady {
+    let namespace = &service.name.namespace;
+    for (index, endpoint) in endpoints.iter().enumerate().filter(|_| service.translate_headless_port) {
+        let differs = endpoint.port != port.port && endpoint.state != EndpointState::NotReady;
+        if differs && store.has_free_port(namespace, endpoint.address, port.protocol, port.port) {
             let dialled = Dialled { address: endpoint.address, port: port.port, protocol: port.protocol };
             frontends.entry(dialled).or_insert(Frontend { kind: FrontendKind::Headless, only: Some(index) });
         }

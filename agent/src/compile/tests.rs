@@ -206,7 +206,7 @@ fn pod(address: IpAddr, port: u16) -> Pod {
 }
 
 #[test]
-fn headless_ports_are_translated_only_where_the_pod_does_not_use_them() {
+fn headless_ports_are_translated_only_where_a_pod_of_the_namespace_does_not_use_them() {
     let mut headless = service_named("cart");
     headless.kind = ServiceKind::Headless;
     headless.cluster_ips.clear();
@@ -216,32 +216,42 @@ fn headless_ports_are_translated_only_where_the_pod_does_not_use_them() {
     let mut other = slice("other", ready.clone(), Some(80));
     other.service = ObjectName::new("shop", "other");
     let off = Service { translate_headless_port: false, ..headless.clone() };
-    for (case, service, slices, declared, want) in [
-        ("differs", &headless, vec![slice("a", ready.clone(), Some(8080))], Some(vec![]), 1),
-        ("same number", &headless, vec![slice("a", ready.clone(), Some(80))], Some(vec![]), 0),
+    let foreign = |name: &str| Pod { name: ObjectName::new("yard", name), ..pod(address, 81) };
+    let on_host =
+        |name: &str| Pod { name: ObjectName::new("shop", name), host_network: true, ..pod(address, 81) };
+    let elsewhere = pod("10.0.0.9".parse().unwrap(), 81);
+    let own = || vec![slice("a", ready.clone(), Some(8080))];
+    for (case, service, slices, pods, want) in [
+        ("differs", &headless, own(), Some(pod_port(81)), 1),
+        ("same number", &headless, vec![slice("a", ready.clone(), Some(80))], Some(pod_port(81)), 0),
+        ("declared by a container", &headless, own(), Some(pod_port(80)), 0),
+        ("no pod has the address: a node's, or a machine's outside", &headless, own(), Some(vec![]), 0),
+        ("the Service's pods are elsewhere", &headless, own(), Some(vec![elsewhere]), 0),
+        ("another namespace's pod", &headless, own(), Some(vec![foreign("db")]), 0),
+        ("a pod on its node's network", &headless, own(), Some(vec![on_host("db")]), 0),
         (
-            "declared by a container",
+            "one on its node's network besides",
             &headless,
-            vec![slice("a", ready.clone(), Some(8080))],
-            Some(pod_port(80)),
+            own(),
+            Some(vec![pod(address, 81), on_host("db")]),
             0,
         ),
-        ("another declared", &headless, vec![slice("a", ready.clone(), Some(8080))], Some(pod_port(81)), 1),
+        ("another namespace's besides", &headless, own(), Some(vec![pod(address, 81), foreign("db")]), 0),
         (
             "shown by another Service's slice",
             &headless,
             vec![slice("a", ready.clone(), Some(8080)), other],
-            Some(vec![]),
+            Some(pod_port(81)),
             0,
         ),
-        ("turned off", &off, vec![slice("a", ready.clone(), Some(8080))], Some(vec![]), 0),
-        ("pods unknown", &headless, vec![slice("a", ready, Some(8080))], None, 0),
+        ("turned off", &off, own(), Some(pod_port(81)), 0),
+        ("pods unknown", &headless, own(), None, 0),
     ] {
         let mut store = Store::new(Node::default());
         store.apply(Change::AllServices(vec![service.clone()]));
         store.apply(Change::AllSlices(slices));
-        if let Some(declared) = declared {
-            store.apply(Change::AllPods(declared));
+        if let Some(pods) = pods {
+            store.apply(Change::AllPods(pods));
         }
         let compiled = super::service(&store, &ObjectName::new("shop", "cart"));
         assert_eq!(compiled.iter().map(|port| port.frontends.len()).sum::<usize>(), want, "{case}");
@@ -260,6 +270,27 @@ fn a_new_slice_that_shows_a_port_in_use_recompiles_the_headless_service() {
     other.service = ObjectName::new("shop", "other");
     store.apply(Change::Slice(other.name.clone(), Some(Box::new(other))));
     assert!(store.take_dirty().contains(&ObjectName::new("shop", "cart")));
+}
+
+#[test]
+fn a_pod_that_comes_or_goes_recompiles_the_headless_service() {
+    let mut headless = service_named("cart");
+    headless.kind = ServiceKind::Headless;
+    headless.cluster_ips.clear();
+    let cart = headless.name.clone();
+    let mut store = store(
+        headless,
+        vec![slice("a", vec![endpoint(1, EndpointState::Ready, None, &[], &[])], Some(8080))],
+    );
+    store.take_dirty();
+    // It declares nothing, so that its address alone is news.
+    let pod = Pod { ports: Vec::new(), ..pod("10.0.0.1".parse().unwrap(), 81) };
+    for (case, news, want) in [("comes", Some(Box::new(pod.clone())), 1), ("goes", None, 0)] {
+        store.apply(Change::Pod(pod.name.clone(), news));
+        assert!(store.take_dirty().contains(&cart), "{case}");
+        let frontends: usize = service(&store, &cart).iter().map(|port| port.frontends.len()).sum();
+        assert_eq!(frontends, want, "{case}");
+    }
 }
 
 #[test]

@@ -56,13 +56,23 @@ impl Pod {
         };
         self.addresses.iter().flat_map(at).collect()
     }
+
+    /// Whose each address is.
+    fn holds(&self) -> BTreeSet<Holder> {
+        let holder = || (!self.host_network).then(|| self.name.namespace.clone());
+        self.addresses.iter().map(|address| (*address, holder())).collect()
+    }
 }
+
+/// An address, and the namespace that has it; none where it is a node's, which pods on the host's network show as theirs.
+type Holder = (IpAddr, Option<String>);
 
 /// All pods. Two may have one address: both in the node's own network, or one after the other.
 #[derive(Debug, Default)]
 pub struct Pods {
     by_name: BTreeMap<ObjectName, Pod>,
     declared: BTreeMap<PodPort, u32>,
+    holders: BTreeMap<Holder, u32>,
 }
 
 impl Pods {
@@ -76,31 +86,48 @@ impl Pods {
         self.by_name.get(name)
     }
 
-    /// Sets a pod; `None` when it is gone. Returns the addresses about whose ports the answer changes.
+    /// Whether pods of `namespace` have this address, and neither a node nor anybody else.
+    pub fn is_of(&self, address: IpAddr, namespace: &str) -> bool {
+        // `None` is the least.
+        let all = self.holders.range((address, None)..);
+        let mut holders = all.map(|(holder, _)| holder).take_while(|(at, _)| *at == address);
+        let only = holders.next().filter(|_| holders.next().is_none());
+        only.is_some_and(|(_, holder)| holder.as_deref() == Some(namespace))
+    }
+
+    /// Sets a pod; `None` when it is gone. Returns the addresses about whose ports or holders the answer changes.
     pub fn set(&mut self, name: ObjectName, pod: Option<Pod>) -> BTreeSet<IpAddr> {
-        let new = pod.as_ref().map(Pod::declared).unwrap_or_default();
+        let facts = |pod: Option<&Pod>| pod.map(|pod| (pod.declared(), pod.holds())).unwrap_or_default();
+        let (declares, holds) = facts(pod.as_ref());
         let old = match pod {
             Some(pod) => self.by_name.insert(name, pod),
             None => self.by_name.remove(&name),
         };
-        let old = old.as_ref().map(Pod::declared).unwrap_or_default();
-        for port in new.difference(&old) {
-            *self.declared.entry(port.clone()).or_default() += 1;
-        }
-        for port in old.difference(&new) {
-            if let Some(count) = self.declared.get_mut(port) {
-                *count -= 1;
-                if *count == 0 {
-                    self.declared.remove(port);
-                }
-            }
-        }
-        old.symmetric_difference(&new).map(|port| port.address).collect()
+        let (declared, held) = facts(old.as_ref());
+        tally(&mut self.declared, &declared, &declares);
+        tally(&mut self.holders, &held, &holds);
+        let ports = declared.symmetric_difference(&declares).map(|port| port.address);
+        ports.chain(held.symmetric_difference(&holds).map(|(address, _)| *address)).collect()
     }
 
     /// All of them, by name.
     pub fn all(&self) -> impl Iterator<Item = &Pod> {
         self.by_name.values()
+    }
+}
+
+/// Counts what a pod says now instead of what it said.
+fn tally<T: Clone + Ord>(counts: &mut BTreeMap<T, u32>, old: &BTreeSet<T>, new: &BTreeSet<T>) {
+    for fact in new.difference(old) {
+        *counts.entry(fact.clone()).or_default() += 1;
+    }
+    for fact in old.difference(new) {
+        if let Some(count) = counts.get_mut(fact) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(fact);
+            }
+        }
     }
 }
 
@@ -135,5 +162,43 @@ mod tests {
             assert_eq!(pods.declare(&port), known, "{case}");
         }
         assert!(pods.declared.is_empty() && pods.by_name.is_empty(), "nothing is left behind");
+    }
+
+    #[test]
+    fn an_address_is_a_namespaces_where_its_pods_alone_have_it() {
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let mut pods = Pods::default();
+        let pod = |namespace: &str, name: &str, at: [u8; 4], host_network| Pod {
+            name: ObjectName::new(namespace, name),
+            addresses: vec![at.into()],
+            node: None,
+            host_network,
+            labels: BTreeMap::new(),
+            ports: Vec::new(),
+        };
+        let (own, other) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+        for (case, name, set, changed, want) in [
+            ("nobody has it", ("shop", "z"), None, 0, false),
+            ("a pod has another", ("shop", "z"), Some((other, false)), 1, false),
+            ("a pod of ours", ("shop", "a"), Some((own, false)), 1, true),
+            ("the same again", ("shop", "a"), Some((own, false)), 0, true),
+            ("another of ours", ("shop", "b"), Some((own, false)), 1, true),
+            ("somebody else's too", ("yard", "a"), Some((own, false)), 1, false),
+            ("that one moved", ("yard", "a"), Some((other, false)), 2, true),
+            ("one on the host's network", ("shop", "c"), Some((own, true)), 1, false),
+            ("that one is gone", ("shop", "c"), None, 1, true),
+            ("one of two is gone", ("shop", "a"), None, 1, true),
+            ("the last is on the host's network", ("shop", "b"), Some((own, true)), 1, false),
+        ] {
+            let (namespace, name) = name;
+            let set = set.map(|(at, host_network)| pod(namespace, name, at, host_network));
+            let touched = pods.set(ObjectName::new(namespace, name), set);
+            assert_eq!(touched.len(), changed, "{case}: {touched:?}");
+            assert_eq!(pods.is_of(address, "shop"), want, "{case}");
+        }
+        for (namespace, name) in [("shop", "z"), ("shop", "b"), ("yard", "a")] {
+            pods.set(ObjectName::new(namespace, name), None);
+        }
+        assert!(pods.holders.is_empty(), "nothing is left behind");
     }
 }

@@ -220,15 +220,19 @@ impl Store {
         names.filter_map(|name| self.slices.get(name)).collect()
     }
 
-    /// Whether the pod at `address` listens on that very port, as far as any object shows; `None` when the
-    /// source does not tell what pods declare, so that nobody can know.
-    pub fn pod_uses(&self, address: IpAddr, protocol: Protocol, port: u16) -> Option<bool> {
-        let declared = self.pods.as_ref()?.declare(&PodPort { address, protocol, port });
+    /// Whether `address` is a pod's of `namespace` that nothing shows to listen on that very port: where a headless Service
+    /// of that namespace may have its port translated.
+    ///
+    /// Whoever writes EndpointSlices may put any address into them, a node's or another namespace's pod's; so a pod itself has
+    /// to tell of it. `false` where the source does not tell of pods, for nobody can know then.
+    pub fn has_free_port(&self, namespace: &str, address: IpAddr, protocol: Protocol, port: u16) -> bool {
+        let Some(pods) = &self.pods else { return false };
         let slices = self.by_address.get(&address).into_iter().flatten();
         let in_slices = slices.filter_map(|name| self.slices.get(&**name)).any(|slice| {
             slice.ports.iter().any(|candidate| candidate.protocol == protocol && candidate.port == Some(port))
         });
-        Some(declared || in_slices)
+        let declared = pods.declare(&PodPort { address, protocol, port });
+        pods.is_of(address, namespace) && !declared && !in_slices
     }
 
     fn replace_services(&mut self, services: Vec<Service>) {
