@@ -24,16 +24,24 @@ fn names_aliases_and_headless_services_are_destinations() {
     let servers = [(&front, 8080), (&inside, 8080), (&outside, 8081)];
     let _servers = servers.map(|(pod, port)| nginx(&world, pod, port));
     let _on_node = nginx(&world, world.node(), 8082);
+    let own = world.node().v4.to_string();
     let pod = |pod: &Pod, app: &str| manifest::pod(&pod.name, app, &[&pod.v4.to_string()]);
     let services = manifest::service("front", &["10.96.0.1"], &["http:80:8080"])
         + &manifest::service("plain", &["10.96.0.2"], &["http:80:8080"]).replace("app: plain", "app: front")
         + &manifest::headless("inside", &["http:80:8080"])
         + &external("outside", &outside.v4.to_string(), "[{name: http, port: 8081}]")
-        + &external("node", "localhost", "[]")
+        + &external("bare", &outside.v4.to_string(), "[]")
+        + &external("local", "localhost", "[]")
+        + &external("node", &own, "[]")
         + &external("alias", "plain.shop.svc.cluster.local.", "[{name: http, port: 80}]")
         + &external("loop", "10.96.0.1", "[{name: http, port: 80}]");
-    let routes = ["inside", "outside", "node", "alias", "loop", "nobody"].map(|name| {
-        let port = if name == "node" { ", port: {number: 8082}" } else { "" };
+    let names = ["inside", "outside", "bare", "local", "node", "alias", "loop", "nobody"];
+    let routes = names.map(|name| {
+        let port = match name {
+            "bare" => ", port: {number: 8081}",
+            "local" | "node" => ", port: {number: 8082}",
+            _ => "",
+        };
         format!(
             "  - match: [{{uri: {{prefix: /{name}}}}}]\n    route: [{{destination: {{host: {name}{port}}}}}]\n"
         )
@@ -51,12 +59,11 @@ fn names_aliases_and_headless_services_are_destinations() {
         if path == "redirector" { Ok(()) } else { Err((path, world.log())) }
     });
     world.wait_healthy();
-    let node = world.node().name.clone();
     for (path, want) in [
         ("/", "front"),
         ("/inside", "inside"),
         ("/outside", "outside"),
-        ("/node", node.as_str()),
+        ("/bare", "outside"),
         ("/alias", "front"),
     ] {
         let response = curl(&client, &[&format!("http://10.96.0.1{path}")]);
@@ -66,10 +73,23 @@ fn names_aliases_and_headless_services_are_destinations() {
         let response = curl(&client, &[&format!("http://10.96.0.1{path}")]);
         assert_eq!(response.status, 503, "{path}: {response:?}");
     }
+    // What the node alone may reach, nobody reaches by a name of their own.
+    for path in ["/local", "/node"] {
+        let response = curl(&client, &[&format!("http://10.96.0.1{path}")]);
+        let said = response.body.as_str();
+        assert_eq!(
+            (response.status, said),
+            (503, "the destination's name leads to the node itself\n"),
+            "{path}"
+        );
+    }
     let run_dir = world.folder().join("run").display().to_string();
-    let explained = world.json(&["explain", "--run-dir", &run_dir, "http://10.96.0.1/node"]);
+    let explained = world.json(&["explain", "--run-dir", &run_dir, "http://10.96.0.1/bare"]);
     assert_eq!(explained["verdict"], "translate", "{explained}");
-    assert!(explained["steps"].to_string().contains("the addresses that localhost has"), "{explained}");
+    assert!(
+        explained["steps"].to_string().contains(&format!("the addresses that {} has", outside.v4)),
+        "{explained}"
+    );
     // A name is nobody's frontend, and headless Services stay in the kernel.
     let rows = world.json(&["service"]);
     let known: Vec<_> = rows.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();

@@ -77,6 +77,14 @@ fn findings_say_where_and_what() {
             vec!["f.yaml:1: Service shop/cart: spec.clusterIP: 127.0.0.1 is a loopback"],
         ),
         (
+            "an endpoint on whatever machine asks",
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: cart-1, namespace: shop, labels: \
+             {kubernetes.io/service-name: cart}}\naddressType: IPv4\nports: [{port: 80}]\nendpoints: [{addresses: \
+             [169.254.169.254]}]\n"
+                .to_owned(),
+            vec!["f.yaml:1: EndpointSlice shop/cart-1: endpoints[0].addresses: 169.254.169.254 is a loopback"],
+        ),
+        (
             "policy",
             SERVICE.replace("selector", "internalTrafficPolicy: local\n  selector"),
             vec![

@@ -86,8 +86,9 @@ impl Complaints {
         addresses
     }
 
-    /// Addresses of a Service: those that only their own machine or a group of machines has cannot be one's own.
-    fn service_addresses(&mut self, path: &str, texts: &[String]) -> Vec<IpAddr> {
+    /// Addresses of Services, endpoints and pods: those that only their own machine or a group of machines has cannot be one's
+    /// own. The API server refuses them in slices; files are not validated by it.
+    fn own_addresses(&mut self, path: &str, texts: &[String]) -> Vec<IpAddr> {
         let mut addresses = self.addresses(path, texts);
         addresses.retain(|address| {
             let link_local = match address {

@@ -45,7 +45,7 @@ pub fn pod_facts(object: &core::Pod) -> Converted<PodFacts> {
     if texts.is_empty() {
         texts.extend(status.pod_ip);
     }
-    let addresses = complaints.addresses("status.podIPs", &texts);
+    let addresses = complaints.own_addresses("status.podIPs", &texts);
     let finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     if finished || addresses.is_empty() {
         return complaints.done(None);

@@ -146,10 +146,8 @@ fn cluster_ips(
         return Vec::new();
     }
     match (spec.cluster_ips.as_deref(), spec.cluster_ip.as_deref()) {
-        (Some(list), _) if !list.is_empty() => complaints.service_addresses("spec.clusterIPs", list),
-        (_, Some(one)) if !one.is_empty() => {
-            complaints.service_addresses("spec.clusterIP", &[one.to_owned()])
-        }
+        (Some(list), _) if !list.is_empty() => complaints.own_addresses("spec.clusterIPs", list),
+        (_, Some(one)) if !one.is_empty() => complaints.own_addresses("spec.clusterIP", &[one.to_owned()]),
         _ => Vec::new(),
     }
 }
@@ -167,7 +165,7 @@ fn load_balancer_ips(
     let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
     let vips = ingress.iter().filter(|entry| entry.ip_mode.as_deref() != Some("Proxy"));
     let texts: Vec<String> = vips.filter_map(|entry| entry.ip.clone()).filter(|ip| !ip.is_empty()).collect();
-    complaints.service_addresses("status.loadBalancer.ingress", &texts)
+    complaints.own_addresses("status.loadBalancer.ingress", &texts)
 }
 
 /// Source: kube-proxy `pkg/proxy/serviceport.go`, which reads them with blanks around and leading zeros.

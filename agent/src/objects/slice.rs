@@ -81,7 +81,7 @@ fn endpoint(
     complaints: &mut Complaints,
 ) -> Endpoint {
     let path = format!("endpoints[{index}].addresses");
-    let mut addresses = complaints.addresses(&path, &object.addresses);
+    let mut addresses = complaints.own_addresses(&path, &object.addresses);
     addresses.retain(|address| {
         let fits = Family::of(*address) == family;
         if !fits {

@@ -52,6 +52,8 @@ pub struct Attempts<'a> {
 pub enum Trouble {
     /// There is no endpoint.
     NoEndpoints,
+    /// The name of the destination stands for nothing but what names must not stand for.
+    NameRefused,
     /// The client has too many requests under way to the destination.
     Busy,
     /// The last try failed.
@@ -67,6 +69,9 @@ impl Trouble {
     pub fn reply(self) -> (StatusCode, &'static str) {
         match self {
             Self::NoEndpoints => (StatusCode::SERVICE_UNAVAILABLE, "no endpoint is ready\n"),
+            Self::NameRefused => {
+                (StatusCode::SERVICE_UNAVAILABLE, "the destination's name leads to the node itself\n")
+            }
             Self::Failed(Failure::Connect) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "no endpoint can be reached\n")
             }
@@ -164,7 +169,7 @@ fn outcome(sent: &Result<Sent, Trouble>) -> Option<Outcome<'_>> {
         Err(Trouble::Failed(Failure::BeforeRequest)) => Outcome::ResetBeforeRequest,
         Err(Trouble::Failed(Failure::Reset)) => Outcome::Reset,
         Err(Trouble::TryTimeout | Trouble::Timeout) => Outcome::PerTryTimeout,
-        Err(Trouble::Failed(Failure::Overflow) | Trouble::Busy) => return None,
+        Err(Trouble::Failed(Failure::Overflow) | Trouble::Busy | Trouble::NameRefused) => return None,
     })
 }
 
@@ -176,6 +181,8 @@ fn event(sent: &Result<Sent, Trouble>) -> Option<Event> {
             Failure::Connect | Failure::Refused | Failure::BeforeRequest | Failure::Reset,
         )) => Some(Event::Failure(503)),
         Err(Trouble::TryTimeout | Trouble::Timeout) => Some(Event::Failure(504)),
-        Err(Trouble::Failed(Failure::Overflow) | Trouble::Busy | Trouble::NoEndpoints) => None,
+        Err(
+            Trouble::Failed(Failure::Overflow) | Trouble::Busy | Trouble::NoEndpoints | Trouble::NameRefused,
+        ) => None,
     }
 }

@@ -16,6 +16,7 @@ use crate::l7::rules::{
 };
 
 use super::{
+    attempts::Trouble,
     config::{Config, Destination},
     destinations::{OneUse, Row, Use},
     draws::{Draws, mix},
@@ -197,7 +198,7 @@ impl Balancer {
         let named = config.named(&target.host, target.port);
         let destination = named.as_ref().or_else(|| config.destination(&target.host, target.port))?;
         if let Some(name) = destination.external_name.as_ref().filter(|_| destination.endpoints.is_empty()) {
-            let mut endpoints = worker.names.resolve(name, destination.port).await;
+            let mut endpoints = worker.names.resolve(name, destination.port, &worker.counters).await;
             // What is steered here would come back for ever.
             endpoints.retain(|endpoint| config.frontend(*endpoint).is_none());
             let all = Rc::new(Candidates::new(worker, config, target, destination, endpoints));
@@ -212,6 +213,16 @@ impl Balancer {
             Rc::new(Candidates::new(worker, config, target, destination, endpoints))
         });
         Some(candidates.healthy()).filter(|all| all.len() > 0)
+    }
+
+    /// Why [`Self::candidates`] found none.
+    pub fn why_none(&self, worker: &Worker, config: &Config, target: &Target) -> Trouble {
+        let named = config.named(&target.host, target.port);
+        let destination = named.as_ref().or_else(|| config.destination(&target.host, target.port));
+        let name =
+            destination.and_then(|destination| Some((destination.external_name.as_ref()?, destination.port)));
+        let refused = name.is_some_and(|(name, port)| worker.names.is_refused(name, port));
+        if refused { Trouble::NameRefused } else { Trouble::NoEndpoints }
     }
 
     /// One of `candidates`; `None` only when there is none.

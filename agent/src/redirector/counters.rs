@@ -69,6 +69,8 @@ counters! {
     NoRoute => "noRoute",
     /// Requests and connections whose destination does not exist or has no endpoint.
     NoEndpoints => "noEndpoints",
+    /// Names that stand for this node, its link or a group of machines: such addresses are not asked.
+    NamesRefused => "namesRefused",
     /// Injected delays.
     FaultDelays => "faultDelays",
     /// Injected aborts.

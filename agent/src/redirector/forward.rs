@@ -86,7 +86,7 @@ impl<'a> Forward<'a> {
         }
         let config = &self.view.config;
         let Some(candidates) = self.worker.balancer.candidates(self.worker, config, self.target).await else {
-            return no_destination(self.worker, call);
+            return self.trouble(call, self.worker.balancer.why_none(self.worker, config, self.target));
         };
         let circuit = self.worker.shared.circuits.circuit(call.client, self.target);
         let place = match circuit.as_ref().map(|circuit| circuit.enter(What::Request)) {
@@ -156,7 +156,7 @@ impl<'a> Forward<'a> {
     fn trouble(&self, call: &Call, trouble: Trouble) -> Response<Body> {
         match trouble {
             Trouble::Timeout => self.worker.count(Counter::Timeouts),
-            Trouble::NoEndpoints => self.worker.count(Counter::NoEndpoints),
+            Trouble::NoEndpoints | Trouble::NameRefused => self.worker.count(Counter::NoEndpoints),
             Trouble::Failed(_) | Trouble::TryTimeout | Trouble::Busy => {}
         }
         let (status, text) = trouble.reply();

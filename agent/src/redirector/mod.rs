@@ -19,6 +19,7 @@ mod deadline;
 mod destinations;
 mod draws;
 mod explain;
+mod forbidden;
 mod forward;
 mod frames;
 mod h2c;

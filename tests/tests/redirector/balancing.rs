@@ -80,22 +80,27 @@ async fn one_http2_connection_is_spread_without_rules() {
 }
 
 #[tokio::test]
-async fn an_external_name_is_resolved() {
-    let endpoint = Endpoint::named("outside").await;
-    let setup = Setup::http(&[], json!([{"route": [{"destination": {"host": "outside"}}]}]));
-    let world = Setup { ..setup }.start();
-    let mut snapshot =
-        Setup::http(&[], json!([{"route": [{"destination": {"host": "outside"}}]}])).snapshot(world.front);
-    snapshot.services.push(
-        serde_json::from_value(json!({
-            "namespace": "shop",
-            "name": "outside",
-            "externalName": "127.0.0.1",
-            "ports": [{"port": endpoint.address.port()}],
-        }))
-        .unwrap(),
-    );
-    assert_eq!(world.ask("GET /").await.status, 503);
-    world.redirector.apply(snapshot);
-    assert_eq!(world.ask("GET /").await.body, "outside");
+async fn an_external_name_does_not_lead_to_the_node_itself() {
+    let endpoint = Endpoint::named("a daemon of the node").await;
+    let port = endpoint.address.port();
+    let rules = json!([{"route": [{"destination": {"host": "outside", "port": {"number": port}}}]}]);
+    let setup = || Setup::http(&[], rules.clone());
+    let world = setup().start();
+    assert_eq!(world.ask("GET /").await.body, "no endpoint is ready\n");
+    let names = ["127.0.0.1", "localhost", "0.0.0.0", "169.254.169.254", "::1", "::ffff:127.0.0.1"];
+    for (number, name) in (1..).zip(names) {
+        let mut snapshot = setup().snapshot(world.front);
+        let outside =
+            json!({"namespace": "shop", "name": "outside", "externalName": name, "ports": [{"port": port}]});
+        snapshot.services.push(serde_json::from_value(outside).unwrap());
+        world.redirector.apply(snapshot);
+        let got = world.ask("GET /").await;
+        assert_eq!(
+            (got.status, &*got.body),
+            (503, "the destination's name leads to the node itself\n"),
+            "{name}"
+        );
+        assert_eq!(world.count("namesRefused"), number, "{name}");
+    }
+    assert_eq!((endpoint.hits(), world.count("upstreamConnections")), (0, 0));
 }
