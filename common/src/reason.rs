@@ -117,6 +117,8 @@ reasons! {
     /// A router on the way to a pod's node said that packets in a tunnel do not fit: remembered, and told to the client whose
     /// packet it was, if that is to be seen.
     PathNarrowed = 42, "path_narrowed";
+    /// A TCP connection that began without Sluice: with --beside-kube-proxy left to whoever translates it.
+    BegunElsewhere = 43, "begun_elsewhere";
 }
 
 impl Reason {
@@ -142,6 +144,7 @@ impl Reason {
             | Self::LeftToStack
             | Self::TunnelReceived
             | Self::FlowBegun
+            | Self::BegunElsewhere
             | Self::EventLost => false,
             Self::ConnectTranslated
             | Self::SendTranslated

@@ -181,3 +181,27 @@ fn a_server_that_throttles_on_is_told_of_and_asked_again() {
     });
     cluster.world.wait_healthy();
 }
+
+#[test]
+fn servers_that_are_all_away_are_asked_in_turns_and_not_all_the_time() {
+    const TURNS: usize = 6;
+    let mut cluster = Cluster::new();
+    let (mut other, _agent) = cluster.agent_on_two(&[]);
+    let given_up = |cluster: &Cluster| cluster.world.log().matches("giving this API server up").count();
+    let before = given_up(&cluster);
+    let start = std::time::Instant::now();
+    cluster.api.down();
+    other.down();
+    wait::until_within(std::time::Duration::from_secs(60), "both are asked in turns", || {
+        match given_up(&cluster) - before {
+            turns if turns >= TURNS => Ok(()),
+            turns => Err(turns),
+        }
+    });
+    // Two waits at least lie between six turns at two servers: of 0.2 and 0.4 s, or more.
+    assert!(start.elapsed() >= std::time::Duration::from_millis(600), "{:?}", start.elapsed());
+    assert!(cluster.client.tcp("10.96.0.1:80").is_ok());
+    other.up();
+    cluster.world.wait_verdict("10.96.0.1:80", "translate", 2);
+    cluster.world.wait_healthy();
+}

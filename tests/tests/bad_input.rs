@@ -308,7 +308,7 @@ fn a_full_map_is_named_and_what_fits_serves() {
     assert_eq!(world.json(&["frontend"]).as_array().map(Vec::len), Some(16));
     // The self-probe has a place of its own, and goes on: a full map is no reason to take the node away or to start anew.
     let probed = || {
-        let state = sluice_tests::http::curl(world.node(), &["http://127.0.0.1:10249/state"]).body;
+        let state = curl(world.node(), &["http://127.0.0.1:10249/state"]).body;
         serde_json::from_str::<serde_json::Value>(&state).unwrap_or_default()["probedS"].clone()
     };
     let before = probed();
@@ -317,7 +317,7 @@ fn a_full_map_is_named_and_what_fits_serves() {
         if now != before && !now.is_null() { Ok(()) } else { Err((now, world.log())) }
     });
     for path in ["/healthz", "/livez"] {
-        let answer = sluice_tests::http::curl(world.node(), &[&format!("http://127.0.0.1:10256{path}")]);
+        let answer = curl(world.node(), &[&format!("http://127.0.0.1:10256{path}")]);
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
     }
     world.apply("many", "");

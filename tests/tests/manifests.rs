@@ -193,7 +193,7 @@ fn an_overlay_changes_what_it_says_and_nothing_else() {
     for (overlay, changed) in [
         ("overlays/kind", &["SLUICE_API_SERVER", "SLUICE_CGROUP"][..]),
         ("overlays/kubeadm", &[]),
-        ("overlays/beside-kube-proxy", &["SLUICE_ADMIN", "SLUICE_HEALTHZ"]),
+        ("overlays/beside-kube-proxy", &["SLUICE_ADMIN", "SLUICE_BESIDE_KUBE_PROXY", "SLUICE_HEALTHZ"]),
     ] {
         let data = one(&render(overlay), "ConfigMap")["data"].clone();
         let differs = data.as_object().unwrap().iter().filter(|(name, value)| base[*name] != **value);

@@ -218,6 +218,10 @@ struct RunArgs {
     /// Answer pings of Services' addresses
     #[arg(long, action = clap::ArgAction::Set, default_value_t = true)]
     vip_ping: bool,
+    /// Leave TCP connections alone that packets go on with and that began without us: while kube-proxy goes, and for as long
+    /// as connections last that it translates
+    #[arg(long)]
+    beside_kube_proxy: bool,
     /// Whose address endpoints see when a pod of this node asks through the redirector: the pod's, or this node's
     #[arg(long, value_enum, default_value_t = redirector::SourceAddress::Client)]
     upstream_source: redirector::SourceAddress,
@@ -378,6 +382,7 @@ fn agent(args: RunArgs) -> anyhow::Result<()> {
             tc: args.tc,
             forwarding: args.forwarding,
             vip_ping: args.vip_ping,
+            beside_others: args.beside_kube_proxy,
             keep_clients: args.upstream_source == redirector::SourceAddress::Client,
             service_cidrs: args.service_cidr.into_iter().collect(),
         },

@@ -15,7 +15,7 @@ use kube::{
     client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
     core::PartialObjectMeta,
-    runtime::watcher,
+    runtime::{utils::Backoff as _, watcher},
 };
 use tokio::sync::watch;
 
@@ -94,7 +94,13 @@ async fn watch_on(
     (pods_needed, outbox): (watch::Receiver<bool>, &mut Outbox),
     shared: &Arc<Shared>,
 ) -> Result<()> {
-    for (client, host) in servers.clients.iter().zip(&servers.hosts).cycle() {
+    let mut patience = backoff::Patience::new();
+    for (turn, (client, host)) in servers.clients.iter().zip(&servers.hosts).cycle().enumerate() {
+        if turn > 0 && turn % servers.clients.len() == 0 {
+            // None of them is of use at the moment.
+            patience.reset();
+            tokio::time::sleep(patience.next().unwrap_or_default()).await;
+        }
         servers.failures.forget();
         tracing::info!(server = %host, "asking the API server");
         let config = servers.watching(client).await;

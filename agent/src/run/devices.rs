@@ -15,8 +15,8 @@ use ipnet::IpNet;
 use sluice_common::{
     Addr,
     layout::{
-        ANY_DEVICE, DEVICE_BARE, DEVICE_NO_TX, DEVICE_TAKES_RAW, DeviceValue, OPTION_DSR_TCP, OPTION_DSR_UDP,
-        OPTION_KEEP_CLIENTS, OPTION_SERVICE_CIDRS, OPTION_VIP_PING,
+        ANY_DEVICE, DEVICE_BARE, DEVICE_NO_TX, DEVICE_TAKES_RAW, DeviceValue, OPTION_BESIDE_OTHERS,
+        OPTION_DSR_TCP, OPTION_DSR_UDP, OPTION_KEEP_CLIENTS, OPTION_SERVICE_CIDRS, OPTION_VIP_PING,
     },
 };
 
@@ -57,7 +57,8 @@ impl Packets {
             Forwarding::Hybrid => OPTION_DSR_TCP,
         };
         let clients = if self.keep_clients { OPTION_KEEP_CLIENTS } else { 0 };
-        ping | tunnels | clients | if has_cidrs { OPTION_SERVICE_CIDRS } else { 0 }
+        let others = if self.beside_others { OPTION_BESIDE_OTHERS } else { 0 };
+        ping | tunnels | clients | others | if has_cidrs { OPTION_SERVICE_CIDRS } else { 0 }
     }
 }
 
@@ -76,6 +77,8 @@ pub struct Packets {
     pub forwarding: Forwarding,
     /// `--vip-ping`.
     pub vip_ping: bool,
+    /// `--beside-kube-proxy`.
+    pub beside_others: bool,
     /// `--upstream-source pod`.
     pub keep_clients: bool,
     /// `--service-cidr`.

@@ -139,6 +139,8 @@ pub const OPTION_SERVICE_CIDRS: u64 = 2;
 pub const OPTION_DSR_TCP: u64 = 4;
 /// Bit of `CONFIG_OPTIONS`: the same for UDP.
 pub const OPTION_DSR_UDP: u64 = 8;
+/// Bit of `CONFIG_OPTIONS`: TCP connections that began without us go on without us, for kube-proxy translates them.
+pub const OPTION_BESIDE_OTHERS: u64 = 16;
 /// Bit of `CONFIG_OPTIONS`: the redirector makes connections under addresses of pods.
 pub const OPTION_KEEP_CLIENTS: u64 = 256;
 /// Connections that the redirector makes under a pod's address have this source port or a higher one: beyond those that

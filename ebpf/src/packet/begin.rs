@@ -6,7 +6,8 @@ use sluice_common::{
     layout::{
         ADDRESS_CLUSTER_IP, ADDRESS_NODE, ADDRESS_VIP, AffinityKey, CONFIG_OPTIONS, FLAG_EXTERNAL_LOCAL,
         FLAG_HAS_ENDPOINTS, FLAG_SOURCE_RANGES, FrontendKey, FrontendKind, FrontendValue, HOOK_FROM_NETWORK,
-        HOOK_TO_NETWORK, NO_BACKEND, OPTION_SERVICE_CIDRS, PROBE_ID, SCTP, SERVICE_CIDRS, SlotValue, TCP,
+        HOOK_TO_NETWORK, NO_BACKEND, OPTION_BESIDE_OTHERS, OPTION_SERVICE_CIDRS, PROBE_ID, SCTP,
+        SERVICE_CIDRS, SlotValue, TCP,
     },
     packet::flow,
 };
@@ -102,9 +103,13 @@ fn frontend(work: &Work) -> Result<FrontendValue, Reason> {
 /// Whether an address that nobody has is one of those that cluster IPs are taken from.
 #[inline(always)]
 pub fn unallocated(addr: &Addr) -> Reason {
-    let known = CONFIG.get(CONFIG_OPTIONS).is_some_and(|options| options & OPTION_SERVICE_CIDRS != 0);
-    let inside = known && raw::in_source_ranges(SERVICE_CIDRS, addr);
+    let inside = has_option(OPTION_SERVICE_CIDRS) && raw::in_source_ranges(SERVICE_CIDRS, addr);
     if inside { Reason::UnallocatedAddress } else { Reason::NotOurs }
+}
+
+#[inline(always)]
+fn has_option(option: u64) -> bool {
+    CONFIG.get(CONFIG_OPTIONS).is_some_and(|options| options & option != 0)
 }
 
 /// A TCP connection that began without us goes on without us: to a socket of the node, or to the redirector after its rules
@@ -113,6 +118,9 @@ pub fn unallocated(addr: &Addr) -> Reason {
 fn leave_others<F: Frame>(frame: F, work: &mut Work) -> Result<(), Reason> {
     if work.packet.key.protocol != TCP || work.packet.tcp_flags & (flow::SYN | flow::ACK) == flow::SYN {
         return Ok(());
+    }
+    if has_option(OPTION_BESIDE_OTHERS) {
+        return Err(Reason::BegunElsewhere);
     }
     work.reply = work.packet.key;
     work.asks = true;

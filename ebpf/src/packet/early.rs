@@ -62,8 +62,10 @@ fn decide<F: Frame>(frame: F, is_v6: bool, work: &mut Work) -> Result<Reason, Re
         // To the redirector, through the node's stack.
         Ok(Reason::Redirected) => return Err(Reason::Redirected),
         Ok(_) => {}
-        // To be answered, which tc does.
-        Err(Reason::UnknownPort | Reason::NoEndpoints | Reason::SctpPort) => return Err(Reason::NotOurs),
+        // To be answered, or counted, which tc does.
+        Err(Reason::UnknownPort | Reason::NoEndpoints | Reason::SctpPort | Reason::BegunElsewhere) => {
+            return Err(Reason::NotOurs);
+        }
         Err(reason) => return Err(reason),
     }
     frame.enter(work, Step::Remember)?;

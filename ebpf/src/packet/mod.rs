@@ -240,7 +240,11 @@ const fn event_hook(hook: u8) -> EventHook {
 #[inline(always)]
 const fn of_failure(reason: Reason) -> Verdict {
     match reason {
-        Reason::NotOurs | Reason::Redirected | Reason::Malformed | Reason::FragmentUnknown => Verdict::Pass,
+        Reason::NotOurs
+        | Reason::Redirected
+        | Reason::Malformed
+        | Reason::FragmentUnknown
+        | Reason::BegunElsewhere => Verdict::Pass,
         _ => Verdict::Drop,
     }
 }
