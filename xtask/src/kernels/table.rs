@@ -59,9 +59,9 @@ fn put(cells: &mut Cells, outcome: &Outcome) -> Option<String> {
     let release = outcome.release.trim_end_matches("-cloud-amd64");
     // What an earlier release did says nothing of this one.
     let is_earlier = |known: &String| known != release && version(known) == version(release);
-    let (earlier, kept): (Cells, Cells) =
+    let (earlier, others): (Cells, Cells) =
         std::mem::take(cells).into_iter().partition(|(known, _)| is_earlier(known));
-    *cells = kept;
+    *cells = others;
     for (names, word) in [(&outcome.passed, "yes"), (&outcome.failed, "no")] {
         for name in names.iter().filter(|name| STEPS.iter().any(|step| step.name == **name)) {
             cells.entry(release.to_owned()).or_default().insert(name.clone(), word.to_owned());
