@@ -12,6 +12,9 @@ use crate::{
     world::{Pod, World, kill, tool_path},
 };
 
+/// Bytes of a response that no client of ours reads to its end.
+const LONG: u64 = 8 << 30;
+
 /// A running nginx.
 #[derive(Debug)]
 pub struct Nginx(Child);
@@ -84,10 +87,18 @@ pub fn nginx(world: &World, pod: &Pod, port: u16) -> Nginx {
     nginx
 }
 
-/// One that speaks HTTP/2 without TLS, by prior knowledge alone.
+/// One that speaks HTTP/2 without TLS, by prior knowledge alone; `/long` is [`LONG`] zeros, half a megabyte a second.
 pub fn nginx_http2(folder: &Path, pod: &Pod, port: u16) -> Nginx {
-    let server =
-        format!("listen {port} http2; access_log off; location / {{ return 200 \"{}\"; }}", "x".repeat(1024));
+    let place = folder.join(format!("nginx-{}", pod.name));
+    fs::create_dir_all(&place).expect("a folder");
+    // A hole: no bytes on disk.
+    let long = fs::File::create(place.join("long")).expect("a file");
+    long.set_len(LONG).expect("a file has room");
+    let server = format!(
+        "listen {port} http2; access_log off; location / {{ return 200 \"{}\"; }} location = /long {{ root {}; limit_rate 512k; }}",
+        "x".repeat(1024),
+        place.display()
+    );
     let nginx = start(folder, pod, &server);
     wait::until("nginx answers", || {
         let response = curl(pod, &["--http2-prior-knowledge", &format!("http://127.0.0.1:{port}/")]);

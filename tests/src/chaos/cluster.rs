@@ -36,19 +36,21 @@ pub struct Cluster {
     /// The agents of node-1 and node-2.
     pub agents: [Option<Agent>; 2],
     /// Pods of `shop/cart`: on node-1, on node-2, and one that comes and goes.
-    pub pods: Vec<Pod>,
+    carts: Vec<Pod>,
+    /// Pods of the Services with rules: on node-1, and one on node-2 that comes and goes.
+    webs: Vec<Pod>,
     /// A pod of node-1 that dials.
     pub inside: Pod,
     /// Redirectors of node-1 that no agent has started.
     pub redirectors: Vec<Child>,
     _servers: Vec<Peer>,
-    _web: Nginx,
-    chat: Child,
+    _nginxes: Vec<Nginx>,
+    chats: Vec<Child>,
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        self.redirectors.iter_mut().chain([&mut self.chat]).for_each(kill);
+        self.redirectors.iter_mut().chain(&mut self.chats).for_each(kill);
     }
 }
 
@@ -61,11 +63,11 @@ impl Cluster {
         let mut world = TwoNodes::new();
         let servers =
             [(1, "near"), (2, "far"), (2, "spare")].map(|(node, name)| world.server(node, name, &SERVED));
-        let (pods, servers): (Vec<Pod>, Vec<Peer>) = servers.into_iter().unzip();
-        let web = world.pod(1, "web");
+        let (carts, servers): (Vec<Pod>, Vec<Peer>) = servers.into_iter().unzip();
+        let webs = vec![world.pod(1, "web"), world.pod(2, "web-2")];
         let inside = world.pod(1, "inside");
-        let nginx = nginx_http2(world.node(1).folder(), &web, 8081);
-        let chat = switching(&world, &web)?;
+        let nginxes = webs.iter().map(|web| nginx_http2(world.node(1).folder(), web, 8081)).collect();
+        let chats = webs.iter().map(|web| switching(&world, web)).collect::<Result<_>>()?;
         let api = ApiServer::start(world.node(1));
         for number in [1, 2] {
             let host = &world.node(number).host;
@@ -75,54 +77,48 @@ impl Cluster {
         api.apply(&outside::cart(""));
         api.serve_rules();
         api.apply(WEB);
-        api.put(slice(
-            "web",
-            "IPv4",
-            &[("node-1", web.addresses()[0].clone())],
-            &[("http2-web", "TCP", 8081)],
-        ));
         api.apply(
             &WEB.replace("web", "chat")
                 .replace("http2-chat", "http-chat")
                 .replace("10.96.0.2", "10.96.0.3")
                 .replace("8081", "8092"),
         );
-        api.put(slice(
-            "chat",
-            "IPv4",
-            &[("node-1", web.addresses()[0].clone())],
-            &[("http-chat", "TCP", 8092)],
-        ));
         let mut cluster = Self {
             world,
             api,
             agents: [None, None],
-            pods,
+            carts,
+            webs,
             inside,
             redirectors: Vec::new(),
             _servers: servers,
-            _web: nginx,
-            chat,
+            _nginxes: nginxes,
+            chats,
         };
-        cluster.endpoints(&["near", "far"]);
+        cluster.spare(false);
         for number in [1, 2] {
             cluster.agent(number, None, &[]);
         }
         Ok(cluster)
     }
 
-    /// Makes these pods the endpoints of `shop/cart`.
-    pub fn endpoints(&self, names: &[&str]) {
+    /// Makes the last pod of every Service one of its endpoints, or takes it away; the others stay.
+    pub fn spare(&self, is_there: bool) {
         for (index, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
-            let chosen = self.pods.iter().filter(|pod| names.contains(&pod.name.as_str()));
-            let endpoints: Vec<_> = chosen
-                .map(|pod| {
-                    let node = if pod.name == "near" { "node-1" } else { "node-2" };
-                    (node, pod.addresses()[index].clone())
-                })
-                .collect();
-            let ports = [("http", "TCP", SERVED[0].0), ("dns", "UDP", SERVED[1].0)];
-            self.api.put(slice("cart", family, &endpoints, &ports));
+            let put = |service: &str, pods: &[Pod], ports: &[(&str, &str, u16)]| {
+                let chosen = &pods[..pods.len() - usize::from(!is_there)];
+                let node = |pod: &Pod| {
+                    if pod.cgroup.starts_with(self.world.node(1).cgroup()) { "node-1" } else { "node-2" }
+                };
+                let endpoints: Vec<_> =
+                    chosen.iter().map(|pod| (node(pod), pod.addresses()[index].clone())).collect();
+                self.api.put(slice(service, family, &endpoints, ports));
+            };
+            put("cart", &self.carts, &[("http", "TCP", SERVED[0].0), ("dns", "UDP", SERVED[1].0)]);
+            if family == "IPv4" {
+                put("web", &self.webs, &[("http2-web", "TCP", 8081)]);
+                put("chat", &self.webs, &[("http-chat", "TCP", 8092)]);
+            }
         }
     }
 
@@ -141,19 +137,23 @@ impl Cluster {
         }
     }
 
-    /// Waits until the agent of a node sees that many endpoints of `shop/cart`.
-    pub fn wait_endpoints(&self, number: usize, count: usize) {
-        wait::until("endpoints are followed", || {
-            let explained = self.world.node(number).json(&["explain", "10.96.0.1:80"]);
-            let found = explained["endpoints"].as_array().map(Vec::len);
-            if found == Some(count) { Ok(()) } else { Err(explained) }
-        });
+    /// Waits until both agents see that the spare endpoints are there, or that they are not.
+    pub fn wait_spare(&self, is_there: bool) {
+        let rows =
+            [("10.96.0.1:80", self.carts.len()), (RULED, self.webs.len()), (UPGRADED, self.webs.len())];
+        for (number, (dialled, all)) in [1, 2].into_iter().flat_map(|number| rows.map(|row| (number, row))) {
+            wait::until("endpoints are followed", || {
+                let explained = self.world.node(number).json(&["explain", dialled]);
+                let found = explained["endpoints"].as_array().map(Vec::len);
+                if found == Some(all - usize::from(!is_there)) { Ok(()) } else { Err((number, explained)) }
+            });
+        }
     }
 }
 
 /// A server that switches from HTTP/1.1 to one that gives back what it gets.
 fn switching(world: &TwoNodes, pod: &Pod) -> Result<Child> {
-    let script = world.node(1).folder().join("switch.sh");
+    let script = world.node(1).folder().join(format!("switch-{}.sh", pod.name));
     let text = "while read -r line && [ \"$line\" != \"$(printf '\\r')\" ]; do :; done\n\
         printf 'HTTP/1.1 101 Switching Protocols\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\n\\r\\n'\nexec cat\n";
     fs::write(&script, text)?;

@@ -19,6 +19,8 @@ const LONGEST_END: Duration = sluice::redirector::LONGEST_END;
 pub struct Event {
     /// In words.
     pub name: &'static str,
+    /// Whether a redirector goes in good order, which closes connections; in all other events none may be closed.
+    pub redirector_goes: bool,
     /// Does it.
     pub happen: Happening,
 }
@@ -26,14 +28,16 @@ pub struct Event {
 /// Gets a way to let sessions go on meanwhile.
 type Happening = Box<dyn FnOnce(&mut Cluster, &mut dyn FnMut()) -> Result<()>>;
 
-fn event(
+/// One in which no redirector is told to go.
+pub fn event(
     name: &'static str,
     happen: impl FnOnce(&mut Cluster, &mut dyn FnMut()) -> Result<()> + 'static,
 ) -> Event {
-    Event { name, happen: Box::new(happen) }
+    Event { name, redirector_goes: false, happen: Box::new(happen) }
 }
 
-/// Maps of other sizes are made anew beside the old ones, and switched to in one step: as for another layout.
+/// Maps of other sizes are made anew beside the old ones and switched to in one step, and what programs remember is copied.
+/// That is not what becomes of maps of another layout: what those remember is lost, and no upgrade here shows it.
 const OTHER_SIZES: [&str; 8] = [
     "--max-services",
     "32768",
@@ -49,10 +53,16 @@ const OTHER_SIZES: [&str; 8] = [
 pub fn all(other: Option<PathBuf>, shared: &Arc<Shared>) -> Vec<Event> {
     let (upgrade, shared) = (other, Arc::clone(shared));
     vec![
-        event("the redirector is told to end, and another one comes", |cluster, go_on| {
-            redirector_leaves(cluster, go_on)
-        }),
-        event("another redirector takes over, and the first is told to end", redirector_taken_over),
+        Event {
+            redirector_goes: true,
+            ..event("the redirector is told to end, and another one comes", |cluster, go_on| {
+                redirector_leaves(cluster, go_on)
+            })
+        },
+        Event {
+            redirector_goes: true,
+            ..event("another redirector takes over, and the first is told to end", redirector_taken_over)
+        },
         event("the redirector is killed, and another one comes", move |cluster, _| {
             redirector_killed(cluster, &shared)
         }),
@@ -73,15 +83,16 @@ pub fn all(other: Option<PathBuf>, shared: &Arc<Shared>) -> Vec<Event> {
         event("downgrade of both nodes", |cluster, go_on| {
             [1, 2].into_iter().try_for_each(|number| replaced(cluster, number, None, &[], go_on))
         }),
-        event("the API server goes for a while; an endpoint comes meanwhile", |cluster, go_on| {
+        event("the API server goes for a while; endpoints come meanwhile", |cluster, go_on| {
             cluster.api.down();
             go_on();
-            cluster.endpoints(&["near", "far", "spare"]);
+            cluster.spare(true);
             go_on();
             cluster.api.up();
-            cluster.wait_endpoints(1, 3);
-            cluster.endpoints(&["near", "far"]);
-            cluster.wait_endpoints(1, 2);
+            cluster.wait_spare(true);
+            go_on();
+            cluster.spare(false);
+            cluster.wait_spare(false);
             Ok(())
         }),
         event("watches are lost and versions compacted", |cluster, go_on| {
@@ -90,15 +101,21 @@ pub fn all(other: Option<PathBuf>, shared: &Arc<Shared>) -> Vec<Event> {
             go_on();
             Ok(())
         }),
-        event("an endpoint comes and goes a hundred times", |cluster, _| {
-            for _ in 0..50 {
-                cluster.endpoints(&["near", "far", "spare"]);
-                std::thread::sleep(Duration::from_millis(10));
-                cluster.endpoints(&["near", "far"]);
-                std::thread::sleep(Duration::from_millis(10));
+        event("an endpoint of each Service comes and goes fifty times", |cluster, go_on| {
+            // What begins meanwhile may be at an endpoint that goes, and stays there: its pod lives on.
+            for round in 0..50 {
+                for is_there in [true, false] {
+                    cluster.spare(is_there);
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                if round % 10 == 0 {
+                    cluster.spare(true);
+                    cluster.wait_spare(true);
+                    go_on();
+                }
             }
-            cluster.wait_endpoints(1, 2);
-            cluster.wait_endpoints(2, 2);
+            cluster.spare(false);
+            cluster.wait_spare(false);
             Ok(())
         }),
     ]
@@ -169,11 +186,17 @@ fn wait_another(cluster: &Cluster, old: i32) {
     cluster.world.node(1).wait_healthy();
 }
 
-/// Tells the redirector of node-1 to end, and waits for the next one.
-fn redirector_leaves(cluster: &Cluster, go_on: &mut dyn FnMut()) -> Result<()> {
+/// Tells the redirector of node-1 to end, and waits until the next one serves.
+pub fn redirector_goes(cluster: &Cluster) -> Result<()> {
     let old = redirector(cluster);
     signal(old, Signal::TERM)?;
     wait_another(cluster, old);
+    Ok(())
+}
+
+/// The same, and waits until it has gone.
+fn redirector_leaves(cluster: &Cluster, go_on: &mut dyn FnMut()) -> Result<()> {
+    redirector_goes(cluster)?;
     go_on();
     redirector(cluster);
     Ok(())

@@ -17,11 +17,14 @@ use serde_json::{Value, json};
 mod cluster;
 mod events;
 mod http2;
+mod sabotage;
 mod sockets;
 mod upgraded;
 
 use crate::wait;
 pub use cluster::Cluster;
+use events::Event;
+pub use sabotage::sabotage;
 
 /// Rounds of every session before and after an event.
 const ROUNDS: usize = 3;
@@ -34,7 +37,8 @@ const BREATH: Duration = Duration::from_millis(20);
 struct Shared {
     over: AtomicBool,
     killed: Mutex<Kill>,
-    lost: AtomicUsize,
+    redirector_goes: AtomicBool,
+    lost: Mutex<Vec<String>>,
     in_flight: AtomicUsize,
 }
 
@@ -54,19 +58,37 @@ impl Shared {
         *self.killed.lock().unwrap_or_else(PoisonError::into_inner) = kill;
     }
 
-    /// A request has failed: the loss, unless a redirector was killed after it was sent.
-    fn judge(&self, sent: Instant, error: String) -> Option<String> {
-        let killed = *self.killed.lock().unwrap_or_else(PoisonError::into_inner);
-        let excused = match killed {
+    /// Whether a redirector is told to go in this event, and may close connections in good order.
+    fn redirector_goes(&self) -> bool {
+        self.redirector_goes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a redirector was killed after `since`, with all that it had.
+    fn excuses(&self, since: Instant) -> bool {
+        match *self.killed.lock().unwrap_or_else(PoisonError::into_inner) {
             Kill::Never => false,
             Kill::Now => true,
-            Kill::At(gone) => sent < gone,
-        };
-        if excused {
+            Kill::At(gone) => since < gone,
+        }
+    }
+
+    /// A request has failed: the loss, unless a redirector was killed after it was sent.
+    fn judge(&self, sent: Instant, error: String) -> Option<String> {
+        if self.excuses(sent) {
             self.in_flight.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         Some(error)
+    }
+
+    fn lose(&self, loss: String) {
+        eprintln!("    LOST: {loss}");
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(loss);
+    }
+
+    /// What was lost since the last call.
+    fn take_lost(&self) -> Vec<String> {
+        std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -97,10 +119,7 @@ impl Runner {
         let (shared, count) = (Arc::clone(shared), Arc::clone(&rounds));
         let thread = std::thread::spawn(move || {
             while !shared.over.load(Ordering::Relaxed) {
-                for loss in round(&shared) {
-                    eprintln!("    LOST: {loss}");
-                    shared.lost.fetch_add(1, Ordering::Relaxed);
-                }
+                round(&shared).into_iter().for_each(|loss| shared.lose(loss));
                 count.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(BREATH);
             }
@@ -145,7 +164,18 @@ impl Report {
 ///
 /// # Errors
 /// The cluster does not come up, or an event cannot be made.
-pub fn run(other: Option<PathBuf>, mut say: impl FnMut(&str)) -> Result<Report> {
+pub fn run(other: Option<PathBuf>, say: impl FnMut(&str)) -> Result<Report> {
+    let (sessions, in_flight, losses) = through(|shared| events::all(other, shared), say)?;
+    let lost = losses.iter().map(|(_, lost)| lost.len()).sum();
+    let row = |(name, lost): &(&str, Vec<String>)| json!({"name": name, "lost": lost.len()});
+    Ok(Report { sessions, lost, in_flight, events: losses.iter().map(row).collect() })
+}
+
+/// How many sessions there were, how many requests were in flight, and what was lost in each event.
+type Outcome = (usize, usize, Vec<(&'static str, Vec<String>)>);
+
+/// Takes sessions of every kind through events.
+fn through(events: impl FnOnce(&Arc<Shared>) -> Vec<Event>, mut say: impl FnMut(&str)) -> Result<Outcome> {
     say("two nodes, their agents on an API server, a client outside, long sessions of every kind");
     let mut cluster = Cluster::start()?;
     let shared = Arc::new(Shared::default());
@@ -153,32 +183,28 @@ pub fn run(other: Option<PathBuf>, mut say: impl FnMut(&str)) -> Result<Report> 
     let mut runners = sockets::start(&cluster, &shared);
     runners.extend(http2::start(&cluster, &shared));
     runners.extend(upgraded::start(&cluster, &shared));
-    let mut report = Report {
-        sessions: runners.iter().map(|runner| runner.sessions).sum(),
-        lost: 0,
-        in_flight: 0,
-        events: Vec::new(),
-    };
-    for event in events::all(other, &shared) {
+    let sessions = runners.iter().map(|runner| runner.sessions).sum();
+    let mut losses = Vec::new();
+    for event in events(&shared) {
         say(event.name);
+        shared.redirector_goes.store(event.redirector_goes, Ordering::Relaxed);
         go_on(&runners);
-        let before = shared.lost.load(Ordering::Relaxed);
         (event.happen)(&mut cluster, &mut || go_on(&runners))?;
         go_on(&runners);
-        let lost = shared.lost.load(Ordering::Relaxed) - before;
-        report.events.push(json!({"name": event.name, "lost": lost}));
+        losses.push((event.name, shared.take_lost()));
     }
     drop(over);
     for runner in &mut runners {
         if let Some(thread) = runner.thread.take()
             && thread.join().is_err()
         {
-            shared.lost.fetch_add(runner.sessions, Ordering::Relaxed);
+            shared.lose(format!("{} sessions, whose thread panicked", runner.sessions));
         }
     }
-    report.lost = shared.lost.load(Ordering::Relaxed);
-    report.in_flight = shared.in_flight.load(Ordering::Relaxed);
-    Ok(report)
+    if let Some((_, lost)) = losses.last_mut() {
+        lost.extend(shared.take_lost());
+    }
+    Ok((sessions, shared.in_flight.load(Ordering::Relaxed), losses))
 }
 
 /// Waits until every session went on for some rounds.
