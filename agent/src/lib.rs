@@ -7,6 +7,7 @@ pub mod cli;
 pub mod compile;
 pub mod devices;
 mod flows;
+mod harmless;
 pub mod health;
 pub mod inspect;
 pub mod k8s;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::output::{self, Format};
 use crate::{
-    l7,
+    harmless, l7,
     manifests::{FileContents, Finding, Object, Severity, assemble, folder, read_text, sctp_ports},
     model::{Node, Store},
 };
@@ -41,7 +41,7 @@ pub fn check(paths: &[PathBuf], format: Format) -> Result<bool> {
                 Severity::Error => "error",
                 Severity::Warning => "warning",
             };
-            text += &format!("{severity}: {finding}\n");
+            text += &format!("{severity}: {}\n", harmless::line(&finding.to_string()));
         }
         let warnings = findings.len() - errors;
         text += &format!("{} files, {objects} objects, {errors} errors, {warnings} warnings\n", files.len());
@@ -49,7 +49,7 @@ pub fn check(paths: &[PathBuf], format: Format) -> Result<bool> {
             let names: Vec<&str> = unlooked.iter().map(String::as_str).collect();
             text += &format!(
                 "no Services of {} are among them: whether those that rules name exist was not looked at\n",
-                names.join(", ")
+                harmless::line(&names.join(", "))
             );
         }
         text

@@ -5,8 +5,9 @@ use std::{io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, tim
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use ipnet::IpNet;
 
-use crate::{devices, k8s, loader, maps::Sizes, redirector, run};
+use crate::{devices, harmless, k8s, loader, maps::Sizes, redirector, run};
 
+mod ask;
 mod check;
 mod client;
 mod clients;
@@ -329,7 +330,7 @@ pub fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            let text = output::harmless(&format!("{error:#}"));
+            let text = harmless::message(&format!("{error:#}"));
             // The exit code counts, whether there is room for words or not.
             let _said = writeln!(std::io::stderr(), "error: {text}");
             ExitCode::from(1)

@@ -21,7 +21,7 @@ use sluice_common::{Addr, Reason, layout::EventValue};
 
 use super::{Reading, clients::Clients, connections, output, output::Format};
 use crate::{
-    devices,
+    devices, harmless,
     inspect::{EventClient, EventFilter, EventNames, EventRow, SocketClient, event_row, is_of_probe},
     loader::WatchLock,
     maps::{
@@ -245,8 +245,8 @@ impl Watch {
         }
         let row = event_row(&event, &names, unix_ns(&event));
         let text = match self.format {
-            Format::Table => output::harmless(&row.line()),
-            Format::Json => output::in_json(&serde_json::to_string(&row)?) + "\n",
+            Format::Table => harmless::line(row.line().trim_end()) + "\n",
+            Format::Json => harmless::json(&serde_json::to_string(&row)?) + "\n",
             Format::Yaml => "---\n".to_owned() + &output::yaml(&row)?,
         };
         out.write_all(text.as_bytes())?;

@@ -5,6 +5,8 @@ use std::io::{self, Write as _};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+use crate::harmless;
+
 /// `-o`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Format {
@@ -16,11 +18,12 @@ pub enum Format {
     Yaml,
 }
 
-/// Prints `value` as `format` asks; `table` is what a person gets.
+/// Prints `value` as `format` asks; `table` is what a person gets: lines of ours, in which texts from outside are one [`harmless::line`]
+/// each.
 pub fn print(format: Format, value: &impl Serialize, table: impl FnOnce() -> String) -> Result<()> {
     let text = match format {
-        Format::Table => harmless(&table()),
-        Format::Json => in_json(&serde_json::to_string_pretty(value)?) + "\n",
+        Format::Table => harmless::lines(&table()),
+        Format::Json => harmless::json(&serde_json::to_string_pretty(value)?) + "\n",
         Format::Yaml => yaml(value)?,
     };
     match io::stdout().write_all(text.as_bytes()) {
@@ -30,51 +33,24 @@ pub fn print(format: Format, value: &impl Serialize, table: impl FnOnce() -> Str
     }
 }
 
-/// Whether a terminal would obey it: controls of both kinds, and what turns the order of text around.
-fn is_obeyed(c: char) -> bool {
-    let turns_around = matches!(
-        c,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-    );
-    (c.is_control() && c != '\n') || turns_around
-}
-
-fn replaced(text: &str, escape: impl Fn(char) -> String) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_obeyed(c) { shown += &escape(c) } else { shown.push(c) }
-    }
-    shown
-}
-
-/// Without what a terminal would obey: names and messages come from outside.
-pub fn harmless(text: &str) -> String {
-    replaced(text, |c| c.escape_unicode().to_string())
-}
-
-/// The same of a JSON document, which says the same as before: there such characters stand in strings alone, which know
-/// escapes for all of them.
-pub fn in_json(text: &str) -> String {
-    replaced(text, |c| format!("\\u{:04x}", u32::from(c)))
-}
-
 /// `value` as YAML without what a terminal would obey.
 ///
 /// # Errors
 /// None that is known.
 pub fn yaml(value: &impl Serialize) -> Result<String> {
     let text = serde_saphyr::to_string(value).context("cannot write YAML")?;
-    if !text.contains(is_obeyed) {
+    if harmless::is_harmless(&text) {
         return Ok(text);
     }
     // Not all of YAML's strings know escapes. Those of JSON do, and JSON is YAML.
-    Ok(in_json(&serde_json::to_string_pretty(value)?) + "\n")
+    Ok(harmless::json(&serde_json::to_string_pretty(value)?) + "\n")
 }
 
-/// Columns under headings, as wide as their widest cell.
+/// Columns under headings, as wide as their widest cell. A cell is one line.
 pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
+    let rows: Vec<_> = rows.iter().map(|row| row.each_ref().map(|cell| harmless::line(cell))).collect();
     let mut widths = headings.map(|heading| heading.chars().count());
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -84,7 +60,7 @@ pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Strin
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
     let mut text = line(headings);
-    for row in rows {
+    for row in &rows {
         text += &line(std::array::from_fn(|index| row[index].as_str()));
     }
     text
@@ -93,16 +69,10 @@ pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Strin
 #[cfg(test)]
 mod tests {
     #[test]
-    fn nothing_that_a_terminal_obeys_is_printed() {
-        let shown = super::harmless("a\u{1b}[31mred\r\u{7}\u{9b}2J \u{202e}txt\nß");
-        assert_eq!(shown, "a\\u{1b}[31mred\\u{d}\\u{7}\\u{9b}2J \\u{202e}txt\nß");
-    }
-
-    #[test]
     fn documents_say_the_same_without_what_a_terminal_obeys() {
         let value = serde_json::json!({"name": "a\u{1b}[31m\u{7f}\u{9b}2J\u{202e}txt\u{2066}ß\n\"\\"});
-        for text in [super::in_json(&value.to_string()), super::yaml(&value).unwrap()] {
-            assert!(!text.contains(super::is_obeyed), "{text:?}");
+        for text in [crate::harmless::json(&value.to_string()), super::yaml(&value).unwrap()] {
+            assert!(crate::harmless::is_harmless(&text), "{text:?}");
             assert_eq!(serde_saphyr::from_str::<serde_json::Value>(&text).unwrap(), value, "{text}");
         }
         assert_eq!(super::yaml(&serde_json::json!({"name": "ß"})).unwrap().trim(), "name: ß");
@@ -112,5 +82,7 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [["a".to_owned(), "long cell".to_owned()], ["größer".to_owned(), String::new()]];
         assert_eq!(super::table(["X", "Y"], &rows), "X       Y\na       long cell\ngrößer\n");
+        let rows = [["a\nb  c".to_owned(), "d".to_owned()]];
+        assert_eq!(super::table(["X", "Y"], &rows), "X        Y\na\\nb  c  d\n", "no cell makes a line");
     }
 }

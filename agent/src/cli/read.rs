@@ -9,6 +9,7 @@ use super::{
     request::{self, Asked, Request},
 };
 use crate::{
+    harmless,
     inspect::{self, Explanation, Query, ServiceRow},
     kube_proxy, loader,
     maps::{
@@ -138,10 +139,11 @@ pub fn affinity(reading: &Reading) -> Result<()> {
 
 /// `sluice config`. What is wrong with an object only the agent knows.
 pub fn config(reading: &Reading) -> Result<()> {
-    let state = super::status::ask(reading.admin);
+    let state = super::ask::state(reading.admin);
     if let Err(error) = &state {
+        let error = harmless::line(&format!("{error:#}"));
         eprintln!(
-            "only what the maps hold: the agent, which knows what is wrong with objects, does not answer: {error:#}"
+            "only what the maps hold: the agent, which knows what is wrong with objects, does not answer: {error}"
         );
     }
     let (rules, warnings) = state.map(|state| (state.rules, state.warnings)).unwrap_or_default();
@@ -205,7 +207,7 @@ pub fn explain(
     let (from, from_port) = request::without_port(from);
     // Only the agent knows the pods; where there is none, nobody can say that a name is wrong.
     if request::is_pod(&from)
-        && let Ok(state) = super::status::ask(reading.admin)
+        && let Ok(state) = super::ask::state(reading.admin)
     {
         request::check_client(&from, state.pods.as_deref())?;
     }
@@ -235,9 +237,9 @@ pub fn explain(
 }
 
 fn explain_text(answer: &Explanation) -> String {
-    let mut text = format!("{} → {}\n", answer.from, answer.destination);
+    let mut text = harmless::line(&format!("{} → {}", answer.from, answer.destination)) + "\n";
     for (index, step) in answer.steps.iter().enumerate() {
-        text += &format!("  {}. {step}\n", index + 1);
+        text += &format!("  {}. {}\n", index + 1, harmless::line(step));
     }
     let sum: u32 = answer.endpoints.iter().map(|endpoint| endpoint.weight).sum();
     for endpoint in &answer.endpoints {
@@ -254,19 +256,23 @@ fn explain_text(answer: &Explanation) -> String {
 pub fn cleanup(bpffs: &Path) -> Result<()> {
     let removed = loader::cleanup(bpffs)?;
     if removed.is_empty() {
-        println!("nothing to remove at {}", bpffs.display());
+        println!("nothing to remove at {}", shown(bpffs));
     }
     for path in removed {
-        println!("removed {}", path.display());
+        println!("removed {}", shown(&path));
     }
     Ok(())
+}
+
+fn shown(path: &Path) -> String {
+    harmless::line(&path.display().to_string())
 }
 
 /// `sluice mount`.
 pub fn mount(bpffs: &Path) -> Result<()> {
     match loader::mount(bpffs)? {
-        Some(place) => println!("mounted a bpffs at {}", place.display()),
-        None => println!("{} is on a bpffs already", bpffs.display()),
+        Some(place) => println!("mounted a bpffs at {}", shown(&place)),
+        None => println!("{} is on a bpffs already", shown(bpffs)),
     }
     Ok(())
 }
@@ -277,6 +283,6 @@ pub fn cleanup_kube_proxy(host_root: Option<&Path>) -> Result<()> {
     if told.is_empty() {
         println!("kube-proxy left nothing here");
     }
-    told.iter().for_each(|line| println!("{}", output::harmless(line)));
+    told.iter().for_each(|line| println!("{}", harmless::line(line)));
     Ok(())
 }

@@ -1,28 +1,20 @@
 //! `sluice status`: what the agent says of itself, and what the kernel runs, with or without it.
 
-use std::{
-    collections::BTreeSet,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use serde::Serialize;
 
-use super::{Reading, output};
+use super::{Reading, ask, output};
 use crate::{
-    devices,
-    health::{AtDevice, Source, State},
+    devices, harmless,
+    health::{AtDevice, Source},
     inspect, loader,
     maps::{
         Pins, SPECS,
         bpf::{BpfMaps, Devices, Flows},
     },
 };
-
-const TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -76,7 +68,7 @@ pub fn status(reading: &Reading) -> Result<bool> {
     let pins = Pins::at(&reading.bpffs);
     let mut problems = Vec::new();
     let holder = loader::holder(&reading.bpffs);
-    let state = match (ask(reading.admin), holder) {
+    let state = match (ask::state(reading.admin), holder) {
         (Ok(state), _) => Some(state),
         (Err(error), Some(pid)) => {
             problems.push(format!("the agent (pid {pid}) does not answer on {}: {error:#}", reading.admin));
@@ -124,6 +116,7 @@ pub fn status(reading: &Reading) -> Result<bool> {
         warnings.push("this node is about to be deleted: load balancers are told not to use it".to_owned());
     }
     warnings.extend(maps.iter().filter_map(fills_up));
+    warnings.extend(state.as_ref().zip(holder).and_then(|(state, pid)| stranger(state.pid, pid, reading)));
     warnings.extend(sctp);
     let status = Status {
         healthy: problems.is_empty(),
@@ -209,6 +202,17 @@ fn at_device_rows(pins: &Pins, wanted: &[AtDevice], problems: &mut Vec<String>) 
     rows
 }
 
+/// A word about an agent that is not the one whose pins these are.
+fn stranger(answers: u32, holder: u32, Reading { admin, bpffs, .. }: &Reading) -> Option<String> {
+    (answers != holder).then(|| {
+        format!(
+            "what answers on {admin} says that it has pid {answers}, but the agent of the pins in {} has pid {holder}: \
+             another agent, unless this one runs in a pid namespace of its own",
+            bpffs.display()
+        )
+    })
+}
+
 /// A word about a map in which new connections take the place of old ones, once it is nearly full.
 fn fills_up(map: &MapRow) -> Option<String> {
     let spec = SPECS.iter().find(|spec| spec.name == map.name && map.name == "FLOWS")?;
@@ -244,40 +248,26 @@ fn maps(pins: &Pins) -> Result<(Vec<MapRow>, BTreeSet<String>)> {
     Ok((rows.collect(), inspect::sctp_ports(&tables)))
 }
 
-/// Fetches the agent's state.
-pub fn ask(admin: SocketAddr) -> Result<State> {
-    let mut stream = TcpStream::connect_timeout(&admin, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET /state HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
-    if !head.starts_with("HTTP/1.1 200") {
-        bail!("the answer is {:?}", head.lines().next().unwrap_or_default());
-    }
-    serde_json::from_str(body).context("the answer is not the state of an agent of this version")
-}
-
 fn text(status: &Status) -> String {
     let mut text = if status.healthy { "healthy\n".to_owned() } else { "NOT HEALTHY\n".to_owned() };
     for problem in &status.problems {
-        text += &format!("  ✗ {problem}\n");
+        text += &format!("  ✗ {}\n", harmless::line(problem));
     }
     for warning in &status.warnings {
-        text += &format!("  ! {warning}\n");
+        text += &format!("  ! {}\n", harmless::line(warning));
     }
     let pid = status.agent_pid.map_or_else(|| "not running".to_owned(), |pid| format!("pid {pid}"));
     let node = status.node.as_deref().unwrap_or("unknown");
-    text += &format!("agent    {pid}, version {}, node {node}\n", status.version);
+    text += &format!(
+        "agent    {pid}, version {}, node {}\n",
+        harmless::line(&status.version),
+        harmless::line(node)
+    );
     for source in &status.sources {
-        text += &format!(
-            "source   {}: {}\n",
-            source.name,
-            if source.synced { "in sync" } else { "not listed yet" }
-        );
+        let synced = if source.synced { "in sync" } else { "not listed yet" };
+        text += &format!("source   {}: {synced}\n", harmless::line(&source.name));
     }
-    text += &format!("kernel   {}\n", status.kernel.release);
+    text += &format!("kernel   {}\n", harmless::line(&status.kernel.release));
     for Lack { feature, since, instead } in &status.kernel.lacks {
         text += &format!("  - without {feature} (Linux {since}): {instead}\n");
     }
@@ -299,7 +289,7 @@ fn text(status: &Status) -> String {
     text += "\n";
     text += &output::table(["MAP", "ENTRIES", "CAPACITY"], &rows);
     if let Some(error) = status.last_error.as_ref().filter(|_| status.healthy) {
-        text += &format!("\nlast error (over now): {error}\n");
+        text += &format!("\nlast error (over now): {}\n", harmless::line(error));
     }
     text
 }

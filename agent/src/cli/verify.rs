@@ -26,14 +26,16 @@ pub fn verify(format: Format) -> Result<bool> {
         })
         .collect();
     output::print(format, &rows, || {
-        let cells: Vec<_> = rows
-            .iter()
-            .map(|row| {
-                let result = row.instructions.map(|count| count.to_string());
-                [row.program.to_owned(), result.or_else(|| row.error.clone()).unwrap_or_default()]
-            })
-            .collect();
+        let cells: Vec<_> = rows.iter().flat_map(cells).collect();
         output::table(["PROGRAM", "VERIFIED INSTRUCTIONS"], &cells)
     })?;
     Ok(rows.iter().all(|row| row.error.is_none()))
+}
+
+/// What the verifier says has many lines.
+fn cells(row: &Row) -> Vec<[String; 2]> {
+    let result = row.instructions.map(|count| count.to_string());
+    let result = result.or_else(|| row.error.clone()).unwrap_or_default();
+    let programs = std::iter::once(row.program).chain(std::iter::repeat(""));
+    programs.zip(result.lines()).map(|(program, line)| [program.to_owned(), line.to_owned()]).collect()
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::{
+    harmless,
     l7::rules::table::{Selected, Target},
     metrics::shortened,
 };
@@ -150,10 +151,28 @@ impl Drop for Record {
         line.status = self.status.map_or(0, |status| status.as_u16());
         (line.endpoint, line.attempts) = (self.endpoint, self.attempts);
         line.duration_ms = self.started.elapsed().as_secs_f64() * 1e3;
-        if let Ok(mut text) = serde_json::to_vec(line) {
-            text.push(b'\n');
+        if let Some(text) = text(line) {
             // A log that nobody reads any more must not stop requests.
-            let _written = std::io::stderr().lock().write_all(&text);
+            let _written = std::io::stderr().lock().write_all(text.as_bytes());
         }
+    }
+}
+
+/// As it is written: a terminal that shows the log obeys none of it.
+fn text(line: &Line) -> Option<String> {
+    Some(harmless::json(&serde_json::to_string(line).ok()?) + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_was_asked_for_and_moves_no_cursor() {
+        let path = "/\u{9b}2J\u{1b}[2J\u{202e}\n{\"status\":200}\u{7f}ß";
+        let shown = text(&Line { path: path.to_owned(), ..Line::default() }).unwrap();
+        assert!(harmless::is_harmless(&shown) && shown.lines().count() == 1, "{shown:?}");
+        let value: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(value["path"], path);
     }
 }
