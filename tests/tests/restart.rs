@@ -198,6 +198,29 @@ fn maps_whose_bytes_meant_something_else_are_made_anew_while_connections_go_on()
 }
 
 #[test]
+fn what_another_release_left_and_this_one_has_no_name_for_goes() {
+    let mut world = World::new();
+    let _pods = shop(&mut world, 1);
+    let client = world.pod("client");
+    world.agent().kill();
+    let (links, maps) = (world.bpffs().join("links"), world.bpffs().join("maps"));
+    let (link, map) = (links.join("connect9"), maps.join("GALAXIES"));
+    let leave = || {
+        std::fs::hard_link(links.join("connect4"), &link).unwrap();
+        std::fs::hard_link(maps.join("NODES"), &map).unwrap();
+    };
+    leave();
+    let agent = world.agent();
+    assert!(!link.exists() && !map.exists(), "{}", world.log());
+    assert!(world.peer(&client).tcp("10.96.0.1:80").is_ok());
+    agent.kill();
+    leave();
+    let output = world.sluice(&["cleanup"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(!links.exists() && !maps.exists(), "{}", text(&output));
+}
+
+#[test]
 fn a_second_agent_is_refused_with_the_pid_of_the_first() {
     let mut world = World::new();
     shop(&mut world, 1);

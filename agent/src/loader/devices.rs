@@ -149,6 +149,11 @@ fn parse(name: &str) -> Option<(u32, Point)> {
     Some((ifindex.parse().ok()?, point))
 }
 
+/// Whether a pin is of a link at a device, as we name them.
+pub(super) fn is_of_device(pin: &Path) -> bool {
+    pin.file_name().and_then(|name| parse(name.to_str()?)).is_some()
+}
+
 /// What is attached to devices; needs no agent.
 pub fn device_attachments(pins: &Pins) -> Vec<DeviceAttachment> {
     let files = std::fs::read_dir(pins.links()).into_iter().flatten().flatten();

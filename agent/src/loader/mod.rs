@@ -228,6 +228,12 @@ impl Loaded {
             attach_one(program, &pin, &folder, cgroup_id)
                 .with_context(|| format!("cannot attach {hook} to the cgroup {}", self.cgroup.display()))?;
         }
+        match pins::remove_strangers(&self.pins) {
+            Ok(gone) => gone.iter().for_each(|file| {
+                tracing::warn!(pin = %file.display(), "removed what an agent of another release left");
+            }),
+            Err(error) => tracing::warn!("what an agent of another release left is still there: {error:#}"),
+        }
         Ok(())
     }
 }

@@ -47,10 +47,8 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>> {
     let released = reserved::release(&pins);
     let unrouted = routes::sync(&BTreeSet::new(), &[]).and(routes::sync_marked(false));
     let mut removed = super::devices::detach_all(&pins)?;
-    // Links first: the hooks stop before the maps that they read go.
-    let hooks = HOOKS.into_iter().chain([STEERING, COUNTING]);
-    let files = hooks.map(|hook| pins.link(hook)).chain(SPECS.map(|spec| pins.map(spec.name)));
-    for file in files {
+    // Links first: the hooks stop before the maps that they read go. Those of other releases too, whatever their names.
+    for file in files_in(pins.links()).into_iter().chain(files_in(pins.maps())) {
         match fs::remove_file(&file) {
             Ok(()) => removed.push(file),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -74,6 +72,32 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>> {
     unrouted.context("everything is removed, but local routes (protocol 201) may still be there")?;
     released.context("everything is removed, but NodePorts may still be reserved")?;
     Ok(removed)
+}
+
+/// Removes what an agent of another release left and this one has no name for: programs of hooks that would go on without
+/// anybody who keeps their maps, and maps that would be taken for today's when that release comes back. Returns what was
+/// removed.
+///
+/// # Errors
+/// Names the pin that cannot be removed.
+pub fn remove_strangers(pins: &Pins) -> Result<Vec<PathBuf>> {
+    let hooks: BTreeSet<PathBuf> =
+        HOOKS.into_iter().chain([STEERING, COUNTING]).map(|hook| pins.link(hook)).collect();
+    let maps: BTreeSet<PathBuf> = SPECS.iter().map(|spec| pins.map(spec.name)).collect();
+    let is_device = |file: &Path| super::devices::is_of_device(file);
+    let links = files_in(pins.links()).into_iter().filter(|file| !hooks.contains(file) && !is_device(file));
+    let strangers = links.chain(files_in(pins.maps()).into_iter().filter(|file| !maps.contains(file)));
+    let strangers: Vec<PathBuf> = strangers.collect();
+    for file in &strangers {
+        fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
+    }
+    Ok(strangers)
+}
+
+fn files_in(folder: impl AsRef<Path>) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()));
+    files.map(|entry| entry.path()).collect()
 }
 
 /// Mounts a bpffs for pins at `root`, unless there is one. Returns where it was mounted.
