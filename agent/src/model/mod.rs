@@ -12,12 +12,14 @@ mod rules;
 mod sctp;
 mod split;
 mod store;
+mod text;
 
 pub use pods::{OptOut, OwnPod, Pod, Pods};
 pub use rules::{L7News, RuleKind, Rules, UNREADABLE};
 pub use sctp::sctp_trouble;
 pub use split::{Share, SharePort, Split, Splits};
 pub use store::{Change, Store};
+pub use text::shorten;
 
 /// Namespace and name of an object.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::model::ObjectName;
+use crate::model::{ObjectName, shorten};
 
 mod address;
 mod node;
@@ -43,16 +43,22 @@ pub struct Converted<T> {
     pub problems: Vec<Problem>,
 }
 
-/// Collects problems of one object.
+/// Problems that are kept of one object; of the others it is told how many there are.
+const MOST_PROBLEMS: usize = 20;
+
+/// Collects problems of one object; bounded, whatever the object.
 struct Complaints {
     kind: &'static str,
     object: ObjectName,
     problems: Vec<Problem>,
+    /// Those that are not kept, and whether they are all warnings.
+    others: usize,
+    others_warn: bool,
 }
 
 impl Complaints {
     const fn new(kind: &'static str, object: ObjectName) -> Self {
-        Self { kind, object, problems: Vec::new() }
+        Self { kind, object, problems: Vec::new(), others: 0, others_warn: true }
     }
 
     fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
@@ -64,7 +70,14 @@ impl Complaints {
         self.push(path.into(), message.into(), true);
     }
 
-    fn push(&mut self, path: String, message: String, is_warning: bool) {
+    fn push(&mut self, mut path: String, mut message: String, is_warning: bool) {
+        if self.problems.len() >= MOST_PROBLEMS {
+            self.others += 1;
+            self.others_warn &= is_warning;
+            return;
+        }
+        shorten(&mut path);
+        shorten(&mut message);
         let (kind, object) = (self.kind, self.object.clone());
         self.problems.push(Problem { kind, object, path, message, is_warning });
     }
@@ -110,7 +123,31 @@ impl Complaints {
         addresses
     }
 
-    fn done<T>(self, value: Option<T>) -> Converted<T> {
+    fn done<T>(mut self, value: Option<T>) -> Converted<T> {
+        if self.others > 0 {
+            let (kind, object) = (self.kind, self.object);
+            let message = format!("there are {} more such problems", self.others);
+            let path = "metadata.name".to_owned();
+            self.problems.push(Problem { kind, object, path, message, is_warning: self.others_warn });
+        }
         Converted { value, problems: self.problems }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_of_one_object_are_bounded() {
+        let mut complaints = Complaints::new("Service", ObjectName::new("shop", "cart"));
+        (0..100_000).for_each(|i| complaints.warn(format!("spec.{i}"), "ü".repeat(10_000)));
+        complaints.add("spec.last", "is wrong");
+        let problems = complaints.done(Some(())).problems;
+        assert_eq!(problems.len(), MOST_PROBLEMS + 1);
+        assert!(problems.iter().all(|problem| problem.message.len() < 1_000));
+        let last = &problems[MOST_PROBLEMS];
+        let want = "Service shop/cart: metadata.name: there are 99981 more such problems";
+        assert_eq!((last.to_string().as_str(), last.is_warning), (want, false));
     }
 }

@@ -206,6 +206,31 @@ async fn no_bytes_make_a_worker_panic() {
     assert_eq!(PANICS.load(Ordering::SeqCst), 0);
 }
 
+#[tokio::test]
+async fn regexes_without_end_are_refused_and_rules_of_others_hold() {
+    let endpoint = Endpoint::named("a").await;
+    let setup = || Setup::http(&[&endpoint], json!([rule(json!({}))]));
+    let world = setup().start();
+    let mut snapshot = setup().snapshot(world.front);
+    // A mebibyte of them, for the same host, by somebody who was first.
+    let matches: Vec<_> =
+        (0..20_000).map(|i| json!({"uri": {"regex": format!(r"(?i)/{i}\pL{{900}}")}})).collect();
+    let mut hostile = snapshot.virtual_services[0].clone();
+    hostile["metadata"]["name"] = json!("hostile");
+    hostile["metadata"]["creationTimestamp"] = json!("1999-01-01T00:00:00Z");
+    hostile["spec"]["http"] = json!([{"match": matches, "directResponse": {"status": 418}}]);
+    snapshot.virtual_services.push(hostile);
+    let left_out = world.redirector.apply(snapshot);
+    assert_eq!(left_out.len(), 1, "{left_out:?}");
+    for want in
+        ["VirtualService shop/hostile: spec.http[0].match[0].uri.regex: ", "takes more than 131072 bytes"]
+    {
+        assert!(left_out[0].contains(want), "{want}: {left_out:?}");
+    }
+    assert!(left_out[0].len() < 20_000, "{} bytes", left_out[0].len());
+    assert_eq!(world.ask("GET /").await.body, "a");
+}
+
 /// Numbers below a limit, the same each time.
 fn numbers(seed: u64) -> impl Fn(usize) -> usize {
     let state = AtomicU64::new(seed);

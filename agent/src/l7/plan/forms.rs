@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     super::rules::{
-        Message, Severity,
+        Message, Messages, Severity,
         hosts::Mesh,
         table::{
             DestinationRule, Hosts, Kind, KnownServices, RuleSet, Scope, VirtualService,
@@ -144,10 +144,16 @@ impl Forms {
                 RuleKind::DestinationRule => Kind::DestinationRule,
             };
             let mut messages = own.clone();
-            messages.extend(findings.remove(&(of, name.clone())).unwrap_or_default());
+            let mut others = Messages::default();
+            findings
+                .remove(&(of, name.clone()))
+                .into_iter()
+                .flatten()
+                .for_each(|message| others.add(message));
             if *kind == RuleKind::VirtualService {
-                messages.extend(self.waiting.why(name).cloned());
+                self.waiting.why(name).cloned().into_iter().for_each(|message| others.add(message));
             }
+            messages.extend(others.into_vec());
             let rejected = own.iter().any(|message| message.severity == Severity::Error);
             let superseded = *kind == RuleKind::VirtualService && set.superseded_by(name).is_some();
             let state = match (rejected, superseded) {

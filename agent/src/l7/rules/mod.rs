@@ -12,6 +12,7 @@ mod matching;
 mod objects;
 mod pattern;
 pub mod protocol;
+mod regex;
 mod subnet;
 pub mod table;
 mod tcp;
@@ -22,9 +23,9 @@ pub use l4::L4Rule;
 pub use matching::RequestView;
 pub use objects::{
     ConnectionPool, ConsistentHash, CookieAttribute, Definition, H2UpgradePolicy, HashCookie, HttpPool,
-    Labels, LoadBalancer, LocalityLbSetting, Maglev, Message, Meta, OutlierDetection, Percent, PortPolicy,
-    PortSelector, ProxyProtocol, ProxyProtocolVersion, RetryBudget, RingHash, Severity, SimpleBalancer, Span,
-    TcpKeepalive, TcpPool, Tls, TlsMode, TrafficPolicy, Warmup, definitions,
+    Labels, LoadBalancer, LocalityLbSetting, Maglev, Message, Messages, Meta, OutlierDetection, Percent,
+    PortPolicy, PortSelector, ProxyProtocol, ProxyProtocolVersion, RetryBudget, RingHash, Severity,
+    SimpleBalancer, Span, TcpKeepalive, TcpPool, Tls, TlsMode, TrafficPolicy, Warmup, definitions,
 };
 pub use pattern::Pattern;
 

@@ -2,12 +2,10 @@
 
 use std::fmt;
 
-use regex::bytes::Regex;
-
-use super::objects::{Messages, StringMatch};
-
-/// Longest regex, in characters, as upstream.
-pub(crate) const REGEX_MAX_CHARS: usize = 1_024;
+use super::{
+    objects::{Messages, StringMatch},
+    regex::{Purpose, Regex},
+};
 
 /// A compiled StringMatch.
 #[derive(Clone, Debug)]
@@ -32,7 +30,8 @@ impl Pattern {
             // `*` is no regex, but upstream has always read it as "any value".
             (None, None, Some(regex)) if regex == "*" => Some(Self::Present),
             (None, None, Some(regex)) => {
-                let compiled = compile_regex(regex, &format!("{path}.regex"), messages)?;
+                let path = format!("{path}.regex");
+                let compiled = Regex::compile(regex, Purpose::WholeValue, &path, messages)?;
                 Some(Self::Regex(regex.as_str().into(), compiled))
             }
             _ => {
@@ -68,44 +67,9 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// A regex that must match the whole string. Linear in the input, as RE2 is.
-fn compile_regex(text: &str, path: &str, messages: &mut Messages) -> Option<Regex> {
-    check_regex(text, path, messages)?;
-    // Compiled alone first, by `check_regex`: `a)|(b` would otherwise compile, and mean something else.
-    match Regex::new(&format!("^(?:{text})$")) {
-        Ok(regex) => Some(regex),
-        Err(error) => {
-            messages.error(path, format!("{text:?} does not compile: {}", last_line(&error)));
-            None
-        }
-    }
-}
-
-/// Adds an error and returns `None` when `text` is empty, too long, or no regex.
-pub(crate) fn check_regex(text: &str, path: &str, messages: &mut Messages) -> Option<regex::Regex> {
-    let length = text.chars().count();
-    if length == 0 || length > REGEX_MAX_CHARS {
-        messages.error(path, format!("a regex has 1 to {REGEX_MAX_CHARS} characters, this one {length}"));
-        return None;
-    }
-    match regex::Regex::new(text) {
-        Ok(regex) => Some(regex),
-        Err(error) => {
-            messages.error(path, format!("{text:?} does not compile: {}", last_line(&error)));
-            None
-        }
-    }
-}
-
-/// The regex crate draws the place of a syntax error over several lines, the reason on the last.
-fn last_line(error: &regex::Error) -> String {
-    let text = error.to_string();
-    text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::regex::MAX_CHARS, *};
 
     fn raw(kind: &str, text: &str) -> StringMatch {
         let text = Some(text.to_owned());
@@ -144,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_regex_that_is_refused_says_why() {
-        let long = "a".repeat(REGEX_MAX_CHARS + 1);
+        let long = "a".repeat(MAX_CHARS + 1);
         for (case, pattern, want) in [
             ("empty", "", "p.regex: a regex has 1 to 1024 characters, this one 0"),
             ("too long", long.as_str(), "p.regex: a regex has 1 to 1024 characters, this one 1025"),

@@ -2,7 +2,7 @@
 
 use super::super::{
     objects::{Messages, RegexRewrite, Rewrite},
-    pattern::check_regex,
+    regex::{Purpose, Regex},
 };
 
 /// What of the path the match that was met stands for.
@@ -22,7 +22,7 @@ pub enum PathRewrite {
     /// Replaces what was matched: a prefix, the whole path, or the leading `/`.
     Uri(String),
     /// Replaces every occurrence of a regex.
-    Regex(regex::Regex, String),
+    Regex(Regex, String),
 }
 
 impl PathRewrite {
@@ -60,7 +60,7 @@ impl PathRewrite {
                 MatchedUri::Prefix(length) => format!("{uri}{}", path.get(length..).unwrap_or_default()),
                 MatchedUri::Whole => uri.clone(),
             },
-            Self::Regex(regex, template) => regex.replace_all(path, template.as_str()).into_owned(),
+            Self::Regex(regex, template) => regex.replace_all(path, template),
         };
         // A path without its slash is no HTTP request.
         if !new.starts_with('/') {
@@ -75,8 +75,8 @@ impl PathRewrite {
 }
 
 fn compile_regex(raw: &RegexRewrite, path: &str, messages: &mut Messages) -> Option<PathRewrite> {
-    let regex = check_regex(&raw.pattern, &format!("{path}.match"), messages)?;
-    match template(&raw.rewrite, regex.captures_len() - 1) {
+    let regex = Regex::compile(&raw.pattern, Purpose::Replacing, &format!("{path}.match"), messages)?;
+    match template(&raw.rewrite, regex.groups()) {
         Ok(template) => Some(PathRewrite::Regex(regex, template)),
         Err(why) => {
             messages.error(format!("{path}.rewrite"), format!("{:?}: {why}", raw.rewrite));

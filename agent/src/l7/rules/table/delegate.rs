@@ -12,6 +12,9 @@ use super::super::{
 };
 use super::{HttpRule, VirtualService, accept::HttpEntry, covers::covers, rule::Origin};
 
+/// Matches of merged rules that one object may have: each half multiplies the other.
+const MOST_MATCHES: usize = 10_000;
+
 /// All HTTP rules of `root`, those of its delegates in their places.
 pub(super) fn rules(
     root: &VirtualService,
@@ -20,13 +23,14 @@ pub(super) fn rules(
     messages: &mut Messages,
 ) -> Vec<Arc<HttpRule>> {
     let mut rules = Vec::with_capacity(root.http.len());
+    let mut room = MOST_MATCHES;
     for (i, (entry, raw)) in root.http.iter().zip(&root.spec.http).enumerate() {
         match (entry, &raw.delegate) {
             (HttpEntry::Rule(rule), _) => rules.push(rule.clone()),
             (HttpEntry::Delegate, Some(delegate)) => {
                 let path = format!("spec.http[{i}].delegate");
                 match find(delegate, root, others) {
-                    Ok(leaf) => merge_all(root, i, leaf, mesh, &mut rules, messages),
+                    Ok(leaf) => merge_all(root, i, leaf, mesh, &mut room, &mut rules, messages),
                     Err(why) => messages.warn(path, format!("{why}; this rule is skipped")),
                 }
             }
@@ -75,6 +79,7 @@ fn merge_all(
     index: usize,
     leaf: &VirtualService,
     mesh: &Mesh,
+    room: &mut usize,
     rules: &mut Vec<Arc<HttpRule>>,
     messages: &mut Messages,
 ) {
@@ -82,6 +87,15 @@ fn merge_all(
     let leaf_name = Arc::new(leaf.meta.name.clone());
     for (j, raw) in leaf.spec.http.iter().enumerate() {
         let path = format!("spec.http[{index}].delegate");
+        *room = room.saturating_sub((root.spec.http[index].matches.len().max(1)) * raw.matches.len().max(1));
+        if *room == 0 {
+            let text = format!(
+                "http[{j}] of {leaf_name} and what follows is left out: with those of other objects there are \
+                 {MOST_MATCHES} matches already; delegate less"
+            );
+            messages.warn(path, text);
+            return;
+        }
         let Some(merged) = merge(&root.spec.http[index], raw) else {
             let text = format!(
                 "http[{j}] of {leaf_name} is left out: none of its matches is narrower than this rule's"
@@ -97,9 +111,10 @@ fn merge_all(
             mesh,
         };
         // Each half was checked where it stands; only what the two halves say together can be wrong now.
-        let mut together = Messages::default();
+        let mut together = Messages::after(*messages.regexes());
         let rule = HttpRule::compile(&merged, &origin, &mut together);
         let errors = together.has_errors();
+        *messages.regexes() = *together.regexes();
         for message in together.into_vec().into_iter().filter(|_| errors) {
             messages.warn(&path, format!("http[{j}] of {leaf_name} is left out: {message}"));
         }
