@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::CStr,
     fs,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -20,6 +22,10 @@ use crate::{
 /// `BPF_FS_MAGIC`, `include/uapi/linux/magic.h`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
+/// The mode of folders of pins: the kernel's own for a bpffs lets everybody make files there.
+const OURS_ALONE: u32 = 0o700;
+/// The same for a mount, as systemd makes one.
+const OPTIONS: &CStr = c"mode=0700";
 
 /// The pins at `root`; makes the folders, and mounts a bpffs where there is none.
 ///
@@ -28,7 +34,11 @@ const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
 pub fn create(root: &Path) -> Result<Pins> {
     mount(root)?;
     for folder in [root.join("maps"), root.join("links")] {
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let made = fs::DirBuilder::new().recursive(true).mode(OURS_ALONE).create(&folder);
+        made.with_context(|| format!("cannot create {}", folder.display()))?;
+        // Earlier agents made it for all to look into.
+        fs::set_permissions(&folder, fs::Permissions::from_mode(OURS_ALONE))
+            .with_context(|| format!("cannot close {} to others", folder.display()))?;
     }
     Ok(Pins::at(root))
 }
@@ -127,7 +137,7 @@ pub fn mount(root: &Path) -> Result<Option<PathBuf>> {
         );
     }
     let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
-    match rustix::mount::mount("bpf", target, "bpf", flags, None) {
+    match rustix::mount::mount("bpf", target, "bpf", flags, OPTIONS) {
         Ok(()) => {
             tracing::info!(path = %target.display(), "mounted a bpffs");
             Ok(Some(target.to_owned()))
