@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -167,10 +167,14 @@ impl Config {
         self.pods.get(&address)
     }
 
-    /// Who is behind `address`, as one of its addresses: a pod with two families is one client.
-    pub fn owner(&self, address: IpAddr) -> IpAddr {
-        let first = self.pod(address).and_then(|pod| pod.addresses.first());
-        first.map_or(address, IpAddr::to_canonical)
+    /// Who is behind `address`, as one address: a pod with two families is one client, and so is a network of IPv6 that is no
+    /// pod's, for whoever has one address of a /64 has them all.
+    pub fn client(&self, address: IpAddr) -> IpAddr {
+        match (self.pod(address), address) {
+            (Some(pod), _) => pod.addresses.first().map_or(address, IpAddr::to_canonical),
+            (None, IpAddr::V4(_)) => address,
+            (None, IpAddr::V6(v6)) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+        }
     }
 }
 
@@ -215,5 +219,31 @@ fn destination(
         external_name: service.external_name.as_deref().map(Arc::from),
         speech,
         affinity: port.affinity_timeout_s > 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_one_client_and_so_is_a_network_of_ipv6_outside() {
+        let pods = serde_json::from_value(serde_json::json!([
+            {"namespace": "shop", "name": "a", "addresses": ["10.244.0.1", "fd00::1"]},
+            {"namespace": "shop", "name": "b", "addresses": ["fd00::2"]},
+        ]));
+        let (config, _) = Config::compile(Snapshot { pods: pods.unwrap(), ..Snapshot::default() });
+        for (address, want) in [
+            ("10.244.0.1", "10.244.0.1"),
+            ("fd00::1", "10.244.0.1"),
+            ("fd00::2", "fd00::2"),
+            ("fd00::3", "fd00::"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("2001:db8:1:2:ffff::", "2001:db8:1:2::"),
+            ("2001:db8:1:3::", "2001:db8:1:3::"),
+        ] {
+            assert_eq!(config.client(address.parse().unwrap()), want.parse::<IpAddr>().unwrap(), "{address}");
+        }
     }
 }

@@ -39,6 +39,10 @@ counters! {
     RefusedClientLimit => "refusedClientLimit",
     /// The client has too many requests under way.
     RefusedRequestLimit => "refusedRequestLimit",
+    /// There are too many connections of all clients: what room is left is others'.
+    RefusedConnectionsInAll => "refusedConnectionsInAll",
+    /// There are too many requests under way of all clients: what room is left is others'.
+    RefusedRequestsInAll => "refusedRequestsInAll",
     /// The head of a request took too long.
     RefusedSlowHeaders => "refusedSlowHeaders",
     /// The head of a request is too long.

@@ -100,8 +100,9 @@ impl Link<'_> {
             tokio::select! {
                 ended = &mut reading => return ended,
                 Some(snapshot) = snapshots.recv() => {
-                    self.version = snapshot.version;
-                    apply(self.redirector, snapshot);
+                    let version = snapshot.version;
+                    apply(self.redirector, snapshot).await?;
+                    self.version = version;
                 }
                 _ = ticks.tick() => {}
                 // The sender is ours.
@@ -173,10 +174,11 @@ fn parts(
     Ok(parts)
 }
 
-fn apply(redirector: &Redirector, snapshot: Snapshot) {
-    for left_out in redirector.apply(snapshot) {
-        tracing::warn!("left out of the snapshot: {left_out}");
-    }
+/// Lets `snapshot` hold. It is compiled on a thread of its own, for the heart beats on this one, however long that takes.
+async fn apply(redirector: &Redirector, snapshot: Snapshot) -> Result<()> {
+    let compiled = tokio::task::spawn_blocking(move || Redirector::compile(snapshot));
+    redirector.take(compiled.await.context("a snapshot could not be compiled")?);
+    Ok(())
 }
 
 /// The first snapshot that an agent gives; it gives it again to the next connection.
@@ -229,7 +231,10 @@ async fn write(writer: &mut OwnedWriteHalf, report: &Report) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use futures_util::FutureExt as _;
+    use serde_json::json;
+
+    use super::{super::Options, *};
 
     #[test]
     fn a_report_of_any_rows_is_cut_into_frames_that_fit() {
@@ -265,6 +270,28 @@ mod tests {
             let told: Vec<_> = parts.into_iter().flat_map(|part| part.destinations).collect();
             assert!(told == destinations, "{case}: each destination once");
         }
+    }
+
+    #[tokio::test]
+    async fn the_heart_beats_on_while_a_snapshot_is_compiled() {
+        let matches: Vec<_> =
+            (0..200).map(|i| json!({"uri": {"regex": format!("/{i}/[a-z]{{90}}")}})).collect();
+        let rule = |name: &str| {
+            let route = json!([{"destination": {"host": "reviews"}}]);
+            json!({
+                "apiVersion": "networking.istio.io/v1",
+                "kind": "VirtualService",
+                "metadata": {"name": name, "namespace": "shop"},
+                "spec": {"hosts": ["reviews"], "http": [{"match": matches, "route": route}]},
+            })
+        };
+        let virtual_services = ["a", "b", "c"].map(rule).into();
+        let redirector = Redirector::start(Vec::new(), Options::default()).unwrap();
+        let snapshot = Snapshot { virtual_services, ..Snapshot::default() };
+        let mut applying = std::pin::pin!(apply(&redirector, snapshot));
+        // The heart is polled in turn with this: what returns at once and is not done leaves the thread to it.
+        assert!(applying.as_mut().now_or_never().is_none());
+        applying.await.unwrap();
     }
 
     #[test]

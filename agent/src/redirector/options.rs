@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::limits::Limit;
+
 /// Whose address upstream connections come from.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, clap::ValueEnum)]
 pub enum SourceAddress {
@@ -24,6 +26,10 @@ pub struct Options {
     pub connections_per_client: u32,
     /// Requests under way per client, over all workers and connections, tunnels among them.
     pub requests_per_client: u32,
+    /// Open connections of all clients, over all workers.
+    pub connections: u32,
+    /// Requests under way of all clients, over all workers.
+    pub requests: u32,
     /// How long the head of a request, or a ClientHello, may take.
     pub header_timeout: Duration,
     /// How long the first bytes of an undeclared protocol are waited for.
@@ -40,6 +46,21 @@ pub struct Options {
     pub seed: Option<u64>,
 }
 
+impl Options {
+    /// Connections of all clients, and requests under way: at 20 KB each they fit into the memory that deploy/ gives.
+    pub const MOST: u32 = 32_768;
+
+    /// Of connections.
+    pub const fn connection_limit(&self) -> Limit {
+        Limit { each: self.connections_per_client, all: self.connections }
+    }
+
+    /// Of requests.
+    pub const fn request_limit(&self) -> Limit {
+        Limit { each: self.requests_per_client, all: self.requests }
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -47,6 +68,8 @@ impl Default for Options {
             access_log: None,
             connections_per_client: 4096,
             requests_per_client: 4096,
+            connections: Self::MOST,
+            requests: Self::MOST,
             header_timeout: Duration::from_secs(10),
             sniff_timeout: Duration::from_millis(200),
             client_idle_timeout: Duration::from_secs(3600),

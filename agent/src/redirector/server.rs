@@ -138,6 +138,11 @@ impl Redirector {
         left_out
     }
 
+    /// The same with a snapshot that was made ready elsewhere.
+    pub fn take(&self, compiled: Compiled) {
+        self.shared.config.send_replace(Arc::new(compiled.0));
+    }
+
     /// How long the worker that is silent for longest has not come to anything.
     pub fn silence(&self) -> Duration {
         self.pulses.iter().map(|pulse| pulse.silence()).max().unwrap_or_default()

@@ -19,7 +19,7 @@ use super::{
     connection::{Look, PREFACE, look},
     counters::{Counter, OneOpen, Open},
     h2c,
-    limits::{Place, RequestPlace},
+    limits::{Excess, Place, RequestPlace},
     pace::{Pace, UnderWay, Watch},
     proxy_protocol::Ends,
     request,
@@ -110,13 +110,18 @@ impl Session {
         self.pace.leave();
     }
 
-    /// A place for the request; `None`, counted, when the client has too many under way.
+    /// A place for the request; `None`, counted, when too many are under way, of the client or in all.
     pub fn request_place(&self) -> Option<Rc<RequestPlace>> {
-        let place = self.place.request(self.worker.options().requests_per_client);
-        if place.is_none() {
-            self.worker.count(Counter::RefusedRequestLimit);
+        match self.place.request(self.worker.options().request_limit()) {
+            Ok(place) => Some(Rc::new(place)),
+            Err(excess) => {
+                self.worker.count(match excess {
+                    Excess::Client => Counter::RefusedRequestLimit,
+                    Excess::All => Counter::RefusedRequestsInAll,
+                });
+                None
+            }
         }
-        place.map(Rc::new)
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     config::Config,
     counters::{self, Counter, Counters, OneOpen},
     draws::Draws,
-    limits::{Clients, Place},
+    limits::{Clients, Excess, Place},
     monitors::Monitors,
     names::Names,
     options::Options,
@@ -109,14 +109,19 @@ impl Worker {
         self.counters.count(counter);
     }
 
-    /// A place for a connection from `address`; `None`, counted, when its client has too many.
+    /// A place for a connection from `address`; `None`, counted, when there are too many, of its client or in all.
     pub fn admit(self: &Rc<Self>, address: IpAddr) -> Option<Rc<Place>> {
-        let client = self.shared.config.borrow().owner(address);
-        let place = self.shared.clients.enter(client, self.options().connections_per_client);
-        if place.is_none() {
-            self.count(Counter::RefusedClientLimit);
+        let client = self.shared.config.borrow().client(address);
+        match self.shared.clients.enter(client, self.options().connection_limit()) {
+            Ok(place) => Some(Rc::new(place)),
+            Err(excess) => {
+                self.count(match excess {
+                    Excess::Client => Counter::RefusedClientLimit,
+                    Excess::All => Counter::RefusedConnectionsInAll,
+                });
+                None
+            }
         }
-        place.map(Rc::new)
     }
 
     /// Keeps the worker alive for a connection, or for a tunnel, which outlives the connection that it began on.

@@ -101,6 +101,22 @@ async fn a_flood_of_connections_of_one_pod_keeps_nobody_else_waiting() {
 }
 
 #[tokio::test]
+async fn a_client_leaves_half_of_all_room_to_others() {
+    let endpoint = Endpoint::named("a").await;
+    let mut setup = setup(&endpoint);
+    setup.options.connections = 20;
+    let world = setup.start();
+    let mut kept = Vec::new();
+    for _ in 0..20 {
+        kept.extend(dial(world.front, ONE).await);
+    }
+    world.until("refusedConnectionsInAll", 10).await;
+    assert_eq!(world.redirector.open()["clientConnections"], 10);
+    is_served(&world, 20).await;
+    assert_eq!(world.count("refusedClientLimit"), 0);
+}
+
+#[tokio::test]
 async fn the_addresses_of_a_pod_are_one_client() {
     let endpoint = Endpoint::named("a").await;
     let mut setup = setup(&endpoint);
