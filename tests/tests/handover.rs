@@ -28,7 +28,7 @@ struct Shop {
     client: Pod,
     external: Vec<Child>,
     _servers: (Nginx, Child),
-    _agent: Agent,
+    agent: Option<Agent>,
 }
 
 impl Shop {
@@ -45,7 +45,7 @@ impl Shop {
         let manifests = world.manifests().display().to_string();
         let whose = if external { &["--redirector", "external"][..] } else { &[] };
         let agent = world.spawn_agent(&[&["--manifests", &manifests], whose, flags].concat());
-        let mut shop = Self { world, client, external: Vec::new(), _servers: servers, _agent: agent };
+        let mut shop = Self { world, client, external: Vec::new(), _servers: servers, agent: Some(agent) };
         if external {
             shop.another(&[]);
         }
@@ -55,6 +55,23 @@ impl Shop {
         });
         shop.world.wait_healthy();
         shop
+    }
+
+    /// The next agent means something else by what is in CONFIG, as one of another release may: it makes that map anew.
+    fn restart_with_other_maps(&mut self) {
+        let Some(agent) = self.agent.take() else { return };
+        agent.kill();
+        let pins = sluice::maps::Pins::at(&self.world.bpffs());
+        let noted = aya::maps::MapData::from_pin(pins.map("SCHEMAS")).unwrap();
+        let mut noted: aya::maps::HashMap<_, u32, u32> = aya::maps::Map::HashMap(noted).try_into().unwrap();
+        let config = sluice::maps::bpf::shape(&pins.map("CONFIG")).unwrap().id;
+        noted.insert(config, 77_u32, 0).unwrap();
+        let manifests = self.world.manifests().display().to_string();
+        self.agent = Some(self.world.spawn_agent(&["--manifests", &manifests]));
+        wait::until("CONFIG is another one", || match sluice::maps::bpf::shape(&pins.map("CONFIG")) {
+            Some(shape) if shape.id != config => Ok(()),
+            other => Err(other),
+        });
     }
 
     fn ask(&self, protocol: &str, to: &str) -> u16 {
@@ -199,7 +216,7 @@ fn without_a_successor_or_an_agent_it_serves_on_for_a_while_and_then_says_so() {
         other => Err(other),
     });
     // The next one is found by its heartbeat, where there is no agent to tell of it.
-    let Shop { _agent: agent, .. } = &mut shop;
+    let agent = shop.agent.as_mut().unwrap();
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(agent.pid().cast_signed()).unwrap(),
         rustix::process::Signal::KILL,
@@ -254,4 +271,23 @@ fn one_that_waits_once_replaced_ends_when_it_is_told_or_when_the_other_has_gone(
             shop.external.push(next);
         }
     }
+}
+
+#[test]
+fn maps_that_an_upgrade_makes_anew_are_the_next_redirectors() {
+    let mut shop = Shop::start(&[], false);
+    let old = shop.redirectors();
+    shop.restart_with_other_maps();
+    wait::until("another redirector, and rules", || {
+        let now = shop.redirectors();
+        let found = shop.ask("--http1.1", KB);
+        let is_other = now.iter().any(|pid| !old.contains(pid));
+        if is_other && found == 418 { Ok(()) } else { Err((old.clone(), now, found, shop.world.log())) }
+    });
+    shop.world.wait_healthy();
+    shop.ruled("after the upgrade");
+    wait::until("the first ends", || match shop.redirectors() {
+        now if now.iter().any(|pid| old.contains(pid)) => Err(now),
+        _ => Ok(()),
+    });
 }

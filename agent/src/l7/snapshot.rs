@@ -144,6 +144,9 @@ pub struct Report {
     pub version: u64,
     /// It has been told to go, and serves until another one does.
     pub going: bool,
+    /// The kernel's numbers of the maps that it opened; of releases before there was this, none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub maps: Vec<u32>,
     /// What happened how often since its start.
     pub counters: BTreeMap<String, u64>,
     /// What is worth a warning of the agent's.
@@ -164,8 +167,8 @@ pub const LARGEST_REPORT: u32 = 1 << 20;
 /// only for another one that has.
 pub const REPLACED: u32 = 0;
 
-/// In place of a snapshot's length: this is not the token. A redirector that had the token of a folder that is gone starts
-/// anew then, and reads this one's.
+/// In place of a snapshot's length: this is not the token, or not the maps. A redirector of a folder or of maps that are gone
+/// starts anew then, with this agent's.
 pub const REFUSED: u32 = u32::MAX;
 
 /// The user that the redirector becomes once it has its listeners: `nobody`, on every distribution.

@@ -34,7 +34,7 @@ enum Word {
 enum Ended {
     /// Another redirector has taken over.
     Replaced,
-    /// Our token is not that of its folder.
+    /// Our token is not that of its folder, or our maps are not its own.
     Refused,
 }
 
@@ -50,6 +50,8 @@ pub struct Link<'r> {
     pub epoch: u64,
     /// The version in effect.
     pub version: u64,
+    /// The kernel's numbers of our maps.
+    pub maps: Vec<u32>,
     /// What the agent is to warn of.
     pub notes: Vec<String>,
     /// Requests as the agent knows them.
@@ -67,7 +69,7 @@ impl Link<'_> {
             match self.connection().await {
                 Ok(Ended::Replaced) => return,
                 Ok(Ended::Refused) => {
-                    tracing::warn!("the agent's folder has another token than ours: this process goes");
+                    tracing::warn!("the agent has another token or other maps than ours: this process goes");
                     self.going.send_replace(true);
                     return std::future::pending().await;
                 }
@@ -128,6 +130,7 @@ impl Link<'_> {
             notes: self.notes.clone(),
             open: self.redirector.open(),
             going: *self.going.borrow(),
+            maps: self.maps.clone(),
             routes: Vec::new(),
             destinations: Vec::new(),
         };

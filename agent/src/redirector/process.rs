@@ -68,7 +68,10 @@ pub fn run(options: ProcessOptions) -> Result<()> {
     }
     wait_for_maps(&Pins::at(&options.bpffs))?;
     wait_for(&token_file(&options.run_dir))?;
-    let mut maps = Listeners::open(&Pins::at(&options.bpffs))?;
+    let pins = Pins::at(&options.bpffs);
+    // Before they are opened: maps that are made anew in between are noticed.
+    let ids = Listeners::ids(&pins);
+    let mut maps = Listeners::open(&pins)?;
     let listeners = (0..workers).map(|_| listen()).collect::<Result<Vec<_>>>()?;
     let heart = Heart::new(SharedNumber::map(maps.heartbeat()).context("cannot map HEARTBEAT")?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -100,6 +103,7 @@ pub fn run(options: ProcessOptions) -> Result<()> {
             token,
             epoch,
             version,
+            maps: ids,
             notes,
             told,
             told_destinations,

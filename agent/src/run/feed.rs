@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
@@ -50,6 +50,8 @@ pub struct Feed {
     readers: watch::Sender<Readers>,
     /// The latest redirector's epoch: earlier ones are told to go, for their listeners are in no map any more.
     latest: watch::Sender<u64>,
+    /// The kernel's numbers of the maps that a redirector has to have opened.
+    maps: OnceLock<Vec<u32>>,
     /// Woken by sending no change at all.
     programmer: mpsc::Sender<Vec<Change>>,
     shared: Arc<Shared>,
@@ -61,7 +63,13 @@ impl Feed {
         let (acked, connections) = (AtomicU64::new(0), AtomicU64::new(0));
         let readers = watch::Sender::default();
         let (current, latest) = (watch::channel(None).0, watch::channel(0).0);
-        Self { folder: folder.to_owned(), current, acked, connections, readers, latest, programmer, shared }
+        let (folder, maps) = (folder.to_owned(), OnceLock::new());
+        Self { folder, current, acked, connections, readers, latest, maps, programmer, shared }
+    }
+
+    /// From now on a redirector is only fed if it has opened these maps: it steers by others where they were made anew.
+    pub fn want_maps(&self, maps: Vec<u32>) {
+        let _once = self.maps.set(maps);
     }
 
     /// Replaces what is to be read.
@@ -193,6 +201,10 @@ impl Feed {
         if hello_epoch == 0 {
             let first = current.wait_for(Option::is_some).await?.clone();
             return write(&mut writer, first.as_deref()).await;
+        }
+        if !hello.maps.is_empty() && self.maps.get().is_some_and(|maps| *maps != hello.maps) {
+            tracing::warn!("a redirector has maps of an earlier agent: it goes, and another one comes");
+            return Ok(writer.write_u32(REFUSED).await?);
         }
         self.latest
             .send_if_modified(|latest| std::mem::replace(latest, (*latest).max(hello_epoch)) < hello_epoch);

@@ -28,7 +28,10 @@ use crate::{
     health::Shared,
     l7::snapshot::Snapshot,
     loader::{self, Loaded},
-    maps::{Tables, WriteError, bpf::BpfMaps},
+    maps::{
+        Tables, WriteError,
+        bpf::{BpfMaps, Listeners},
+    },
     model::{Change, Node, ObjectName, OptOut, Store},
     reconcile::Reconciler,
     reserved,
@@ -105,6 +108,7 @@ pub fn spawn(
     maps.set_host_netns(loader::netns_cookie()?)?;
     maps.set_fail_closed(options.l7_fail_closed)?;
     maps.forget_probes()?;
+    feed.want_maps(Listeners::ids(loaded.pins()));
     let start = Instant::now();
     let adopted = maps.dump_with_leftovers()?;
     tracing::info!(

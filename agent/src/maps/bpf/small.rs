@@ -13,7 +13,7 @@ use sluice_common::layout::{
     LISTENERS_CAPACITY, PodValue, RevnatKey, bare_bit,
 };
 
-use super::{deleted, open};
+use super::{deleted, open, shape};
 use crate::maps::Pins;
 
 /// What sockets remember of their translation.
@@ -219,6 +219,11 @@ impl Listeners {
             config: Map::Array(data("CONFIG")?).try_into()?,
             heartbeat: data("HEARTBEAT")?,
         })
+    }
+
+    /// The kernel's numbers of those maps, as they are pinned; 0 of one that is not there.
+    pub fn ids(pins: &Pins) -> Vec<u32> {
+        Self::NAMES.iter().map(|name| shape(&pins.map(name)).map_or(0, |shape| shape.id)).collect()
     }
 
     /// Steers new connections to these listeners, IPv4 and IPv6 of each worker, in place of earlier ones.
