@@ -28,6 +28,11 @@ impl Histogram {
         (0..=bounds.len()).map(|place| self.counts.get(place).copied().unwrap_or(0))
     }
 
+    /// Without counts beyond these bounds, which somebody else may have told.
+    pub fn cut(&mut self, bounds: &[f64]) {
+        self.counts.truncate(bounds.len() + 1);
+    }
+
     /// All values together, in seconds.
     pub fn sum_s(&self) -> f64 {
         self.sum_us as f64 / 1e6

@@ -57,6 +57,8 @@ pub struct RouteCounts {
 }
 
 impl RouteCounts {
+    /// Classes of answers, 1xx first, and none at all.
+    pub const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
     /// Bounds of `took`, in seconds.
     pub const BOUNDS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 

@@ -18,8 +18,7 @@ use super::destinations::{Name, short};
 
 /// Rows of a worker; what comes later is counted together. Rules come and go, and nobody forgets them here.
 const MOST_ROWS: usize = RouteName::MOST;
-/// Classes of answers, 1xx first, and none at all.
-const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
+const CLASSES: [&str; 6] = RouteCounts::CLASSES;
 
 /// Where a request went, without copies of names.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]

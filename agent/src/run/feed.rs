@@ -5,7 +5,6 @@
 //! lengths that no snapshot has tell the redirector that another one has taken over, or that it has not the token.
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::Write as _,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
@@ -25,13 +24,14 @@ use tokio::{
     sync::watch,
 };
 
+mod bounds;
+
 use super::token;
 use crate::{
     health::Shared,
     l7::snapshot::{
         LARGEST_REPORT, REFUSED, REPLACED, Report, Snapshot, USER, agent_socket, snapshot_file, token_file,
     },
-    metrics::{DestinationCounts, RouteCounts, RouteName},
     model::Change,
 };
 
@@ -251,7 +251,7 @@ impl Feed {
         }
         let epoch = report.epoch;
         self.shared.clear("redirector/");
-        for note in report.notes {
+        for note in bounds::notes(report.notes) {
             self.shared.warn(&format!("redirector/{note}"), note);
         }
         self.shared.update(|state| {
@@ -263,10 +263,10 @@ impl Feed {
                 // It tells all from the beginning.
                 state.destinations.clear();
             }
-            state.redirector = report.counters;
-            state.redirector_open = report.open;
-            add_rows(&mut state.routes, report.routes);
-            note_destinations(&mut state.destinations, report.destinations);
+            state.redirector = bounds::counters(report.counters);
+            state.redirector_open = bounds::counters(report.open);
+            bounds::add_rows(&mut state.routes, report.routes);
+            bounds::note_destinations(&mut state.destinations, report.destinations);
         });
         if self.acked.swap(report.version, Ordering::Relaxed) != report.version {
             self.wake();
@@ -275,31 +275,6 @@ impl Feed {
 
     fn wake(&self) {
         let _agent_ends = self.programmer.send(Vec::new());
-    }
-}
-
-/// Notes what a redirector says of its rows: no more of them than one has.
-fn add_rows(known: &mut BTreeMap<RouteName, RouteCounts>, rows: Vec<(RouteName, RouteCounts)>) {
-    for (name, counts) in rows {
-        if known.len() <= RouteName::MOST || known.contains_key(&name) {
-            known.insert(name, counts);
-        }
-    }
-}
-
-/// Notes what a redirector says of destinations, and forgets those that it says are gone; of bounded number too.
-fn note_destinations(
-    known: &mut BTreeMap<String, DestinationCounts>,
-    rows: Vec<(String, Option<DestinationCounts>)>,
-) {
-    for (name, counts) in rows {
-        match counts {
-            None => drop(known.remove(&name)),
-            Some(counts) if known.len() <= DestinationCounts::MOST || known.contains_key(&name) => {
-                known.insert(name, counts);
-            }
-            Some(_) => {}
-        }
     }
 }
 
@@ -353,40 +328,4 @@ async fn read(reader: &mut (impl AsyncReadExt + Unpin)) -> Result<Report> {
     let mut bytes = vec![0; length as usize];
     reader.read_exact(&mut bytes).await?;
     serde_json::from_slice(&bytes).context("a report that is none")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_are_bounded_whatever_a_redirector_says() {
-        let mut known = BTreeMap::new();
-        let row = |rule: usize| {
-            (RouteName { rule: rule.to_string(), ..RouteName::default() }, RouteCounts::default())
-        };
-        add_rows(&mut known, (0..3 * RouteName::MOST).map(row).collect());
-        assert_eq!(known.len(), RouteName::MOST + 1, "and what stands for all others");
-        let (name, mut counts) = row(0);
-        counts.answers.insert("2xx".to_owned(), 7);
-        add_rows(&mut known, vec![(name.clone(), counts.clone()), row(9_999)]);
-        assert_eq!(
-            (&known[&name], known.len()),
-            (&counts, RouteName::MOST + 1),
-            "those that are known go on"
-        );
-    }
-
-    #[test]
-    fn destinations_go_when_it_is_said_and_are_bounded() {
-        let mut known = BTreeMap::new();
-        let open = Some(DestinationCounts { requests: 1, ..DestinationCounts::default() });
-        let rows = |numbers: std::ops::Range<usize>, counts: Option<DestinationCounts>| {
-            numbers.map(|number| (number.to_string(), counts)).collect()
-        };
-        note_destinations(&mut known, rows(0..3 * DestinationCounts::MOST, open));
-        assert_eq!(known.len(), DestinationCounts::MOST + 1, "and what stands for all others");
-        note_destinations(&mut known, rows(1..9_999, None));
-        assert_eq!(known.keys().collect::<Vec<_>>(), ["0"]);
-    }
 }
