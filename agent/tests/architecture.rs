@@ -9,8 +9,9 @@ use std::{
 };
 
 /// Who may use whom within the agent. What is missing here is not allowed; ARCHITECTURE.md draws it.
-const ARROWS: [(&str, &[&str]); 26] = [
+const ARROWS: [(&str, &[&str]); 27] = [
     ("model", &[]),
+    ("harmless", &[]),
     ("capabilities", &[]),
     ("objects", &["model"]),
     ("metrics", &[]),
@@ -55,11 +56,12 @@ const ARROWS: [(&str, &[&str]); 26] = [
     ("reserved", &["maps"]),
     ("kube_proxy", &[]),
     ("signals", &[]),
-    ("redirector", &["capabilities", "l7", "maps", "metrics", "model", "signals", "sys"]),
+    ("redirector", &["capabilities", "harmless", "l7", "maps", "metrics", "model", "signals", "sys"]),
     (
         "cli",
         &[
             "devices",
+            "harmless",
             "health",
             "inspect",
             "k8s",

@@ -5,6 +5,7 @@
 use sluice_tests::{
     cluster::Cluster,
     http::curl,
+    manifest,
     peer::{Command, address},
     wait,
 };
@@ -204,4 +205,21 @@ fn servers_that_are_all_away_are_asked_in_turns_and_not_all_the_time() {
     other.up();
     cluster.world.wait_verdict("10.96.0.1:80", "translate", 2);
     cluster.world.wait_healthy();
+}
+
+#[test]
+fn a_list_that_expires_between_two_pages_is_begun_anew_and_nothing_is_wrong() {
+    const SERVICES: usize = 12;
+    let mut cluster = Cluster::new();
+    cluster.cart(1);
+    for index in 1..SERVICES {
+        let ip = format!("10.97.0.{index}");
+        cluster.api.apply(&manifest::service(&format!("more-{index}"), &[&ip], &["http:80:8080"]));
+    }
+    cluster.api.forget_between_pages(5);
+    let _agent = cluster.agent();
+    assert!(!cluster.api.is_to_forget(), "some list had several pages");
+    assert_eq!(cluster.world.json(&["service"]).as_array().map(Vec::len), Some(SERVICES));
+    assert_eq!(cluster.client.tcp("10.96.0.1:80").unwrap().by, "cart-1");
+    assert!(!cluster.world.log().contains("the API server does not give"), "{}", cluster.world.log());
 }

@@ -15,7 +15,8 @@ use sluice_tests::{
     world::Agent,
 };
 
-/// Small enough for a flood to overflow every one of them.
+/// Small enough for a flood to overflow the first of them that it comes to; `failing_writes.rs` has writes that the kernel
+/// refuses.
 const SIZES: [&str; 10] = [
     "--max-frontends",
     "64",
@@ -53,6 +54,10 @@ enum Fault {
     Error500(&'static str),
     /// It says 429.
     Throttle,
+    /// It says 503, and to come again tomorrow.
+    Unavailable,
+    /// A list of several pages is forgotten between two of them.
+    ForgetPages,
     /// The agent is killed, at whatever it does.
     Kill,
     /// The agent is killed, and a map's pin is removed.
@@ -71,7 +76,7 @@ enum Fault {
     Vanish,
 }
 
-const FAULTS: [Fault; 18] = [
+const FAULTS: [Fault; 20] = [
     Fault::Compact,
     Fault::Drop,
     Fault::Stall("Service"),
@@ -82,6 +87,8 @@ const FAULTS: [Fault; 18] = [
     Fault::Error500("Service"),
     Fault::Error500("EndpointSlice"),
     Fault::Throttle,
+    Fault::Unavailable,
+    Fault::ForgetPages,
     Fault::Kill,
     Fault::LoseMap,
     Fault::LoseAll,
@@ -117,6 +124,8 @@ fn extras(cluster: &Cluster) -> Vec<(&'static str, &'static str, String)> {
         ("EndpointSlice", "shop/ports-1", cluster.slice("ports", 2, &[])),
         ("EndpointSlice", "shop/vip-1", cluster.slice("vip", 1, &[ZONE])),
         ("EndpointSlice", "shop/bare-1", cluster.slice("bare", 2, &[])),
+        ("Pod", "shop/cart-1", manifest::pod("cart-1", "bare", &[&cluster.pods[0].0.v4.to_string()])),
+        ("Pod", "shop/cart-2", manifest::pod("cart-2", "bare", &[&cluster.pods[1].0.v4.to_string()])),
         ("Node", "node-1", node("elsewhere")),
         ("Node", "node-1", node(ZONE)),
     ]
@@ -219,6 +228,15 @@ impl Story {
                 self.cluster.api.drop_watches();
                 self.cluster.api.throttle(5);
             }
+            Fault::Unavailable => {
+                self.cluster.api.drop_watches();
+                self.cluster.api.unavailable(Some(86_400));
+            }
+            Fault::ForgetPages => {
+                self.cluster.api.forget_between_pages(3);
+                self.cluster.api.drop_watches();
+                self.cluster.api.compact();
+            }
             Fault::Flood => {
                 for index in 0..FLOOD {
                     let (name, ip) = (format!("flood-{index}"), format!("10.98.0.{}", index + 1));
@@ -279,6 +297,7 @@ impl Story {
             Fault::Freeze => self.cluster.api.freeze(false),
             Fault::HalfOpen => self.cluster.api.cut(false),
             Fault::Error500(kind) => self.cluster.api.fail(kind, false),
+            Fault::Unavailable => self.cluster.api.unavailable(None),
             Fault::Flood => {
                 wait::until_within(PATIENCE, "writes that fail", || {
                     let problems = self.cluster.world.json(&["status"])["problems"].to_string();
@@ -294,6 +313,7 @@ impl Story {
             | Fault::Compact
             | Fault::Drop
             | Fault::Throttle
+            | Fault::ForgetPages
             | Fault::Kill
             | Fault::LoseMap
             | Fault::LoseAll
@@ -349,6 +369,8 @@ fn after_any_changes_and_faults_the_maps_are_those_of_a_fresh_start() {
     story.start();
     for batch in 0..batches {
         let mut faults = Vec::new();
+        // Every second batch by a server that streams its lists, from the agent's next start on.
+        story.cluster.api.version(if batch % 2 == 1 { 34 } else { 26 }, false);
         for _ in 0..ROUNDS {
             let fault = story.next_fault();
             faults.push(fault);

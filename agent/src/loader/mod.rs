@@ -125,8 +125,8 @@ pub fn claim(bpffs: &Path, cgroup: Option<&Path>) -> Result<Claim> {
     if OBJECT.is_empty() {
         bail!("this binary was built without its eBPF programs; build it with `cargo xtask build`");
     }
-    checks::kernel()?;
     Capabilities::effective()?.for_loading()?;
+    checks::kernel()?;
     let cgroup = find_cgroup(cgroup)?;
     let pins = pins::create(bpffs)?;
     let lock = Lock::take(bpffs)?;

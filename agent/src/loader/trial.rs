@@ -25,8 +25,8 @@ pub fn trial() -> Result<Vec<Trial>> {
     if OBJECT.is_empty() {
         bail!("this binary was built without its eBPF programs; build it with `cargo xtask build`");
     }
-    checks::kernel()?;
     Capabilities::effective()?.for_loading()?;
+    checks::kernel()?;
     let mut ebpf = EbpfLoader::new().load(OBJECT).context("cannot load the eBPF object")?;
     programs::names()
         .map(|name| {

@@ -34,7 +34,6 @@ use crate::{
     },
     model::{Change, Node, ObjectName, OptOut, Store},
     reconcile::Reconciler,
-    reserved,
     sockets::{Doomed, Gone},
 };
 
@@ -46,6 +45,7 @@ const COLLECT_EVERY: Duration = Duration::from_millis(500);
 
 mod attaching;
 mod names;
+mod node;
 mod probing;
 mod report;
 mod tables;
@@ -275,21 +275,6 @@ impl Programmer {
         }
     }
 
-    /// Notes what became of writes that are no Service's. True when they succeeded.
-    fn is_written(&mut self, what: &str, result: Result<(), WriteError>) -> bool {
-        let error = result.err();
-        let topic = format!("write/{what}");
-        self.shared.problem(&topic, error.as_ref().map(|error| format!("{what}: {}", describe(error))));
-        error.iter().for_each(|error| self.note_failure(error));
-        error.is_none()
-    }
-
-    fn note_failure(&mut self, error: &WriteError) {
-        self.refused |= matches!(error, WriteError::Refused { .. });
-        let map = error.map();
-        self.shared.update(|state| *state.write_failures.entry(map.to_owned()).or_default() += 1);
-    }
-
     /// Compiles and writes what changed. True when everything that should be in the maps is.
     fn program(&mut self) -> bool {
         let mut names = self.store.take_dirty();
@@ -379,34 +364,6 @@ impl Programmer {
         }
         let needed = !self.pod_askers.is_empty() || !self.store.rules().objects().is_empty();
         self.need_pods.send_if_modified(|was| std::mem::replace(was, needed) != needed);
-    }
-
-    /// Whether to list the node's addresses and devices: after word of a change, while something has not succeeded, and
-    /// with each probe, for word may be lost.
-    fn looks_at_node(&mut self, now: Instant) -> bool {
-        let probes = self.probe_at.is_none_or(|at| at <= now);
-        std::mem::take(&mut self.node_moved) || probes || self.retry.is_some() || !self.first_round_done
-    }
-
-    /// Addresses come and go with interfaces.
-    fn serve_node_ports(&mut self) -> bool {
-        let interfaces = nodeport::interfaces();
-        let wanted = nodeport::addresses(&self.nodeport_addresses, &self.store.node().addresses, &interfaces);
-        self.here = wanted.keys().map(|address| IpAddr::from(*address)).collect();
-        self.here.retain(|address| interfaces.contains(address));
-        let result = self.reconciler.set_node_addresses(&mut self.maps, &wanted);
-        self.is_written("the node's addresses", result)
-    }
-
-    /// Again with each probe, for others change these settings too.
-    fn reserve_ports(&self) {
-        let ports = self.checks.ports().chain(self.node_ports.iter().copied()).collect();
-        let result = reserved::reserve(self.loaded.pins(), &ports);
-        self.shared.clear("reserved-ports");
-        if let Err(error) = result {
-            let text = format!("NodePorts are not kept out of the node's ephemeral range: {error:#}");
-            self.shared.warn("reserved-ports", text);
-        }
     }
 
     fn schedule_retry(&mut self, now: Instant, done: bool) {

@@ -5,7 +5,29 @@ use serde_json::json;
 use super::{ApiServer, path_of};
 use crate::world::{tool, tool_path};
 
+impl super::State {
+    /// As [`ApiServer::forget_between_pages`] has told it, once a list's first page went out.
+    pub(super) fn forget_between_pages(&mut self, is_first_of_several: bool) {
+        if is_first_of_several && self.forgets_after.take().is_some() {
+            self.version += 1;
+            self.oldest = self.version;
+            self.events.clear();
+        }
+    }
+}
+
 impl ApiServer {
+    /// Forgets, in the midst of the next list of several pages, what it is of: whoever asks for the second page is told 410.
+    /// Until then pages have `objects` at most.
+    pub fn forget_between_pages(&self, objects: usize) {
+        self.shared().edit(|state| state.forgets_after = Some(objects));
+    }
+
+    /// Whether that is still to come.
+    pub fn is_to_forget(&self) -> bool {
+        self.shared().lock().forgets_after.is_some()
+    }
+
     /// Answers whoever asks for a kind with 500, or as before.
     pub fn fail(&self, kind: &str, fails: bool) {
         let path = path_of(&json!({ "kind": kind }));

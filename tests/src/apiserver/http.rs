@@ -177,23 +177,32 @@ fn list_page(
     shared: &Shared,
 ) -> Response<Body> {
     let mut state = shared.lock();
-    let from: usize = query.get("continue").and_then(|token| token.parse().ok()).unwrap_or(0);
+    // Where the page begins, and the version that the first one was of: it may be forgotten by now.
+    let (from, begun): (usize, u64) = match query.get("continue").and_then(|token| token.split_once('-')) {
+        Some((from, version)) => (from.parse().unwrap_or(0), version.parse().unwrap_or(0)),
+        None => (0, state.version),
+    };
+    if begun < state.oldest {
+        return status(410, "Expired");
+    }
     if from == 0 {
         *state.lists.entry(path).or_default() += 1;
     }
     let limit: usize = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
+    let limit = state.forgets_after.map_or(limit, |page| limit.min(page));
     let objects = state.objects.iter().filter(|((of, _), object)| *of == path && selected(object, query));
     let mut rest = objects.map(|(_, object)| object).skip(from);
     let items: Vec<&Value> = rest.by_ref().take(limit).collect();
     let (version, kind) = list.split_once(' ').unwrap_or_default();
     let mut metadata = json!({ "resourceVersion": state.version.to_string() });
     if rest.next().is_some() {
-        metadata["continue"] = json!((from + items.len()).to_string());
+        metadata["continue"] = json!(format!("{}-{begun}", from + items.len()));
     }
     let items = serde_json::to_string(&items).expect("values are JSON");
     let body =
         format!(r#"{{"apiVersion":"{version}","kind":"{kind}","metadata":{metadata},"items":{items}}}"#);
     state.vanish(path);
+    state.forget_between_pages(from == 0 && body.contains("\"continue\""));
     respond(StatusCode::OK, Full::new(Bytes::from(body)).boxed())
 }
 

@@ -67,6 +67,9 @@ struct State {
     serves_service_cidrs: bool,
     /// Connections are kept and new ones accepted, but nothing is ever answered.
     frozen: bool,
+    /// Lists have at most this many objects on a page until one has had several: after its first, all versions up to then are
+    /// forgotten.
+    forgets_after: Option<usize>,
     /// This many of the next requests are answered 429.
     throttled: u32,
     /// Every request is answered 503, with this many seconds to wait.

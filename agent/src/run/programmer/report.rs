@@ -6,6 +6,21 @@ use super::Programmer;
 use crate::{maps::WriteError, reconcile::Outcome};
 
 impl Programmer {
+    /// Notes what became of writes that are no Service's. True when they succeeded.
+    pub(super) fn is_written(&mut self, what: &str, result: Result<(), WriteError>) -> bool {
+        let error = result.err();
+        let topic = format!("write/{what}");
+        self.shared.problem(&topic, error.as_ref().map(|error| format!("{what}: {}", describe(error))));
+        error.iter().for_each(|error| self.note_failure(error));
+        error.is_none()
+    }
+
+    pub(super) fn note_failure(&mut self, error: &WriteError) {
+        self.refused |= matches!(error, WriteError::Refused { .. });
+        let map = error.map();
+        self.shared.update(|state| *state.write_failures.entry(map.to_owned()).or_default() += 1);
+    }
+
     /// One problem for each cause, however many Services it hits.
     pub(super) fn report(&mut self, outcome: &Outcome) {
         self.name_pods();
