@@ -20,7 +20,9 @@ use sluice_tests::{
 const RULES: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
     metadata: {name: cart, namespace: shop}\nspec:\n  hosts: [cart]\n  http:\n\
     \x20 - {name: gone, match: [{uri: {prefix: /gone}}], directResponse: {status: 410}}\n\
-    \x20 - {name: rest, route: [{destination: {host: cart}}]}\n";
+    \x20 - {name: rest, route: [{destination: {host: cart}}]}\n---\n\
+    apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: cart, namespace: shop}\n\
+    spec: {host: cart, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 5}}}\n";
 
 fn metrics(cluster: &Cluster) -> String {
     let response = curl(cluster.world.node(), &["http://127.0.0.1:10249/metrics"]);
@@ -96,8 +98,15 @@ fn a_node_at_work_tells_what_dashboard_and_alerts_ask_for() {
     assert_eq!(value(&page, seen), Some(5.0));
     assert_eq!(value(&page, "sluice_redirector_open{what=\"requests\"}"), Some(0.0));
     assert!(value(&page, "process_resident_memory_bytes") > Some(1e6));
+    for name in ["process_start_time_seconds", "kubeproxy_sync_proxy_rules_last_timestamp_seconds"] {
+        let ago = now.as_second() as f64 - value(&page, &format!("{name} ")).unwrap();
+        assert!(ago.abs() < 300.0, "{name}: {ago} s ago");
+    }
+    let last = "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"16.384\"}";
+    assert!(value(&page, last) >= Some(1.0), "kube-proxy's bounds: {page}");
     well_formed(&page);
     asked_for(&page);
+    documented(&page);
 }
 
 /// Prometheus' own linter has nothing to say.
@@ -117,22 +126,94 @@ fn monitoring() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/monitoring")
 }
 
-/// Every metric that an expression of ours names is on the page.
+/// What an expression asks for: a metric, and labels that its samples must have.
+type Asked<'e> = (&'e str, BTreeSet<&'e str>);
+
+fn asked(expression: &str) -> Vec<Asked<'_>> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut asked = Vec::new();
+    let mut rest = expression;
+    while let Some(start) = rest.find(is_word) {
+        let end = rest[start..].find(|c| !is_word(c)).map_or(rest.len(), |end| start + end);
+        let word = &rest[start..end];
+        rest = &rest[end..];
+        if !PREFIXES.iter().any(|prefix| word.starts_with(prefix)) {
+            continue;
+        }
+        let matchers = rest.strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or("");
+        let labels = matchers.split(',').filter_map(|matcher| Some(matcher.split_once(['=', '!'])?.0.trim()));
+        // Prometheus adds these.
+        asked.push((word, labels.filter(|label| !["instance", "job"].contains(label)).collect()));
+    }
+    asked
+}
+
+const PREFIXES: [&str; 3] = ["sluice_", "kubeproxy_", "process_"];
+
+/// Every metric that an expression of ours names has a sample on the page, with the labels that are asked for.
 fn asked_for(page: &str) {
-    let rules = std::fs::read_to_string(monitoring().join("rules.yaml")).unwrap();
-    let dashboard = std::fs::read_to_string(monitoring().join("dashboard.json")).unwrap();
-    let there: BTreeSet<&str> =
-        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    let mut asked = 0;
-    for word in (rules + &dashboard).split(|c: char| !c.is_alphanumeric() && c != '_') {
-        let ours = ["sluice_", "kubeproxy_", "process_"].iter().any(|prefix| word.starts_with(prefix));
-        let base = word.trim_end_matches("_bucket").trim_end_matches("_count").trim_end_matches("_sum");
-        if ours {
-            assert!(there.contains(word) || there.contains(base), "{word} is not told by a node");
-            asked += 1;
+    let mut looked_at = 0;
+    for expression in expressions() {
+        for (name, labels) in asked(&expression) {
+            let mut samples = page.lines().filter_map(|line| line.strip_prefix(name));
+            let has = |sample: &str, label: &&str| {
+                [format!("{{{label}=\""), format!(",{label}=\"")].iter().any(|text| sample.contains(text))
+            };
+            let is_it = |sample: &str| {
+                sample.starts_with(['{', ' ']) && labels.iter().all(|label| has(sample, label))
+            };
+            assert!(samples.any(is_it), "no node tells {name} with {labels:?}, as {expression} wants");
+            looked_at += 1;
         }
     }
-    assert!(asked > 20, "expressions are looked through");
+    assert!(looked_at > 30, "expressions are looked through: {looked_at}");
+}
+
+/// Those of alerts and of the dashboard.
+fn expressions() -> Vec<String> {
+    let dashboard: Value =
+        serde_json::from_str(&std::fs::read_to_string(monitoring().join("dashboard.json")).unwrap()).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+    let rules = yaml("rules.yaml");
+    let rules =
+        rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap());
+    let text = |value: &Value| value["expr"].as_str().unwrap().to_owned();
+    targets.map(text).chain(rules.map(text)).collect()
+}
+
+fn yaml(file: &str) -> Value {
+    serde_saphyr::from_str(&std::fs::read_to_string(monitoring().join(file)).unwrap()).unwrap()
+}
+
+/// README's table has the metrics of the page, each by its name, and no other.
+fn documented(page: &str) {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let table = readme.split("\n### Metrics\n").nth(1).unwrap().split("\n### ").next().unwrap();
+    let cells = table.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let names = cells.flat_map(|cell| cell.split('`')).filter_map(|code| code.split('{').next());
+    let documented: BTreeSet<&str> =
+        names.filter(|name| PREFIXES.iter().any(|prefix| name.starts_with(prefix))).collect();
+    // Only with --service-metrics, and where there was traffic: `service_bytes.rs` and `flows.rs` see them.
+    let besides = ["sluice_service_bytes_total", "sluice_service_connections"];
+    let told = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let told: BTreeSet<&str> = told.chain(besides).collect();
+    assert_eq!(documented, told);
+}
+
+#[test]
+fn every_alert_is_seen_to_fire() {
+    let rules = yaml("rules.yaml");
+    let rules =
+        rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap());
+    let alerts: BTreeSet<String> = rules.map(|rule| rule["alert"].as_str().unwrap().to_owned()).collect();
+    let tests = yaml("rules_test.yaml");
+    let tests = tests["tests"].as_array().unwrap().iter();
+    let tests = tests.flat_map(|test| test["alert_rule_test"].as_array().unwrap());
+    let fires = tests.filter(|test| test["exp_alerts"].as_array().is_some_and(|alerts| !alerts.is_empty()));
+    let seen: BTreeSet<String> = fires.map(|test| test["alertname"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(alerts, seen);
 }
 
 #[test]
