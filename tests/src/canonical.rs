@@ -75,12 +75,15 @@ pub fn contents(node: &Node) -> Result<Vec<String>> {
         let range = (service.range_start, service.range_count);
         ranges.insert(range);
         let bytes = ServiceValue { range_start: 0, ..*service };
-        let slots = maps.slots(*id, range.0, range.1)?;
+        let slots = sorted(maps.slots(*id, range.0, range.1)?);
         lines.push(format!("service {} {:?} {slots:#?}", maps.service(*id)?, bytemuck::bytes_of(&bytes)));
     }
     for (key, value) in &maps.frontends {
         let cluster = maps.slots(value.service_id, value.cluster_start, value.cluster_count)?;
         let local = maps.slots(value.service_id, value.local_start, value.local_count)?;
+        // Lists are in the order of ids, which differ; tables have each endpoint in a place of its own.
+        let is_table = sluice_common::choose::is_maglev(value);
+        let [cluster, local] = [cluster, local].map(|slots| if is_table { slots } else { sorted(slots) });
         let bytes = FrontendValue { service_id: 0, cluster_start: 0, local_start: 0, ..*value };
         lines.push(format!(
             "frontend {:?} {} {:?} cluster {cluster:#?} local {local:#?}",
@@ -108,6 +111,11 @@ pub fn contents(node: &Node) -> Result<Vec<String>> {
     lines.extend(maps.reserved.keys().map(|port| format!("reserved {port}")));
     lines.sort();
     Ok(lines)
+}
+
+fn sorted(mut lines: Vec<String>) -> Vec<String> {
+    lines.sort();
+    lines
 }
 
 /// Names of the node's devices, by interface index; index 0 stands for all of them.
@@ -227,7 +235,6 @@ impl Raw {
             let bytes = SlotValue { backend_id: 0, service_id: 0, ..slot };
             lines.push(format!("{} {:?}", self.backend(slot.backend_id)?, bytemuck::bytes_of(&bytes)));
         }
-        lines.sort();
         Ok(lines)
     }
 

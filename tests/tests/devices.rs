@@ -197,10 +197,9 @@ fn a_device_without_xdp_in_its_driver_is_a_warning_and_is_balanced_at_by_tc() {
 #[test]
 fn a_device_that_has_somebody_elses_xdp_program_is_told_apart_from_one_without_xdp() {
     let mut outside = Outside::new(&[1], &["--xdp", "native"]);
-    let pin = |outside: &Outside, name: &str| outside.world.node(1).bpffs().join("links").join(name);
     let of_eth0 = index(&outside.world.node(1).host.netns, "eth0");
-    let [own, others] =
-        [format!("device-{of_eth0}-early_native"), "somebodys".to_owned()].map(|name| pin(&outside, &name));
+    let pins = outside.world.node(1).bpffs();
+    let (own, others) = (pins.join(format!("links/device-{of_eth0}-early_native")), pins.join("somebodys"));
     outside.agents.remove(0).kill();
     // A link that no agent knows holds on to its program.
     std::fs::rename(&own, &others).unwrap();
