@@ -25,6 +25,11 @@ use super::{
 
 /// How long the answer to a ping may take where `http2KeepAlive` does not say.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes of an answer by HTTP/2 that may have come and not been read: so much memory it costs, and so much comes per round trip.
+const STREAM_WINDOW: u32 = 128 << 10;
+/// The same of a connection, the most there is (RFC 9113 section 6.9.1): all clients of a worker share it, and what some do not
+/// read must not use it up for the others.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// Why there is no answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -227,7 +232,11 @@ impl Line<'_> {
     async fn open_http2(&self, key: Key) -> Result<http2::SendRequest<Outgoing>, Failure> {
         let socket = self.peer.connect(self.worker, key.endpoint).await.map_err(|_| Failure::Connect)?;
         let mut builder = http2::Builder::new(Local);
-        builder.timer(TokioTimer::new()).max_header_list_size(HEADERS_MAX as u32);
+        builder
+            .timer(TokioTimer::new())
+            .max_header_list_size(HEADERS_MAX as u32)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
         let pings = self.http_pool().and_then(|pool| pool.http2_keep_alive.as_ref());
         if let Some((pings, interval)) = pings.and_then(|pings| Some((pings, pings.interval?))) {
             let timeout = pings.timeout.map_or(PING_TIMEOUT, |timeout| timeout.0);

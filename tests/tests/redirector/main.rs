@@ -6,6 +6,7 @@ mod actions;
 mod balancing;
 mod clients;
 mod endpoints;
+mod fairness;
 mod flood;
 mod gated;
 mod gauges;
