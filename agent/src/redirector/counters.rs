@@ -49,6 +49,8 @@ counters! {
     RefusedLargeHeaders => "refusedLargeHeaders",
     /// The head of a request can be read in two ways, or not at all.
     RefusedMalformed => "refusedMalformed",
+    /// Regexes of rules have worked too long on the request.
+    RefusedRegexWork => "refusedRegexWork",
     /// An HTTP/2 client opened and reset streams faster than any use has for it.
     RefusedResetFlood => "refusedResetFlood",
     /// Undeclared protocols whose client kept silent.

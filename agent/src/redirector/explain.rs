@@ -52,6 +52,7 @@ impl Question {
             path,
             query,
             headers: &self.headers,
+            work: None,
         }
     }
 }

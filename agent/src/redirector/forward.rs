@@ -31,7 +31,7 @@ use super::{
     outliers::Event,
     replay::Replay,
     replies::reply,
-    request::Call,
+    request::{Call, too_much_work},
     tunnel::{self, Near},
     view::View,
     worker::Worker,
@@ -101,6 +101,9 @@ impl<'a> Forward<'a> {
         let http2 = call.upgrade.is_none() && (call.http2 || candidates.speech == Some(Speech::Http2));
         let limit = request_deadline(self.route().and_then(|route| route.timeout), &call.headers);
         let Some(head) = self.head(call, http2, limit) else {
+            if call.work.is_spent() {
+                return too_much_work(self.worker, call);
+            }
             return reply(&call.headers, StatusCode::BAD_REQUEST, "the rewritten path is no path\n");
         };
         let defaults = RetryPolicy::default();
@@ -163,7 +166,7 @@ impl<'a> Forward<'a> {
         reply(&call.headers, status, text)
     }
 
-    /// The head for the endpoint; `None` when rewriting made a path that is none.
+    /// The head for the endpoint; `None` when rewriting made a path that is none, or took too long.
     fn head(&self, call: &Call, http2: bool, limit: Option<Duration>) -> Option<Head> {
         let mut headers = call.headers.clone();
         strip_hop(&mut headers);
@@ -219,6 +222,9 @@ impl<'a> Forward<'a> {
             return Uri::from_parts(parts).ok();
         }
         let rewritten = self.selected.as_ref().and_then(|selected| selected.rewritten(&call.view()));
+        if call.work.is_spent() {
+            return None;
+        }
         parts.path_and_query = match rewritten {
             Some(path) => Some(PathAndQuery::try_from(path).ok()?),
             None => call.uri.path_and_query().cloned(),

@@ -1,9 +1,9 @@
 //! One request: checked, given to the rule that takes it, answered. Sending it on is in `forward.rs`.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use crate::l7::rules::{
-    RequestView,
+    RequestView, Work,
     actions::{CorsAnswer, Direct, Facts, Fault},
     table::{Action, Selected, Selection},
 };
@@ -13,6 +13,7 @@ use http::{
     request::Parts,
 };
 use hyper::{body::Incoming, ext::Protocol};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     access::Record,
@@ -50,6 +51,8 @@ pub struct Call {
     pub extended: bool,
     /// The rest of the client's connection, for upgrades and CONNECT.
     pub tunnel: Option<Near>,
+    /// What regexes of rules have worked on it.
+    pub work: Work,
 }
 
 impl Call {
@@ -62,6 +65,7 @@ impl Call {
             path: self.uri.path(),
             query: self.uri.query(),
             headers: &self.headers,
+            work: Some(&self.work),
         }
     }
 
@@ -141,6 +145,7 @@ pub async fn handle(session: Rc<Session>, mut received: Request<Incoming>) -> Re
                     let under_way = session.http2.then(|| session.begin());
                     Near { socket, place, under_way }
                 }),
+                work: Work::new(thread_time),
             };
             decide(&session, call, incoming, &mut record).await
         }
@@ -202,6 +207,7 @@ async fn decide(session: &Session, call: Call, incoming: Incoming, record: &mut 
             worker.count(Counter::NoRoute);
             reply(&call.headers, StatusCode::NOT_FOUND, "no rule matches\n")
         }
+        Selection::Spent => too_much_work(worker, &call),
         Selection::Service(target) => {
             let forward = Forward { worker, view: &view, selected: None, index: 0, target };
             forward.run(call, incoming, record).await
@@ -220,15 +226,17 @@ async fn by_rule(
 ) -> Response<Body> {
     record.rule(&selected);
     let rule = selected.rule();
-    let cors = match rule.cors.as_ref().map(|cors| cors.evaluate(&call.method, &call.headers)) {
-        Some(CorsAnswer::Preflight(headers)) => {
-            let mut response = Response::new(Body::whole(""));
-            *response.headers_mut() = headers;
-            return response;
-        }
-        Some(CorsAnswer::Response(headers)) => Some(headers),
-        Some(CorsAnswer::Pass) | None => None,
-    };
+    let cors =
+        match rule.cors.as_ref().map(|cors| cors.evaluate(&call.method, &call.headers, Some(&call.work))) {
+            Some(CorsAnswer::Preflight(headers)) => {
+                let mut response = Response::new(Body::whole(""));
+                *response.headers_mut() = headers;
+                return response;
+            }
+            Some(CorsAnswer::Spent) => return too_much_work(worker, &call),
+            Some(CorsAnswer::Response(headers)) => Some(headers),
+            Some(CorsAnswer::Pass) | None => None,
+        };
     let mut response = match &rule.action {
         Action::Redirect(redirect) => redirected(redirect.status, selected, &call),
         Action::Direct(direct) => direct_response(direct, selected, &call),
@@ -247,6 +255,19 @@ async fn by_rule(
         response.headers_mut().extend(cors);
     }
     response
+}
+
+/// How long this thread has run.
+fn thread_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+}
+
+/// The answer to a request on which regexes have worked too long: what is so long is a header or the path, which HTTP counts
+/// among them (RFC 6585 section 5).
+pub fn too_much_work(worker: &Worker, call: &Call) -> Response<Body> {
+    worker.count(Counter::RefusedRegexWork);
+    let text = "regexes of rules take too long for values that are so long\n";
+    reply(&call.headers, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text)
 }
 
 fn redirected(status: StatusCode, selected: Selected<'_>, call: &Call) -> Response<Body> {

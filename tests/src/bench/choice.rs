@@ -62,6 +62,7 @@ fn round_ns(table: &ClientRoutes) -> f64 {
         path: "/kb",
         query: None,
         headers: &headers,
+        work: None,
     };
     let started = Instant::now();
     for _ in 0..REQUESTS {

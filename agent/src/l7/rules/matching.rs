@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt};
 
 use http::{HeaderMap, HeaderName};
 
-use super::pattern::Pattern;
+use super::{pattern::Pattern, work::Work};
 
 /// A request as rules see it.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,8 @@ pub struct RequestView<'a> {
     pub query: Option<&'a str>,
     /// Headers, without pseudo-headers.
     pub headers: &'a HeaderMap,
+    /// What its regexes may work; `None` where that does not matter, for requests that nobody sent.
+    pub work: Option<&'a Work>,
 }
 
 /// One condition of a match; a match is met when all hold.
@@ -86,20 +88,23 @@ impl Part {
 impl Condition {
     /// Whether the request meets it.
     pub(crate) fn holds(&self, request: &RequestView<'_>) -> bool {
+        let fits = |pattern: &Pattern, value: &[u8]| pattern.fits(value, false, request.work);
         match self {
-            Self::Uri(pattern, ignore_case) => pattern.fits(request.path.as_bytes(), *ignore_case),
-            Self::Part(part, pattern) => pattern.fits(part.of(request).as_bytes(), false),
-            Self::WithoutPart(part, pattern) => !pattern.fits(part.of(request).as_bytes(), false),
+            Self::Uri(pattern, ignore_case) => {
+                pattern.fits(request.path.as_bytes(), *ignore_case, request.work)
+            }
+            Self::Part(part, pattern) => fits(pattern, part.of(request).as_bytes()),
+            Self::WithoutPart(part, pattern) => !fits(pattern, part.of(request).as_bytes()),
             Self::Header(name, pattern) => {
-                header(request.headers, name).is_some_and(|value| pattern.fits(&value, false))
+                header(request.headers, name).is_some_and(|value| fits(pattern, &value))
             }
             Self::WithoutHeader(name, pattern) => match header(request.headers, name) {
-                Some(value) => !pattern.fits(&value, false),
+                Some(value) => !fits(pattern, &value),
                 // An absent header counts as an empty one, save for the form that asks for presence.
-                None => matches!(pattern, Pattern::Present) || !pattern.fits(b"", false),
+                None => matches!(pattern, Pattern::Present) || !fits(pattern, b""),
             },
             Self::Query(name, pattern) => {
-                query_param(request.query, name).is_some_and(|value| pattern.fits(value.as_bytes(), false))
+                query_param(request.query, name).is_some_and(|value| fits(pattern, value.as_bytes()))
             }
         }
     }

@@ -17,6 +17,7 @@ mod subnet;
 pub mod table;
 mod tcp;
 mod tls;
+mod work;
 
 pub use client::Client;
 pub use l4::L4Rule;
@@ -28,5 +29,6 @@ pub use objects::{
     SimpleBalancer, Span, TcpKeepalive, TcpPool, Tls, TlsMode, TrafficPolicy, Warmup, definitions,
 };
 pub use pattern::Pattern;
+pub use work::Work;
 
 pub use crate::model::ObjectName;

@@ -5,6 +5,7 @@ use std::fmt;
 use super::{
     objects::{Messages, StringMatch},
     regex::{Purpose, Regex},
+    work::Work,
 };
 
 /// A compiled StringMatch.
@@ -42,7 +43,7 @@ impl Pattern {
     }
 
     /// Whether `value` fits; `ignore_case` (ASCII) concerns exact and prefix only, as upstream.
-    pub(crate) fn fits(&self, value: &[u8], ignore_case: bool) -> bool {
+    pub(crate) fn fits(&self, value: &[u8], ignore_case: bool, work: Option<&Work>) -> bool {
         match self {
             Self::Exact(exact) if ignore_case => value.eq_ignore_ascii_case(exact.as_bytes()),
             Self::Exact(exact) => value == exact.as_bytes(),
@@ -50,7 +51,7 @@ impl Pattern {
                 value.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
             }
             Self::Prefix(prefix) => value.starts_with(prefix.as_bytes()),
-            Self::Regex(_, regex) => regex.is_match(value),
+            Self::Regex(_, regex) => regex.is_match(value, work),
             Self::Present => true,
         }
     }
@@ -102,7 +103,7 @@ mod tests {
         ] {
             let mut messages = Messages::default();
             let compiled = Pattern::compile(&raw(kind, pattern), "p", &mut messages).unwrap();
-            assert_eq!(compiled.fits(value.as_bytes(), ignore_case), want, "{case}");
+            assert_eq!(compiled.fits(value.as_bytes(), ignore_case, None), want, "{case}");
         }
     }
 

@@ -10,7 +10,7 @@ use regex_automata::{
     util::{interpolate, syntax},
 };
 
-use super::objects::Messages;
+use super::{objects::Messages, work::Work};
 
 /// Longest regex, in characters, as upstream.
 pub(crate) const MAX_CHARS: usize = 1_024;
@@ -24,9 +24,9 @@ const MOST_BYTES: usize = 4 << 20;
 /// What each worker remembers of one while it matches: more makes it no faster on ordinary input, and slower on hostile one.
 const CACHE_BYTES: usize = 64 << 10;
 
-/// A compiled regex.
+/// A compiled regex, and the bytes it takes.
 #[derive(Clone)]
-pub struct Regex(meta::Regex);
+pub struct Regex(meta::Regex, usize);
 
 /// What a regex is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,7 +54,7 @@ impl Regex {
             Ok(regex) => {
                 let so_far = messages.regexes();
                 so_far.count += 1;
-                so_far.bytes += regex.0.memory_usage();
+                so_far.bytes += regex.1;
                 if so_far.bytes > MOST_BYTES {
                     let text = format!(
                         "the regexes of this object up to here take more than {MOST_BYTES} bytes, compiled; {SMALLER}"
@@ -72,9 +72,16 @@ impl Regex {
         }
     }
 
-    /// Whether it fits.
-    pub fn is_match(&self, value: &[u8]) -> bool {
-        self.0.is_match(value)
+    /// Whether it fits; not when `work` is spent.
+    pub fn is_match(&self, value: &[u8], work: Option<&Work>) -> bool {
+        self.look(work, value.len(), || self.0.is_match(value)).unwrap_or(false)
+    }
+
+    fn look<T>(&self, work: Option<&Work>, length: usize, look: impl FnOnce() -> T) -> Option<T> {
+        match work {
+            Some(work) => work.run(self.1, length, look),
+            None => Some(look()),
+        }
     }
 
     /// How many groups it has.
@@ -82,11 +89,13 @@ impl Regex {
         self.0.captures_len() - 1
     }
 
-    /// `text` with `template` in place of everything that fits; `${1}` there is the first group.
-    pub fn replace_all(&self, text: &str, template: &str) -> String {
+    /// `text` with `template` in place of everything that fits until `work` is spent; `${1}` there is the first group.
+    pub fn replace_all(&self, text: &str, template: &str, work: Option<&Work>) -> String {
         let mut new = String::with_capacity(text.len());
         let mut end = 0;
-        for found in self.0.captures_iter(text) {
+        let mut finds = self.0.captures_iter(text);
+        // Each may look at all of the rest.
+        while let Some(found) = self.look(work, text.len() - end, || finds.next()).flatten() {
             let Some(all) = found.get_match() else { continue };
             new.push_str(text.get(end..all.start()).unwrap_or_default());
             let group = |index, new: &mut String| {
@@ -103,7 +112,7 @@ impl Regex {
 
 impl fmt::Debug for Regex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "regex of {} bytes", self.0.memory_usage())
+        write!(f, "regex of {} bytes", self.1)
     }
 }
 
@@ -125,7 +134,11 @@ fn build(text: &str, purpose: Purpose) -> Result<Regex, String> {
         .utf8_empty(purpose == Purpose::Replacing)
         .which_captures(captures);
     let built = meta::Regex::builder().configure(config).build(&whole);
-    built.map(Regex).map_err(|error: BuildError| match error.size_limit() {
+    let sized = |regex: meta::Regex| {
+        let bytes = regex.memory_usage();
+        Regex(regex, bytes)
+    };
+    built.map(sized).map_err(|error: BuildError| match error.size_limit() {
         Some(limit) => format!("takes more than {limit} bytes, compiled; {SMALLER}"),
         None => broken(&error),
     })
@@ -205,7 +218,7 @@ mod tests {
                 assert_eq!(regex, "", "only an empty one is refused");
                 continue;
             };
-            assert_eq!(regex.replace_all(text, template), want, "{text}");
+            assert_eq!(regex.replace_all(text, template, None), want, "{text}");
         }
     }
 }

@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use super::super::{
     objects::{CorsPolicy, Messages, StringMatch, UnmatchedPreflights},
     pattern::Pattern,
+    work::Work,
 };
 
 /// A compiled corsPolicy.
@@ -28,6 +29,8 @@ pub enum CorsAnswer {
     Preflight(HeaderMap),
     /// Send the request on, and overwrite these headers of the response.
     Response(HeaderMap),
+    /// Nobody knows: the regexes for its origin have worked too long.
+    Spent,
 }
 
 impl Cors {
@@ -73,14 +76,18 @@ impl Cors {
         }
     }
 
-    /// What to do with a request.
-    pub fn evaluate(&self, method: &Method, request: &HeaderMap) -> CorsAnswer {
+    /// What to do with a request of these headers, whose regexes may do so much `work`.
+    pub fn evaluate(&self, method: &Method, request: &HeaderMap, work: Option<&Work>) -> CorsAnswer {
         let Some(origin) = request.get(header::ORIGIN).filter(|origin| !origin.is_empty()) else {
             return CorsAnswer::Pass;
         };
         let preflight =
             *method == Method::OPTIONS && request.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-        if !self.allows(origin) {
+        let allowed = self.allows(origin, work);
+        if work.is_some_and(Work::is_spent) {
+            return CorsAnswer::Spent;
+        }
+        if !allowed {
             let answered = preflight && !self.forward_unmatched;
             return if answered { CorsAnswer::Preflight(HeaderMap::new()) } else { CorsAnswer::Pass };
         }
@@ -102,8 +109,8 @@ impl Cors {
         CorsAnswer::Preflight(headers)
     }
 
-    fn allows(&self, origin: &HeaderValue) -> bool {
+    fn allows(&self, origin: &HeaderValue, work: Option<&Work>) -> bool {
         let any = |pattern: &Pattern| matches!(pattern, Pattern::Exact(text) if text.as_ref() == "*");
-        self.origins.iter().any(|pattern| any(pattern) || pattern.fits(origin.as_bytes(), false))
+        self.origins.iter().any(|pattern| any(pattern) || pattern.fits(origin.as_bytes(), false, work))
     }
 }

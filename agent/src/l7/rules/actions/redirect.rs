@@ -146,9 +146,7 @@ impl Redirect {
                 location.push_str(path);
                 location.push_str(&query(path).unwrap_or_default());
             }
-            NewPath::Prefix(rewrite) => {
-                location.push_str(&rewrite.apply(request.path, request.query, matched))
-            }
+            NewPath::Prefix(rewrite) => location.push_str(&rewrite.apply(request, matched)),
         }
         HeaderValue::try_from(location).ok()
     }

@@ -1,6 +1,7 @@
 //! Rewriting the path; the authority is in `headers.rs`, where the other ways to set it are.
 
 use super::super::{
+    matching::RequestView,
     objects::{Messages, RegexRewrite, Rewrite},
     regex::{Purpose, Regex},
 };
@@ -53,20 +54,21 @@ impl PathRewrite {
     }
 
     /// The new path and query.
-    pub fn apply(&self, path: &str, query: Option<&str>, matched: MatchedUri) -> String {
+    pub fn apply(&self, request: &RequestView<'_>, matched: MatchedUri) -> String {
+        let path = request.path;
         let mut new = match self {
             Self::Uri(uri) => match matched {
                 MatchedUri::Nothing => format!("{uri}{}", path.strip_prefix('/').unwrap_or(path)),
                 MatchedUri::Prefix(length) => format!("{uri}{}", path.get(length..).unwrap_or_default()),
                 MatchedUri::Whole => uri.clone(),
             },
-            Self::Regex(regex, template) => regex.replace_all(path, template),
+            Self::Regex(regex, template) => regex.replace_all(path, template, request.work),
         };
         // A path without its slash is no HTTP request.
         if !new.starts_with('/') {
             new.insert(0, '/');
         }
-        if let Some(query) = query {
+        if let Some(query) = request.query {
             new.push('?');
             new.push_str(query);
         }

@@ -76,7 +76,8 @@ pub fn explain(routes: &Routes, client: &Client<'_>, request: &RequestView<'_>) 
     );
     let (verdict, destinations, stop) = match selection {
         Selection::Service(target) => (Verdict::Service, vec![(1, target.clone())], None),
-        Selection::NotFound => (Verdict::NotFound, Vec::new(), None),
+        // A request that nobody sent may take its time.
+        Selection::NotFound | Selection::Spent => (Verdict::NotFound, Vec::new(), None),
         Selection::Rule(selected) => (verdict_of(&selected), destinations_of(&selected), Some(selected)),
     };
     for rule in first.into_iter().flat_map(|candidate| &candidate.resolved.http) {

@@ -63,7 +63,9 @@ impl Match {
             (Part::Authority, "authority", &raw.authority),
         ] {
             let pattern = compile_optional(raw.as_ref(), &format!("{path}.{name}"), messages);
-            if part == Part::Scheme && pattern.as_ref().is_some_and(|pattern| !pattern.fits(b"http", false)) {
+            if part == Part::Scheme
+                && pattern.as_ref().is_some_and(|pattern| !pattern.fits(b"http", false, None))
+            {
                 let text = "never matches: plain requests are `http`, and TLS passes through undecrypted";
                 messages.warn(format!("{path}.scheme"), text);
             }

@@ -6,6 +6,7 @@ use super::super::{
     actions::{Facts, MatchedUri, Operations, apply},
     l4::L4Rule,
     matching::RequestView,
+    work::Work,
 };
 use super::{Action, ClientRoutes, ClientRule, HttpRule, Match, Target, rule::Route};
 
@@ -18,6 +19,8 @@ pub enum Selection<'a> {
     Rule(Selected<'a>),
     /// Rules hold for this client and none matches: 404.
     NotFound,
+    /// Nobody knows: its regexes have worked too long.
+    Spent,
 }
 
 /// A rule that took a request.
@@ -40,6 +43,9 @@ impl ClientRoutes {
         let found = self.index.first(request, |rule, entry| {
             self.http_rule(rule).is_some_and(|client_rule| client_rule.takes(entry, request))
         });
+        if request.work.is_some_and(Work::is_spent) {
+            return Selection::Spent;
+        }
         let Some((rule, entry)) = found else { return Selection::NotFound };
         self.http_rule(rule).map_or(Selection::NotFound, |rule| self.selected(rule, entry))
     }
@@ -141,10 +147,10 @@ impl<'a> Selected<'a> {
         Some((index, self.client_rule.destinations.get(index)?))
     }
 
-    /// The path and query to send on; `None` leaves them as they are.
+    /// The path and query to send on; `None` leaves them as they are. Void where the request's work is spent.
     pub fn rewritten(&self, request: &RequestView<'_>) -> Option<String> {
         let rewrite = self.rule().route()?.rewrite.as_ref()?;
-        Some(rewrite.apply(request.path, request.query, self.matched_uri()))
+        Some(rewrite.apply(request, self.matched_uri()))
     }
 
     /// The Host to send on; `None` leaves it as it is. The route's own beats that of the destination.

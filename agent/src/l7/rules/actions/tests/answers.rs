@@ -250,10 +250,11 @@ fn cors() {
         let request = Request::new(request);
         let cors = selected(&routes, &request).rule().cors.as_ref().unwrap();
         let method = request.view().method.parse::<Method>().unwrap();
-        let got = match cors.evaluate(&method, &request.headers) {
+        let got = match cors.evaluate(&method, &request.headers, None) {
             CorsAnswer::Pass => "pass".to_owned(),
             CorsAnswer::Preflight(headers) => format!("preflight\n{}", lines(&headers)),
             CorsAnswer::Response(headers) => format!("response\n{}", lines(&headers)),
+            CorsAnswer::Spent => "spent".to_owned(),
         };
         assert_eq!(got, want, "{case}");
     }

@@ -27,7 +27,7 @@ fn routes(fields: &Value) -> ClientRoutes {
 fn selected<'a>(routes: &'a ClientRoutes, request: &Request) -> Selected<'a> {
     match routes.select(&request.view()) {
         Selection::Rule(selected) => selected,
-        Selection::Service(_) | Selection::NotFound => panic!("no rule"),
+        Selection::Service(_) | Selection::NotFound | Selection::Spent => panic!("no rule"),
     }
 }
 

@@ -104,6 +104,7 @@ fn told(selection: &Selection<'_>) -> Option<(String, Option<usize>)> {
         }
         Selection::NotFound => None,
         Selection::Service(_) => Some(("service".to_owned(), None)),
+        Selection::Spent => Some(("spent".to_owned(), None)),
     }
 }
 

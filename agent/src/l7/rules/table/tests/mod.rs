@@ -148,6 +148,7 @@ impl Request {
             path: &self.path,
             query: self.query.as_deref(),
             headers: &self.headers,
+            work: None,
         }
     }
 }
@@ -159,6 +160,7 @@ pub(crate) fn decide(routes: &Routes, pod: &Pod, request: &str) -> String {
     let decision = match client_routes.select(&request.view()) {
         Selection::Service(_) => "service".to_owned(),
         Selection::NotFound => "404".to_owned(),
+        Selection::Spent => "spent".to_owned(),
         Selection::Rule(selected) => selected.label(),
     };
     // What explains must agree with what selects.

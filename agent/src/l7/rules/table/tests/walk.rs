@@ -42,7 +42,7 @@ fn a_request_from_connection_to_response() {
     let mut request = Request::new("GET reviews/api/books?page=2\nend-user: jason\norigin: http://shop");
     let Selection::Rule(selected) = connection.select(&request.view()) else { panic!("no rule") };
     let Action::Route(route) = &selected.rule().action else { panic!("no route") };
-    let cors = selected.rule().cors.as_ref().map(|cors| cors.evaluate(&Method::GET, &request.headers));
+    let cors = selected.rule().cors.as_ref().map(|cors| cors.evaluate(&Method::GET, &request.headers, None));
     let Some(CorsAnswer::Response(cors)) = cors else { panic!("CORS does not apply") };
     assert!(route.fault.as_ref().unwrap().decide(7, 7).delay.is_none());
     let (index, target) = selected.pick(u32::MAX).unwrap();
