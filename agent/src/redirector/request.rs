@@ -202,6 +202,7 @@ async fn decide(session: &Session, call: Call, incoming: Incoming, record: &mut 
         return closing(session, reply(&call.headers, StatusCode::SERVICE_UNAVAILABLE, text));
     };
     let routes = view.routes.clone();
+    worker.pulse.note();
     match routes.select(&call.view()) {
         Selection::NotFound => {
             worker.count(Counter::NoRoute);

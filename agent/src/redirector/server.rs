@@ -211,7 +211,7 @@ fn run(
     pulse: Arc<Pulse>,
 ) {
     LocalSet::new().block_on(runtime, async move {
-        let worker = Rc::new(Worker::new(shared, counters, index));
+        let worker = Rc::new(Worker::new(shared, counters, index, pulse.clone()));
         let accepting: FuturesUnordered<_> =
             listeners.into_iter().map(|listener| accept(worker.clone(), listener)).collect();
         spawn_local(worker.clone().sweep());

@@ -18,6 +18,7 @@ use super::{
     names::Names,
     options::Options,
     pool::Pool,
+    pulse::Pulse,
 };
 
 /// How long a connection without a request is kept when draining begins: its request may be on its way.
@@ -56,6 +57,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Counters.
     pub counters: Arc<Counters>,
+    /// Whether it comes to its tasks.
+    pub pulse: Arc<Pulse>,
     /// Random draws.
     pub draws: Draws,
     /// Upstream connections.
@@ -79,11 +82,12 @@ pub struct Open {
 
 impl Worker {
     /// Worker number `index`.
-    pub fn new(shared: Arc<Shared>, counters: Arc<Counters>, index: u64) -> Self {
+    pub fn new(shared: Arc<Shared>, counters: Arc<Counters>, index: u64, pulse: Arc<Pulse>) -> Self {
         let seed = shared.options.seed.map(|seed| seed.wrapping_add(index << 32));
         Self {
             shared,
             counters,
+            pulse,
             draws: Draws::new(seed),
             pool: Pool::default(),
             balancer: Balancer::default(),
