@@ -10,10 +10,17 @@ use std::{
 use serde_json::Value;
 
 /// What the smallest Debian has.
-const ESSENTIAL: [&str; 8] = ["bash", "cat", "nsenter", "setpriv", "sh", "tar", "true", "unshare"];
+const ESSENTIAL: [&str; 10] =
+    ["bash", "cat", "nsenter", "setarch", "setpriv", "sh", "tar", "timeout", "true", "unshare"];
 /// What tests start by its name alone, and the package that has it.
-const BY_NAME: [(&str, &str); 4] =
-    [("curl", "curl"), ("ip", "iproute2"), ("kill", "procps"), ("python3", "python3")];
+const BY_NAME: [(&str, &str); 6] = [
+    ("cc", "build-essential"),
+    ("curl", "curl"),
+    ("ip", "iproute2"),
+    ("kill", "procps"),
+    ("python3", "python3"),
+    ("ss", "iproute2"),
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
