@@ -25,7 +25,7 @@ const ARROWS: [(&str, &[&str]); 27] = [
     ("inspect", &["compile", "maps", "model", "reconcile"]),
     ("sys", &[]),
     ("devices", &["netlink"]),
-    ("loader", &["capabilities", "maps", "netlink", "reserved", "routes", "sys"]),
+    ("loader", &["capabilities", "devices", "maps", "netlink", "reserved", "routes", "sys"]),
     (
         "run",
         &[

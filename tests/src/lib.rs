@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod container;
 pub mod demo;
 pub mod echo;
+pub mod extras;
 pub mod flood;
 pub mod http;
 pub mod kustomize;

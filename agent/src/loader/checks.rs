@@ -7,12 +7,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::{
-    programs::ProgramType,
-    sys::{BpfHelper, is_helper_supported},
-};
 
-use super::mounts::{self, Mount};
+use super::{
+    features,
+    mounts::{self, Mount},
+};
 
 /// Inode number of the root of the cgroup v2 hierarchy, in every kernel (kernfs, `kernfs_create_root`).
 const ROOT_CGROUP_ID: u64 = 1;
@@ -21,8 +20,7 @@ const ROOT_CGROUP_ID: u64 = 1;
 /// and not read from the release: distributions take features back to older kernels.
 /// Source: kernel commit b44123b4a3dc.
 pub fn kernel() -> Result<()> {
-    let has = is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval);
-    if has.context("cannot ask the kernel which helpers it has")? {
+    if features::has_set_retval().context("cannot ask the kernel which helpers it has")? {
         return Ok(());
     }
     let release = rustix::system::uname().release().to_string_lossy().into_owned();

@@ -3,7 +3,11 @@
 
 use std::path::Path;
 
-use aya::programs::{SchedClassifier, TcAttachType};
+use anyhow::Result;
+use aya::{
+    programs::{ProgramType, SchedClassifier, TcAttachType},
+    sys::{BpfHelper, is_helper_supported},
+};
 
 /// A feature that is not there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +71,14 @@ impl Kernel {
         let missing = all.into_iter().filter(|(has, ..)| !has);
         missing.map(|(_, feature, since, instead)| Lacking { feature, since, instead }).collect()
     }
+}
+
+/// Whether cgroup programs may say why a call fails.
+///
+/// # Errors
+/// The kernel does not answer.
+pub fn has_set_retval() -> Result<bool> {
+    Ok(is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)?)
 }
 
 /// Whether links of tc programs are there. Every network namespace has a loopback device; a kernel that does not know the

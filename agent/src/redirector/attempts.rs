@@ -122,6 +122,9 @@ impl Attempts<'_> {
                     Err(Trouble::TryTimeout)
                 }
             };
+            if let Err(trouble) = &sent {
+                tracing::debug!(%endpoint, retried, ?trouble, ?tried, "a try failed");
+            }
             if let Some(event) = event(&sent) {
                 self.candidates.note(self.worker, endpoint, event);
             }

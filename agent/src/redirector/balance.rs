@@ -246,7 +246,10 @@ impl Balancer {
             }
             chosen = self.draw(draws, candidates, simple)?;
         }
-        Some(chosen)
+        // Chance has had its turns: one that was not tried is better than one that failed.
+        let failed = wish.avoid_tried && wish.tried.contains(&chosen);
+        let other = candidates.endpoints.iter().find(|endpoint| failed && !wish.tried.contains(endpoint));
+        Some(other.copied().unwrap_or(chosen))
     }
 
     /// One of them; those that are new are drawn in vain now and then.

@@ -106,6 +106,9 @@ impl<'a> Peer<'a> {
         let connected = timeout(limit, connecting)
             .await
             .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "connecting took too long")));
+        if let Err(error) = &connected {
+            tracing::debug!(%endpoint, %error, "no connection");
+        }
         worker.count(match &connected {
             Ok(_) => Counter::UpstreamConnections,
             Err(_) => Counter::UpstreamConnectFailures,

@@ -29,7 +29,7 @@ use crate::{
     l7::snapshot::Snapshot,
     loader::{self, Loaded},
     maps::{
-        Tables, WriteError,
+        Tables,
         bpf::{BpfMaps, Listeners},
     },
     model::{Change, Node, ObjectName, OptOut, Store},
