@@ -3,12 +3,25 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use sluice_tests::{
+    apiserver::ApiServer,
     cluster::Cluster,
     http::curl,
     manifest,
     peer::{Command, address},
     wait,
 };
+
+/// Dials all the while, and waits until what the other server says is in force; does `meanwhile` each time that it looks.
+fn the_other_is_asked(cluster: &mut Cluster, meanwhile: impl Fn(&ApiServer)) {
+    cluster.never_fails(|api, world| {
+        wait::until_within(std::time::Duration::from_secs(60), "the other server is asked", || {
+            meanwhile(api);
+            let answer = world.json(&["explain", "10.96.0.1:80"]);
+            if answer["endpoints"].as_array().map(Vec::len) == Some(2) { Ok(()) } else { Err(answer) }
+        });
+    });
+    cluster.world.wait_healthy();
+}
 
 #[test]
 fn lists_are_streamed_where_the_server_does_and_read_in_pages_where_not() {
@@ -60,13 +73,7 @@ fn a_server_that_says_nothing_any_more_is_given_up() {
     let (_other, _agent) = cluster.agent_on_two(&["--api-silence", "1"]);
     cluster.world.wait_verdict("10.96.0.1:80", "translate", 1);
     cluster.api.freeze(true);
-    cluster.never_fails(|_, world| {
-        wait::until_within(std::time::Duration::from_secs(60), "the other server is asked", || {
-            let answer = world.json(&["explain", "10.96.0.1:80"]);
-            if answer["endpoints"].as_array().map(Vec::len) == Some(2) { Ok(()) } else { Err(answer) }
-        });
-    });
-    cluster.world.wait_healthy();
+    the_other_is_asked(&mut cluster, |_| {});
     cluster.api.freeze(false);
 }
 
@@ -120,13 +127,7 @@ fn a_server_whose_connections_are_cut_without_a_word_is_given_up() {
     let (_other, _agent) = cluster.agent_on_two(&["--api-silence", "1"]);
     cluster.world.wait_verdict("10.96.0.1:80", "translate", 1);
     cluster.api.cut(true);
-    cluster.never_fails(|_, world| {
-        wait::until_within(std::time::Duration::from_secs(60), "the other server is asked", || {
-            let answer = world.json(&["explain", "10.96.0.1:80"]);
-            if answer["endpoints"].as_array().map(Vec::len) == Some(2) { Ok(()) } else { Err(answer) }
-        });
-    });
-    cluster.world.wait_healthy();
+    the_other_is_asked(&mut cluster, |_| {});
 }
 
 #[test]
@@ -135,15 +136,8 @@ fn a_server_that_fails_at_one_kind_is_given_up_though_it_gives_the_others() {
     let (_other, _agent) = cluster.agent_on_two(&[]);
     cluster.world.wait_verdict("10.96.0.1:80", "translate", 1);
     cluster.api.fail("EndpointSlice", true);
-    cluster.never_fails(|api, world| {
-        // The listings of the others go well, again and again.
-        wait::until_within(std::time::Duration::from_secs(60), "the other server is asked", || {
-            api.drop_watches();
-            let answer = world.json(&["explain", "10.96.0.1:80"]);
-            if answer["endpoints"].as_array().map(Vec::len) == Some(2) { Ok(()) } else { Err(answer) }
-        });
-    });
-    cluster.world.wait_healthy();
+    // The listings of the others go well, again and again.
+    the_other_is_asked(&mut cluster, ApiServer::drop_watches);
 }
 
 #[test]
@@ -152,14 +146,7 @@ fn a_server_that_is_not_available_for_a_day_is_given_up_for_the_next_one_and_tol
     let (_other, _agent) = cluster.agent_on_two(&[]);
     cluster.world.wait_verdict("10.96.0.1:80", "translate", 1);
     cluster.api.unavailable(Some(86_400));
-    cluster.never_fails(|api, world| {
-        wait::until_within(std::time::Duration::from_secs(60), "the other server is asked", || {
-            api.drop_watches();
-            let answer = world.json(&["explain", "10.96.0.1:80"]);
-            if answer["endpoints"].as_array().map(Vec::len) == Some(2) { Ok(()) } else { Err(answer) }
-        });
-    });
-    cluster.world.wait_healthy();
+    the_other_is_asked(&mut cluster, ApiServer::drop_watches);
 }
 
 #[test]
